@@ -1,0 +1,34 @@
+# Everything runs in .venv, which `make setup` creates from setup.py and constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+EXTRAS ?= prepare,probe,test
+
+.PHONY: setup test test-all lint format clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hypnos_jax needs Python >= 3.11: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]' --constraint constraints.txt
+	touch $@
+
+test: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest -q -m "not slow"
+
+test-all: setup
+	$(RUN) -m pytest -q
+
+lint: setup
+	$(RUN) -m ruff check .
+
+format: setup
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""ConfigDict functions; each takes ``:smoke`` or a size and imports nothing heavy."""

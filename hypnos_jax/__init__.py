@@ -1,0 +1,3 @@
+"""Pretrain, evaluate and export sleep foundation models; start reading at ``hypnos_jax/train.py``."""
+
+__version__ = "0.1.0"

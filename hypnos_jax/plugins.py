@@ -1,0 +1,24 @@
+"""Find an objective or evaluator by its file's name: the folder listing is the registry."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+
+
+def load(folder: str, name: str) -> type:
+    """Return the class of ``hypnos_jax/<folder>/<name>.py``: the file's name in CamelCase.
+
+    Args:
+        folder: ``"objectives"`` or ``"evaluators"``.
+        name: a file's name without ``.py``, such as ``"rq_next_token"`` (class ``RqNextToken``).
+
+    Raises:
+        ValueError: no such file; the message lists those there are.
+    """
+    here = pathlib.Path(__file__).parent / folder
+    names = sorted(p.stem for p in here.glob("*.py") if p.stem != "__init__")
+    if name not in names:
+        raise ValueError(f"no {folder[:-1]} named {name!r}; hypnos_jax/{folder}/ has {names}")
+    module = importlib.import_module(f"hypnos_jax.{folder}.{name}")
+    return getattr(module, "".join(word.capitalize() for word in name.split("_")))

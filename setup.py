@@ -1,0 +1,48 @@
+"""Install hypnos_jax: ``pip install -e .[prepare,probe,test]`` (``make setup`` does this in .venv)."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="hypnos_jax",
+    version="0.1.0",
+    description="Pretrain, evaluate and export sleep foundation models from polysomnography, in JAX.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["hypnos_jax*", "data_pipelines*", "launch*", "configs*"]),
+    install_requires=[
+        "jax>=0.10",  # the numerics; 0.10 is the first release with the mesh API used here
+        "flax>=0.12",  # Linen modules: one pytree of named collections
+        "optax>=0.2.6",  # optimizers and schedules
+        "orbax-checkpoint>=0.12.6",  # asynchronous checkpoints (the v1 API)
+        "grain>=0.2.16",  # deterministic input pipelines over ArrayRecord
+        "array_record>=0.8",  # random-access record files (grain's own format)
+        "tensorflow-datasets>=4.9.9",  # builders that write and read ArrayRecord; TensorFlow is not needed
+        "numpy>=2.0",  # host arrays
+        "scipy>=1.14",  # filters, polyphase resampling
+        "ml-collections>=1.0",  # configs
+        "absl-py>=2.1",  # flags and logging
+        "safetensors>=0.5",  # exports that load without this repository
+        "tensorboardX>=2.6",  # TensorBoard files without TensorFlow
+        "tqdm>=4.66",  # progress with rate and time left
+    ],
+    extras_require={
+        "prepare": [
+            "mne>=1.8",  # mne.io.Raw in and out of the reader
+            "wfdb>=4.1",  # PhysioNet records
+            "defusedxml>=0.7",  # scoring XML from strangers
+        ],
+        "probe": [
+            "scikit-learn>=1.5",  # logistic-regression probes and their metrics
+            "matplotlib>=3.9",  # pictures of reconstructions and probe reports
+        ],
+        "beam": ["apache-beam>=2.60"],  # spread a builder over a cluster engine
+        "interop": [
+            "huggingface_hub>=0.30",  # published weights by hub id
+        ],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",  # property-based tests of parsers and samplers
+            "ruff>=0.9",  # linter and formatter
+        ],
+    },
+)

@@ -1,11 +1,11 @@
-"""Install hypnos_jax: ``pip install -e .[prepare,probe,test]`` (``make setup`` does this in .venv)."""
+"""``pip install -e .[prepare,probe,test]``; ``make setup`` does this in .venv."""
 
 from setuptools import find_packages, setup
 
 setup(
     name="hypnos_jax",
     version="0.1.0",
-    description="Pretrain, evaluate and export sleep foundation models from polysomnography, in JAX.",
+    description="Sleep foundation models from polysomnography, in JAX.",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["hypnos_jax*", "data_pipelines*", "launch*", "configs*"]),
@@ -16,7 +16,7 @@ setup(
         "orbax-checkpoint>=0.12.6",  # asynchronous checkpoints (the v1 API)
         "grain>=0.2.16",  # deterministic input pipelines over ArrayRecord
         "array_record>=0.8",  # random-access record files (grain's own format)
-        "tensorflow-datasets>=4.9.9",  # builders that write and read ArrayRecord; TensorFlow is not needed
+        "tensorflow-datasets>=4.9.9",  # builders of ArrayRecord, without TensorFlow
         "numpy>=2.0",  # host arrays
         "scipy>=1.14",  # filters, polyphase resampling
         "ml-collections>=1.0",  # configs

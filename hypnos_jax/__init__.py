@@ -1,3 +1,3 @@
-"""Pretrain, evaluate and export sleep foundation models; start reading at ``hypnos_jax/train.py``."""
+"""Sleep foundation models in JAX; start reading at ``hypnos_jax/train.py``."""
 
 __version__ = "0.1.0"

@@ -1,9 +1,9 @@
 """One file, one trainable thing. The contract that the trainer holds an objective to:
 
-- A file ``objectives/rq_next_token.py`` defines one Linen module ``RqNextToken`` (the file's name in
-  CamelCase); ``hypnos_jax.plugins.load("objectives", "rq_next_token")`` returns the class.
-- ``__call__(batch, *, train) -> Loss``: sums and their weights, never means, so that padding, absent
-  channels and gradient accumulation stay exact.
+- A file ``objectives/rq_next_token.py`` defines one Linen module ``RqNextToken`` (the file's name
+  in CamelCase); ``hypnos_jax.plugins.load("objectives", "rq_next_token")`` returns the class.
+- ``__call__(batch, *, train) -> Loss``: sums and their weights, never means, so that padding,
+  absent channels and gradient accumulation stay exact.
 - ``embed(batch) -> {name: array}``: the features that probes and export read.
 - ``weigh(batch) -> batch`` (optional): sees the *global* batch once, before it is cut into
   micro-batches, and may add arrays to it: the place for a normaliser that couples rows.
@@ -11,8 +11,8 @@
 - ``couples_batch``: True where rows are each other's negatives; the trainer then refuses gradient
   accumulation.
 
-Everything learnt (temperatures, heads, decoders) is its parameters; anything else that changes while
-training (EMA codebooks) is another variable collection, which the trainer carries unread.
+Everything learnt (temperatures, heads, decoders) is its parameters; anything else that changes
+while training (EMA codebooks) is another variable collection, which the trainer carries unread.
 """
 
 from __future__ import annotations

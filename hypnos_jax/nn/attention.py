@@ -1,0 +1,113 @@
+"""Attention cores: dense, windowed by blocks, and rotary positions. No parameters live here.
+
+Shapes: ``...`` any leading axes, S positions, H heads, E width of one head.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def rotary(x: jax.Array, *, positions: jax.Array | None = None, theta: float = 10_000.0):
+    """Rotate interleaved pairs (even, odd) of ``x`` by angles that grow with the position.
+
+    Pair ``i`` turns by ``position * theta ** (-2 i / E)``, so that a product of two rotated vectors
+    depends on the distance of their positions alone. RoFormer, arXiv 2104.09864.
+
+    Args:
+        x: [..., S, H, E].
+        positions: int32 [S]; 0, 1, 2, ... by default.
+        theta: base of the wavelengths.
+
+    Returns:
+        [..., S, H, E] of x's dtype; angles and the rotation are float32.
+
+    Raises:
+        ValueError: E is odd.
+    """
+    length, width = x.shape[-3], x.shape[-1]
+    if width % 2:
+        raise ValueError(
+            f"rotary positions turn pairs, but the head width is {width}; make it even"
+        )
+    if positions is None:
+        positions = jnp.arange(length)
+    rates = theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
+    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rates, jnp.float32)[None]
+    shape = (1,) * (x.ndim - 3) + (length, 1, width // 2)
+    cos, sin = jnp.cos(angles).reshape(shape), jnp.sin(angles).reshape(shape)
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], width // 2, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Return ``softmax(q k^T / sqrt(E)) v`` with all scores in memory.
+
+    Args:
+        q: [..., S, H, E].
+        k, v: [..., T, H, E].
+        mask: bool, broadcastable to [..., S, T] with as many axes; True where a query may look.
+            A query that may look nowhere would get the mean of v: always allow something.
+
+    Returns:
+        [..., S, H, E] of q's dtype; scores and softmax are float32.
+    """
+    scores = jnp.einsum("...qhe,...khe->...hqk", q, k, preferred_element_type=jnp.float32)
+    scores *= q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(jnp.expand_dims(mask, -3), scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("...hqk,...khe->...qhe", weights, v)
+
+
+def attend_window(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, block: int = 64
+) -> jax.Array:
+    """Return causal attention in which each position sees itself and ``window - 1`` before it.
+
+    The sequence is cut into blocks; a block of queries meets its own block of keys and the few
+    before it that the window reaches, so memory grows with S x (window + block), never S x S.
+
+    Args:
+        q, k, v: [..., S, H, E].
+        window: positions seen, self included; None sees the whole past, with S x S scores.
+        block: queries per block; shorter windows use blocks of their own length.
+
+    Returns:
+        [..., S, H, E] of q's dtype.
+
+    Raises:
+        ValueError: the window sees nothing.
+    """
+    length = q.shape[-3]
+    if window is not None and window < 1:
+        raise ValueError(f"window={window} sees nothing; 1 is the position itself")
+    if window is None or window >= length:
+        past = jnp.tril(jnp.ones((length, length), bool))
+        return attend(q, k, v, past.reshape((1,) * (q.ndim - 3) + past.shape))
+
+    block = min(block, window)
+    blocks = -(-length // block)
+    before = -(-(window - 1) // block)  # blocks of keys before the query's own
+    end = blocks * block - length
+
+    def cut(x, front):
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(front, end), (0, 0), (0, 0)])
+        return x.reshape(*x.shape[:-3], x.shape[-3] // block, block, *x.shape[-2:])
+
+    def reach(x):
+        x = cut(x, before * block)
+        slabs = [x[..., i : i + blocks, :, :, :] for i in range(before + 1)]
+        return jnp.concatenate(slabs, axis=-3)
+
+    query = np.arange(blocks * block).reshape(blocks, block, 1)
+    start = (np.arange(blocks) - before) * block
+    key = start[:, None, None] + np.arange((before + 1) * block)
+    mask = (key >= 0) & (key <= query) & (key > query - window)
+    mask = jnp.asarray(mask.reshape((1,) * (q.ndim - 3) + mask.shape))
+    out = attend(cut(q, 0), reach(k), reach(v), mask)
+    return out.reshape(*q.shape[:-3], blocks * block, *q.shape[-2:])[..., :length, :, :]

@@ -1,0 +1,111 @@
+"""Windowed attention and the layers built on it: equal to the dense definition, causal, lean."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hypnos_jax.nn.attention import attend, attend_window, rotary
+from hypnos_jax.nn.transformer import Transformer, TransformerLayer
+
+
+def qkv(length, lead=(2,), heads=2, width=4):
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(key, (*lead, length, heads, width)) for key in keys]
+
+
+def dense_window(q, k, v, window):
+    distance = np.arange(q.shape[-3])[:, None] - np.arange(q.shape[-3])
+    mask = (distance >= 0) & (distance < window)
+    return attend(q, k, v, jnp.asarray(mask.reshape((1,) * (q.ndim - 3) + mask.shape)))
+
+
+@pytest.mark.parametrize("length", [1, 7, 16, 33])
+@pytest.mark.parametrize(("window", "block"), [(1, 8), (5, 8), (8, 8), (9, 4), (12, 5), (40, 8)])
+def test_blocks_equal_dense_masked_attention(length, window, block):
+    q, k, v = qkv(length)
+    got = attend_window(q, k, v, window=window, block=block)
+    np.testing.assert_allclose(got, dense_window(q, k, v, window), atol=1e-6)
+
+
+def test_window_gradients_equal_dense_ones():
+    q, k, v = qkv(21, lead=(2, 3))
+    got = jax.grad(lambda *x: jnp.sum(attend_window(*x, window=6, block=4) ** 2), (0, 1, 2))
+    want = jax.grad(lambda *x: jnp.sum(dense_window(*x, 6) ** 2), (0, 1, 2))
+    for a, b in zip(got(q, k, v), want(q, k, v)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def shapes_of(jaxpr):
+    """Every shape that a jaxpr computes, those of its inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        yield from (v.aval.shape for v in equation.outvars)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from shapes_of(inner)
+
+
+def test_no_square_score_matrix_is_formed():
+    length, window = 4096, 64
+    q, k, v = (jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32) for _ in range(3))
+    loss = lambda q, k, v: attend_window(q, k, v, window=window).sum()
+    jaxpr = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(q, k, v)
+    largest = max(int(np.prod(shape)) for shape in shapes_of(jaxpr.jaxpr))
+    assert largest <= 2 * length * 2 * (window + 64)  # batch 1, heads 2; S x S would be 2 x 4096^2
+    memory = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < length * length * 4
+
+
+def test_rotary_products_depend_on_distance_alone():
+    q, k, _ = qkv(1, lead=(), heads=1, width=8)
+    at = lambda x, position: rotary(x, positions=jnp.array([position]))
+    product = lambda i, j: float(jnp.sum(at(q, i) * at(k, j)))
+    assert product(5, 3) == pytest.approx(product(1002, 1000), abs=1e-4)
+    # The pair (1, 0) of frequency 1, turned by one radian.
+    x = jnp.zeros((2, 1, 4)).at[:, :, 0].set(1.0)
+    np.testing.assert_allclose(rotary(x)[1, 0, :2], [np.cos(1), np.sin(1)], atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"ffn": "swiglu", "qk_norm": True, "xsa": True}])
+def test_the_future_has_exactly_no_influence(options):
+    model = Transformer(2, 16, 2, window=4, **options)
+    x = jax.random.normal(jax.random.key(1), (1, 12, 16))
+    variables = model.init(jax.random.key(0), x)
+    jacobian = jax.jacobian(lambda x: model.apply(variables, x)[0].sum(-1))(x)[:, 0]
+    reach = np.abs(np.asarray(jacobian)).max(-1)  # [12 outputs, 12 inputs]
+    distance = np.arange(12)[:, None] - np.arange(12)
+    assert (reach[distance < 0] == 0).all()
+    assert (reach[distance > 2 * 3] == 0).all()  # two layers see 3 seconds back each
+    assert (reach[(distance >= 0) & (distance <= 6)] > 0).all()
+
+
+def test_exclusive_attention_is_orthogonal_to_the_own_value():
+    layer = TransformerLayer(8, 1, xsa=True, ffn=None, layer_scale=None, window=1)
+    x = jax.random.normal(jax.random.key(1), (1, 3, 8))
+    y, _ = layer.init_with_output(jax.random.key(0), x)
+    # A window of 1 sees only the own value, of which nothing is left.
+    np.testing.assert_allclose(y, x, atol=1e-6)
+
+
+def test_bfloat16_products_keep_float32_parameters_and_stream():
+    model = Transformer(2, 16, 2, window=4, dtype=jnp.bfloat16, remat=True)
+    x = jax.random.normal(jax.random.key(1), (2, 9, 16))
+    y, variables = model.init_with_output(jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    exact = Transformer(2, 16, 2, window=4).apply(variables, x)
+    assert y.dtype == exact.dtype == jnp.float32
+    np.testing.assert_allclose(y, exact, atol=2e-2)
+
+
+def test_wrong_sizes_are_named():
+    x = jnp.zeros((1, 4, 6))
+    with pytest.raises(ValueError, match="heads=4 does not divide the width 6"):
+        TransformerLayer(6, 4).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="dim=8"):
+        TransformerLayer(8, 4).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="swiglu"):
+        TransformerLayer(6, 3, ffn="relu").init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="window=0"):
+        TransformerLayer(6, 3, window=0).init(jax.random.key(0), x)

@@ -1,0 +1,444 @@
+"""Prepare many nights in parallel and write them as one store, whatever interrupts it.
+
+Each finished night waits as one file in ``OUTPUT/.work``; when all are done, a TFDS builder writes
+the ArrayRecord shards into ``OUTPUT/.work/build``, the folder is renamed after its own checksum,
+and the manifest that names it replaces the old one in one step. A run that is killed anywhere
+loses at most the nights in hand, and the same command goes on from there to the same bytes.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import shutil
+import threading
+import traceback
+import typing
+
+import tqdm
+
+from data_pipelines.builders.pending_nights import (
+    PendingNight,
+    StoredNight,
+    file_name,
+    write_night,
+    write_whole,
+)
+from data_pipelines.store import FORMAT, SEGMENT_S, SPLITS, NightStore, StoreError, sha256
+
+SHARD_BYTES = 256 * 2**20  # ours: a shard is held in memory once while TFDS writes it
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run did: names of the nights now in the store, and rejects as (recording, reason)."""
+
+    added: list[str]
+    kept: list[str]
+    rejected: list[tuple[str, str]]
+
+
+def write_store(
+    output,
+    *,
+    kind: str,
+    items: typing.Mapping[str, typing.Any],
+    make_night: typing.Callable,
+    jobs: int = 1,
+    modalities: typing.Sequence[dict] = (),
+    provenance: typing.Mapping[str, typing.Any] | None = None,
+    beside: typing.Sequence[str] = (),
+    run_all: typing.Callable | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Prepare ``items`` into the store at ``output``, adding to what it already holds.
+
+    Nights that the store already holds are left as they are; recordings that were rejected are
+    tried again when nothing of the same run is left over.
+
+    Args:
+        output: Folder of the store; made where missing.
+        kind: "signals" (``make_night`` returns :class:`~data_pipelines.store.Night`) or "tokens"
+            (``TokenNight``).
+        items: Recording name -> whatever ``make_night`` takes; names are unique in a store.
+        make_night: Function of one item. A ValueError becomes a line of ``rejects.jsonl``. With
+            ``jobs > 1`` it must be picklable, as it runs in fresh processes.
+        jobs: Processes; 1 works in this process.
+        modalities: For tokens: ``{name, levels, codes, channel_id, signal_type}`` in code order.
+        provenance: How the nights are made (JSON). A store is only added to with equal provenance.
+        beside: Folders of the store written by the caller, whose files join the checksums.
+        run_all: Runs ``run_all(function, names)`` elsewhere, such as on a Beam runner that sees
+            ``output``; default is a pool of ``jobs`` processes here.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        What was added, kept and rejected.
+
+    Raises:
+        StoreError: Another run is at work, the store was prepared with other settings, the disk is
+            full, or a worker died.
+    """
+    output = pathlib.Path(output)
+    provenance = json.loads(json.dumps(dict(provenance or {}), sort_keys=True))
+    if kind not in SEGMENT_S:
+        raise ValueError(f"kind is {kind!r}; must be one of {sorted(SEGMENT_S)}")
+    with _disk_full_is_clear(output):
+        output.mkdir(parents=True, exist_ok=True)
+        with _only_run(output):
+            old = _existing(output, kind, provenance)
+            kept = [] if old is None else [night.recording for night in old.nights]
+            _forget_unfinished(output, old)
+            pending = {name: item for name, item in items.items() if name not in set(kept)}
+            if not pending:
+                _forget_work(output)
+                return Summary([], kept, [])
+            _claim_work(output, kind, provenance)
+            task = _Task(output / ".work", make_night)
+            _prepare(task, pending, jobs, run_all, progress)
+            nights, rejected = _collect(output / ".work", pending)
+            if nights:
+                sources = [*nights, *(StoredNight(old, entry) for entry in (old or _NONE).nights)]
+                _seal(output, kind, sources, list(modalities), provenance, beside)
+            _write_rejects(output, rejected)
+            if nights or kept:
+                _forget_unfinished(output, NightStore(output))
+            _forget_work(output)
+    return Summary([night.facts["recording"] for night in nights], kept, rejected)
+
+
+_NONE = collections.namedtuple("Nothing", ["nights"])([])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """Prepare one night into the work folder; never raises for a bad recording."""
+
+    work: pathlib.Path
+    make_night: typing.Callable
+
+    def __call__(self, name_and_item) -> bool:
+        name, item = name_and_item
+        if self.is_done(name):
+            return True
+        try:
+            night = self.make_night(item)
+            if night.recording != name:
+                raise StoreError(f"the night of {name!r} calls itself {night.recording!r}")
+            write_night(self.work / "nights" / f"{file_name(name)}.npz", night)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            self._reject(name, f"cannot be read: {error.strerror}")
+        except ValueError as error:
+            self._reject(name, str(error))
+        except Exception as error:
+            # One odd file must not end a run over thousands. Its own text might quote the file's
+            # header, so only the kind and the place are told.
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{pathlib.Path(at.filename).name}:{at.lineno}"
+            logging.warning("%s: unexpected %s at %s", name, type(error).__name__, place)
+            self._reject(name, f"unexpected {type(error).__name__} at {place}")
+        return True
+
+    def is_done(self, name):
+        path = self.work / "nights" / f"{file_name(name)}.npz"
+        if path.is_file():
+            try:
+                PendingNight(path).check()
+                return True
+            except ValueError:
+                path.unlink()
+        return (self.work / "rejects" / f"{file_name(name)}.json").is_file()
+
+    def _reject(self, name, reason):
+        line = json.dumps({"recording": name, "reason": reason}, ensure_ascii=False)
+        path = self.work / "rejects" / f"{file_name(name)}.json"
+        write_whole(path, lambda file: file.write(line.encode("utf-8", "replace")))
+
+
+def _prepare(task, pending, jobs, run_all, progress):
+    if run_all is not None:
+        run_all(task, list(pending.items()))
+        return
+    todo = [(name, item) for name, item in sorted(pending.items())]
+    bar = tqdm.tqdm(total=len(todo), desc="nights", unit="night", disable=not progress)
+    with bar:
+        if jobs <= 1:
+            for pair in todo:
+                task(pair)
+                bar.update()
+            return
+        context = multiprocessing.get_context("spawn")
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(jobs, len(todo)), mp_context=context, initializer=_end_with_parent
+        )
+        with pool:
+            futures = [pool.submit(task, pair) for pair in todo]
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+                    bar.update()
+            except concurrent.futures.process.BrokenProcessPool:
+                raise StoreError(
+                    "a worker process died, likely for want of memory; finished nights are kept: "
+                    "run the same command again with fewer jobs"
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent():
+    """End this worker when its parent is gone; a killed parent would leave it waiting for ever."""
+    sentinel = multiprocessing.parent_process().sentinel
+
+    def watch():
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _collect(work, pending):
+    nights, rejected = [], []
+    for name in sorted(pending):
+        path = work / "nights" / f"{file_name(name)}.npz"
+        if path.is_file():
+            nights.append(PendingNight(path))
+        else:
+            line = json.loads((work / "rejects" / f"{file_name(name)}.json").read_text())
+            rejected.append((line["recording"], line["reason"]))
+    return nights, rejected
+
+
+def _seal(output, kind, sources, modalities, provenance, beside):
+    """Write shards, scoring and manifest of all sources; the manifest's rename is the commit."""
+    build = output / ".work" / "build"
+    shutil.rmtree(build, ignore_errors=True)
+    build.mkdir()
+    _check_free_disk(output, sources)
+    sources = sorted(sources, key=lambda source: source.facts["recording"])
+    rates = _channel_rates(sources) if kind == "signals" else {}
+    shards = _shards(sources)
+    records = _write_records(build, kind, shards, modalities)
+    rows, first = {}, dict.fromkeys(SPLITS, 0)
+    for split, groups in shards.items():
+        for source in (source for group in groups for source in group):
+            rows[source.facts["recording"]] = _row(source, kind, modalities, first[split])
+            first[split] += _record_count(source, kind)
+    with open(build / "scoring.jsonl", "wb") as file:
+        for source in sources:
+            line = _scoring_line(source)
+            rows[source.facts["recording"]]["scoring_span"] = [file.tell(), len(line)]
+            file.write(line)
+    sums = {str(file.relative_to(build)): sha256(file) for file in _files(build)}
+    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:12]
+    folder = f"records-{digest}"
+    files = {f"{folder}/{name}": checksum for name, checksum in sums.items()}
+    for extra in beside:
+        for file in _files(output / extra):
+            files[str(file.relative_to(output))] = sha256(file)
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "segment_s": SEGMENT_S[kind],
+        "provenance": provenance,
+        "records": {
+            split: [{"path": f"{folder}/{path}", "records": count} for path, count in paths]
+            for split, paths in records.items()
+        },
+        "scoring": f"{folder}/scoring.jsonl",
+        "files": dict(sorted(files.items())),
+    }
+    if kind == "signals":
+        manifest["channels"] = [{"name": n, "rate_hz": r} for n, r in rates.items()]
+    else:
+        manifest["modalities"] = modalities
+    manifest["nights"] = [rows[name] for name in sorted(rows)]
+    target = output / folder
+    if target.is_dir():
+        shutil.rmtree(build)  # the same nights were sealed before: nothing changes
+    else:
+        os.replace(build, target)
+    text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False)
+    write_whole(output / "manifest.json", lambda file: file.write(text.encode()))
+
+
+def _shards(sources):
+    """Group nights into shards of about SHARD_BYTES per split, in order of recording name."""
+    shards = {}
+    for split in SPLITS:
+        groups, size = [], SHARD_BYTES
+        for source in (s for s in sources if s.facts["split"] == split):
+            if size >= SHARD_BYTES:
+                groups.append([])
+                size = 0
+            groups[-1].append(source)
+            size += _byte_size(source)
+        if groups:
+            shards[split] = groups
+    unknown = {s.facts["split"] for s in sources} - set(SPLITS)
+    if unknown:
+        raise ValueError(f"split is {unknown}; must be one of {SPLITS}")
+    return shards
+
+
+def _byte_size(source):
+    seconds = source.facts["duration_s"]
+    if "channels" in source.facts:
+        return sum(seconds * (2 * rate + 9) for _, rate in source.facts["channels"])
+    return seconds * 25 * len(source.present)
+
+
+def _record_count(source, kind):
+    segments = -(-source.facts["duration_s"] // SEGMENT_S[kind])
+    return segments * (len(source.facts["channels"]) if kind == "signals" else 1)
+
+
+def _channel_rates(sources):
+    rates = {}
+    for source in sources:
+        for name, rate in source.facts["channels"]:
+            if rates.setdefault(name, rate) != rate:
+                raise StoreError(
+                    f"{source.facts['recording']}: channel {name} has {rate} Hz, "
+                    f"other nights of the store {rates[name]} Hz"
+                )
+    return rates
+
+
+def _row(source, kind, modalities, first_record):
+    facts = source.facts
+    if kind == "signals":
+        channels = [name for name, _ in facts["channels"]]
+    else:
+        channels = [m["name"] for m, has in zip(modalities, source.present, strict=True) if has]
+    row = {key: facts[key] for key in ("recording", "subject", "split", "duration_s")}
+    row |= {"channels": channels, "labels": facts["labels"], "metadata": facts["metadata"]}
+    return row | {"qc": facts["qc"], "first_record": first_record}
+
+
+def _scoring_line(source):
+    stages = "".join("-" if stage < 0 else "W123R"[stage] for stage in source.stages)
+    line = {"recording": source.facts["recording"], "stages": stages}
+    line["events"] = source.facts["events"]
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+
+
+def _write_records(build, kind, shards, modalities):
+    """Run the TFDS builder; returns split -> [(path within build, number of records)]."""
+    # Imported here: it takes half a second, and workers never need it.
+    from data_pipelines.builders.night_records import NightRecords
+
+    builder = NightRecords(data_dir=build, kind=kind, shards=shards, modalities=modalities)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints of a download that is none
+        builder.download_and_prepare()
+    records = {}
+    for split, info in builder.info.splits.items():
+        paths = [pathlib.Path(os.fspath(path)) for path in info.filepaths]
+        names = [str(path.relative_to(build)) for path in paths]
+        records[split] = list(zip(names, info.shard_lengths, strict=True))
+    return records
+
+
+def _check_free_disk(output, sources):
+    need = int(1.05 * sum(_byte_size(source) for source in sources)) + 2**20
+    free = shutil.disk_usage(output).free
+    if free < need:
+        raise StoreError(
+            f"{output}: writing the store takes {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
+            "free; finished nights are kept in .work: make room and run the same command again"
+        )
+
+
+def _existing(output, kind, provenance):
+    if not (output / "manifest.json").exists():
+        return None
+    store = NightStore(output)
+    if store.kind != kind:
+        raise StoreError(f"{output} holds {store.kind}, not {kind}; choose another folder")
+    _check_same(output, store.manifest["provenance"], provenance)
+    return store
+
+
+def _check_same(output, old, new):
+    different = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+    if different:
+        key = different[0]
+        raise StoreError(
+            f"{output} was prepared with {key}={old.get(key)!r}, this run has {new.get(key)!r}; "
+            f"choose another folder (settings that differ: {', '.join(different)})"
+        )
+
+
+def _claim_work(output, kind, provenance):
+    work = output / ".work"
+    for folder in ("nights", "rejects"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+        for leftover in (work / folder).glob("*.tmp"):
+            leftover.unlink()
+    settings = {"kind": kind} | provenance
+    file = work / "settings.json"
+    if file.is_file():
+        _check_same(output, json.loads(file.read_text()), settings)
+    text = json.dumps(settings, sort_keys=True)
+    write_whole(file, lambda handle: handle.write(text.encode()))
+
+
+def _write_rejects(output, rejected):
+    lines = [json.dumps({"recording": n, "reason": r}, ensure_ascii=False) for n, r in rejected]
+    text = "".join(line + "\n" for line in lines)
+    write_whole(output / "rejects.jsonl", lambda file: file.write(text.encode("utf-8", "replace")))
+
+
+def _forget_unfinished(output, store):
+    """Remove record folders that no manifest names: a run ended between two renames."""
+    named = store.manifest["scoring"].split("/")[0] if store else None
+    for folder in output.glob("records-*"):
+        if folder.name != named:
+            shutil.rmtree(folder)
+
+
+def _forget_work(output):
+    lock = output / ".work" / "lock"
+    for path in (output / ".work").iterdir():
+        if path != lock:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(output / ".work")
+
+
+@contextlib.contextmanager
+def _only_run(output):
+    (output / ".work").mkdir(exist_ok=True)
+    with open(output / ".work" / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{output}: another run is preparing this folder") from None
+        yield
+
+
+@contextlib.contextmanager
+def _disk_full_is_clear(output):
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise StoreError(
+            f"{output}: no space left on the disk; finished nights are kept in .work: "
+            "make room and run the same command again"
+        ) from None
+
+
+def _files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())

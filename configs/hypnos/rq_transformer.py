@@ -1,0 +1,120 @@
+"""Hypnos: the multi-modal RQ-Transformer over token nights (arXiv 2606.09605).
+
+    python -m launch.train --config=configs/hypnos/rq_transformer.py:smoke --workdir=DIR \\
+        --config.data.path=TOKENS
+
+Sizes: ``test`` and ``smoke`` run in seconds on a CPU (smoke without any data, in under a minute),
+``demo`` in about two minutes on two cores, ``tiny`` (48 M parameters with the paper's eight
+modalities of 8 x 2048 codes), ``small`` (129 M) and ``base`` (330 M) on accelerators. The released
+configuration is not public: only the width of ``base`` (768), the windows (64 and 256 s), QK-norm,
+LayerScale and the initialisation are known; every other number here is ours.
+"""
+
+import ml_collections
+
+# The one dial. Ours, but for base: D 768, windows 64/256.
+#          dim  layers heads  modality  depth           windows (s)
+#                             every     dim lay. heads  local wide
+SIZES = {
+    "test": (32, 2, 2, 1, (16, 2, 2), (8, 16)),
+    "smoke": (32, 2, 2, 1, (16, 2, 2), (8, 16)),
+    "demo": (96, 4, 4, 2, (64, 2, 4), (64, 256)),
+    "tiny": (256, 4, 4, 2, (192, 2, 4), (64, 256)),
+    "small": (512, 8, 8, 2, (384, 4, 8), (64, 256)),
+    "base": (768, 12, 12, 1, (512, 4, 8), (64, 256)),
+}
+
+# Window (s), rows of the global batch, steps, warm-up steps, peak learning rate, dropout. Ours.
+RUNS = {
+    "test": (64, 4, 20, 5, 3e-3, 0.0),
+    "smoke": (64, 4, 60, 10, 3e-3, 0.0),
+    "demo": (512, 4, 150, 15, 3e-3, 0.0),
+    "tiny": (2048, 64, 50_000, 2000, 1e-3, 0.1),
+    "small": (2048, 64, 50_000, 2000, 6e-4, 0.1),
+    "base": (2048, 64, 100_000, 2000, 3e-4, 0.1),
+}
+
+
+def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
+    """Return the config of one size.
+
+    Args:
+        size: ``test``, ``smoke``, ``demo``, ``tiny``, ``small`` or ``base``.
+
+    Raises:
+        ValueError: another size.
+    """
+    if size not in SIZES:
+        raise ValueError(f"no size {size!r}; use one of {sorted(SIZES)}")
+    dim, layers, heads, modality_every, depth, windows = SIZES[size]
+    window_s, batch, steps, warmup, rate, dropout = RUNS[size]
+    accelerator = size in ("tiny", "small", "base")
+
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.objective = {
+        "name": "rq_next_token",
+        "model": {
+            "modalities": (),  # those of the token store, by data.fill
+            "dim": dim,
+            "layers": layers,
+            "heads": heads,
+            "ffn": "swiglu",
+            "qk_norm": True,  # on in the released library's test fixture
+            "xsa": False,
+            "local_window": windows[0],  # s, itself included; released: 64
+            "wide_window": windows[1],  # s; released: 256
+            "wide_every": 4 if layers >= 4 else 2,
+            "modality_every": modality_every,
+            "modality_start": 0,
+            "modality_ffn": True,
+            "depth_dim": depth[0],
+            "depth_layers": depth[1],
+            "depth_heads": depth[2],
+            "tie_tables": False,
+            "tie_heads": False,
+            "dropout": dropout,
+            "layer_scale": 0.01,  # released
+            "masking": "crp",
+            "crp_alpha": 1.0,
+            "drop_rate": 0.5,  # of masking="bernoulli"
+            "use_tracks": False,  # as published: blind to absolute amplitude
+            "chunk": 64,  # s whose logits are alive at once
+            "remat": accelerator,
+            "unroll": 1,
+            "dtype": "bfloat16" if accelerator else "float32",
+        },
+        "modality_weights": (),  # equal, as released
+        "embed_lag": True,  # as released: row t has not seen second t
+    }
+    config.data = {
+        "name": "token_windows",
+        "path": "",
+        "window_s": window_s,
+        "fill": (("objective.model.modalities", "modalities"),),
+    }
+    config.optim = {
+        "learning_rate": rate,
+        "warmup_steps": warmup,
+        "decay": "cosine",
+        "end_scale": 0.1,
+        "b1": 0.9,
+        "b2": 0.95,
+        "eps": 1e-8,
+        "weight_decay": 0.1,
+        "clip_norm": 1.0,
+        "ema_decay": 0.0,  # 0.9999 for averaged weights
+    }
+    config.train = {"steps": steps, "batch_size": batch, "accumulate": 1}
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.checkpoints = {"every": 1000 if accelerator else max(steps // 2, 1), "keep": 3}
+    config.logs = {"every": 100 if accelerator else 10}
+    config.evals = {
+        "val": {
+            "type": "mean_loss",
+            "every": 1000 if accelerator else max(steps // 2, 1),
+            "split": "validation",
+            "limit": 64 if accelerator else 8,  # batches
+        },
+    }
+    return config.lock()

@@ -1,0 +1,185 @@
+"""From a ConfigDict to the one resolved, frozen config that a run, its checkpoints and exports carry.
+
+Sections, in order: ``seed``, ``objective`` {name, ...its attributes}, ``data`` {name, path, fill,
+...the source's options}, ``optim``, ``train``, ``mesh``, ``checkpoints``, ``logs``, ``evals``
+{name: {type, every, ...the evaluator's options}}. A section's keys are the keyword arguments of
+what it configures (``optim``: ``make_schedule`` and ``make_optimizer``), so that an unknown key is
+found by asking the function; ``call`` says which key is meant.
+
+``data.fill`` is a tuple of pairs (dotted key, what the data call it), for a config that leaves to
+the data what they know: ``(("objective.model.modalities", "modalities"),)`` writes the token
+store's modalities into the objective's model where the config has them empty.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Callable
+
+import ml_collections
+
+SECTIONS = (
+    "seed",
+    "objective",
+    "data",
+    "optim",
+    "train",
+    "mesh",
+    "checkpoints",
+    "logs",
+    "evals",
+)
+# What may change between one start of a run and the next: how long, how often, on what machine.
+MAY_CHANGE = ("train.steps", "mesh.", "checkpoints.", "logs.", "evals.")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the key."""
+
+
+def nearest(name: str, known) -> str:
+    """Return a hint: the known name closest to ``name``, or all of them."""
+    close = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {sorted(known)}"
+
+
+def call(function: Callable, options: dict, where: str, **given):
+    """Return ``function(**given, **options)``, after naming any option that it does not take.
+
+    Args:
+        function: a function or a class (a Linen module too).
+        options: from the config.
+        where: the options' place in the config, such as ``"config.optim"``.
+        given: arguments that the program supplies.
+
+    Raises:
+        ConfigError: an unknown or missing option, with the nearest known one.
+    """
+    known = set(inspect.signature(function).parameters) - {"parent", "self"} - set(given)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"unknown key {where}.{name}: {nearest(name, known)}")
+    for name, parameter in inspect.signature(function).parameters.items():
+        missing = parameter.default is parameter.empty and name not in {*options, *given}
+        if missing and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            raise ConfigError(f"{where}.{name} is missing")
+    return function(**given, **options)
+
+
+def split(options: dict, first: Callable, second: Callable, where: str) -> tuple[dict, dict]:
+    """Deal a section's keys to the two functions that share it.
+
+    Raises:
+        ConfigError: a key that neither takes.
+    """
+    ours, theirs = (set(inspect.signature(f).parameters) for f in (first, second))
+    for name in options:
+        if name not in ours | theirs:
+            raise ConfigError(f"unknown key {where}.{name}: {nearest(name, ours | theirs)}")
+    return (
+        {k: v for k, v in options.items() if k in ours},
+        {k: v for k, v in options.items() if k not in ours},
+    )
+
+
+def resolve(config: ml_collections.ConfigDict | dict, description: dict | None = None) -> dict:
+    """Return the config as plain JSON values, sections checked, ``data.fill`` done.
+
+    Args:
+        config: from a ``get_config``, or a dict.
+        description: ``Source.describe()``; None leaves ``data.fill`` alone.
+
+    Raises:
+        ConfigError: an unknown or missing section, or something to fill that the data lack.
+    """
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    config = json.loads(json.dumps(config))
+    for section in config:
+        if section not in SECTIONS:
+            raise ConfigError(f"unknown key config.{section}: {nearest(section, SECTIONS)}")
+    for section in ("objective", "data", "train"):
+        if section not in config:
+            raise ConfigError(f"config.{section} is missing")
+    config = {name: config.get(name, 0 if name == "seed" else {}) for name in SECTIONS}
+    for key, source in config["data"].get("fill", ()) if description is not None else ():
+        *parents, last = key.split(".")
+        try:
+            place = functools.reduce(lambda node, name: node[name], parents, config)
+            empty = place[last] in ("", None, 0) or len(place[last]) == 0
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"config.data.fill names {key!r}, which is not there") from error
+        if empty:
+            if source not in description:
+                raise ConfigError(
+                    f"config.{key} is empty and the data do not say it: they describe"
+                    f" {sorted(description)}, not {source!r}"
+                )
+            place[last] = json.loads(json.dumps(description[source]))
+    return config
+
+
+def frozen(value):
+    """Return a JSON value with lists as tuples, as Linen attributes want them (hashable)."""
+    if isinstance(value, dict):
+        return {name: frozen(item) for name, item in value.items()}
+    return tuple(frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def flat(config: dict, prefix: str = "") -> dict:
+    """Return dotted key -> value; lists are values."""
+    out = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            out |= flat(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def agree_with_workdir(config: dict, workdir: pathlib.Path) -> None:
+    """Write ``workdir/config.json``, or check that a restart continues the same run.
+
+    Raises:
+        ConfigError: the folder holds a run with another config; names the keys that differ.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            old = flat(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ConfigError(f"{path} is not a config: {error}") from error
+        new = flat(config)
+        differing = [
+            f"config.{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
+        ]
+        if differing:
+            raise ConfigError(
+                f"{workdir} holds a run with another config; use another --workdir, or make these"
+                " agree:\n  " + "\n  ".join(differing)
+            )
+    partial = workdir / "config.json.tmp"
+    partial.write_text(json.dumps(config, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def code_version() -> str:
+    """Return this checkout's commit (``+`` where files were changed since), or the version."""
+    import hypnos_jax
+
+    root = pathlib.Path(hypnos_jax.__file__).parent.parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+        commit = done.stdout.strip() if done.returncode == 0 else ""
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    return hypnos_jax.__version__ + (f"-{commit}" if commit else "")

@@ -1,0 +1,145 @@
+"""Evaluate checkpoints: the same evaluators in the training loop and as a job of their own.
+
+``config.evals`` maps a name to ``{"type": <file in evaluators/>, "every": when, ...options}``;
+``every`` is a number of steps, ``"final"`` (the last step, and the job) or ``"job"`` (only
+``launch.evaluate``). An evaluator is a class ``(context, **options)`` with
+``run(variables, step) -> iterator of (metric, float)``; it sees the ``Context`` and nothing else
+of the trainer. Numbers and "final" ones are part of the job too.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator
+
+import flax.linen as nn
+import jax
+
+from data_pipelines import pipeline
+from hypnos_jax import config as configs
+from hypnos_jax import plugins, sharding
+
+
+class Context:
+    """What an evaluator may use.
+
+    Attributes:
+        workdir: the run's folder; pictures go to ``workdir/figures``.
+        config: the resolved config.
+    """
+
+    def __init__(
+        self,
+        config: dict,
+        objective: nn.Module,
+        init: Callable[[], dict],
+        mesh: jax.sharding.Mesh,
+        workdir: pathlib.Path,
+    ):
+        self.config, self.workdir = config, pathlib.Path(workdir)
+        self._objective, self._init, self._mesh = objective, init, mesh
+        self._jitted, self._sources = {}, {}
+
+    def functions(self, name: str) -> Callable[[dict, dict], object]:
+        """Return a jitted function ``(variables, batch) -> result`` of an objective's method.
+
+        Args:
+            name: ``"__call__"`` (which returns the ``Loss``, not training), ``"embed"``, or a
+                method that one family has.
+        """
+        if name not in self._jitted:
+            if not hasattr(self._objective, name):
+                raise configs.ConfigError(f"{type(self._objective).__name__} has no {name!r}")
+            options = {"train": False} if name == "__call__" else {}
+
+            def apply(variables, batch):
+                if name == "__call__" and hasattr(self._objective, "weigh"):
+                    batch = self._objective.weigh(batch)
+                return self._objective.apply(variables, batch, method=name, **options)
+
+            self._jitted[name] = jax.jit(apply)
+        return self._jitted[name]
+
+    def init(self, seed: int) -> dict:
+        """Return freshly initialised variables: the baseline of every probe."""
+        return jax.jit(lambda: nn.unbox(self._init(seed)))()
+
+    def source(self, split: str) -> pipeline.Source:
+        """Return the data of one split (``"train"``, ``"validation"``, ``"test"``)."""
+        if split not in self._sources:
+            self._sources[split] = load_source(self.config, split=split)
+        return self._sources[split]
+
+    @property
+    def store(self):
+        """The ``NightStore`` behind the data."""
+        return self.source("train").store
+
+    def batches(
+        self, split: str, batch_size: int | None = None, limit: int | None = None
+    ) -> Iterator[dict]:
+        """Yield a split's examples in order, each once, as batches on the devices.
+
+        Args:
+            split: which nights.
+            batch_size: rows; rounded up to what the mesh divides. The training's by default.
+            limit: at most this many batches.
+        """
+        place = sharding.batch_sharding(self._mesh)
+        shards = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        rows = -(-(batch_size or self.config["train"]["batch_size"]) // shards) * shards
+        lo, hi = sharding.host_rows(place, rows)
+        for batch in self.source(split).evaluation_batches(rows, limit):
+            yield sharding.put_batch({k: v[lo:hi] for k, v in batch.items()}, place, rows)
+
+
+class Evaluators:
+    """The evaluators of one config, and when each is due."""
+
+    def __init__(self, evals: dict, context: Context):
+        """Build every evaluator.
+
+        Raises:
+            ConfigError: an unknown type, option or ``every``.
+        """
+        self.all = {}
+        for name, options in evals.items():
+            options, where = dict(options), f"config.evals.{name}"
+            kind, every = options.pop("type", name), options.pop("every", "final")
+            if every not in ("final", "job") and not (isinstance(every, int) and every > 0):
+                raise configs.ConfigError(
+                    f"{where}.every={every!r}; give a number of steps, 'final' or 'job'"
+                )
+            evaluator = configs.call(
+                plugins.load("evaluators", kind), options, where, context=context
+            )
+            self.all[name] = (every, evaluator)
+
+    def due(self, step: int, *, last: bool) -> bool:
+        """Whether any evaluator of the loop runs after this many updates."""
+        return any(_due(every, step, last) for every, _ in self.all.values())
+
+    def run(self, variables: dict, step: int, *, last: bool) -> Iterator[dict[str, float]]:
+        """Yield ``{"eval/<name>/<metric>": value}`` of each evaluator that is due."""
+        for name, (every, evaluator) in self.all.items():
+            if _due(every, step, last):
+                yield results(name, evaluator, variables, step)
+
+
+def _due(every: int | str, step: int, last: bool) -> bool:
+    if every == "job" or step == 0:
+        return False
+    return last or (every != "final" and step % every == 0)
+
+
+def results(name: str, evaluator, variables: dict, step: int) -> dict[str, float]:
+    """Run one evaluator; return ``{"eval/<name>/<metric>": value}``."""
+    return {f"eval/{name}/{key}": float(value) for key, value in evaluator.run(variables, step)}
+
+
+def load_source(config: dict, *, split: str) -> pipeline.Source:
+    """Open ``config.data`` for one split."""
+    options = {k: v for k, v in config["data"].items() if k not in ("fill", "split")}
+    if "name" not in options:
+        raise configs.ConfigError("config.data.name is missing")
+    return pipeline.load(**options, split=split, seed=config["seed"])

@@ -1,0 +1,67 @@
+"""The optimizer: AdamW behind a clip, a warm-up and a cosine; decay on matrices only."""
+
+from __future__ import annotations
+
+import optax
+
+
+def make_schedule(
+    *,
+    steps: int,
+    learning_rate: float = 1e-3,
+    warmup_steps: int = 0,
+    end_scale: float = 0.1,
+    decay: str = "cosine",
+) -> optax.Schedule:
+    """Return the learning rate as a function of the step.
+
+    A straight line from 0 over ``warmup_steps``, then a half cosine to ``end_scale`` times the
+    peak at the last step, or the peak throughout (``decay="constant"``).
+
+    Args:
+        steps: the whole run, warm-up included.
+        learning_rate: the peak.
+        warmup_steps: length of the warm-up; at most ``steps``.
+        end_scale: final rate / peak, for the cosine.
+        decay: ``"cosine"`` or ``"constant"``.
+
+    Raises:
+        ValueError: another ``decay``.
+    """
+    warmup = min(warmup_steps, steps)
+    rise = optax.linear_schedule(learning_rate / (warmup + 1), learning_rate, max(warmup, 1))
+    if decay == "cosine":
+        rest = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), end_scale)
+    elif decay == "constant":
+        rest = optax.constant_schedule(learning_rate)
+    else:
+        raise ValueError(f"config.optim.decay={decay!r}; it is 'cosine' or 'constant'")
+    return optax.join_schedules([rise, rest], [warmup])
+
+
+def make_optimizer(
+    schedule: optax.Schedule,
+    matrices,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """Return AdamW (arXiv:1711.05101) after a clip by the global norm.
+
+    Args:
+        schedule: step -> learning rate.
+        matrices: a tree of bools like the parameters: True where weight decay applies.
+        b1, b2, eps: Adam's moments.
+        weight_decay: decoupled, times the learning rate; on matrices, not on biases, norms, scales.
+        clip_norm: the largest global gradient norm; 0 for none.
+    """
+    steps = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    return optax.chain(
+        *steps,
+        optax.scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, matrices),
+        optax.scale_by_learning_rate(schedule),
+    )

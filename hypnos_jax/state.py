@@ -1,0 +1,132 @@
+"""What training carries from step to step, and how it is first made on a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from hypnos_jax import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+    """One pytree with everything a step reads and writes.
+
+    Attributes:
+        step: int32 scalar, updates made so far.
+        params: the objective's parameters, float32.
+        opt_state: optax's state.
+        collections: every other variable collection by name (EMA codebooks), carried unread.
+        ema: running average of ``params``, or None.
+    """
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    collections: dict
+    ema: dict | None
+
+    def variables(self) -> dict:
+        """The variables to evaluate with: the averaged parameters where they are kept."""
+        return {"params": self.params if self.ema is None else self.ema, **self.collections}
+
+
+def rngs(streams: tuple[str, ...], seed: int, *counts) -> dict[str, jax.Array]:
+    """Return one key per stream: a pure function of the seed and of each of ``counts``."""
+    key = jax.random.key(seed)
+    for count in counts:
+        key = jax.random.fold_in(key, count)
+    return {name: jax.random.fold_in(key, i) for i, name in enumerate(sorted(streams))}
+
+
+def init_function(objective: nn.Module, batch: dict, seed: int) -> Callable[[], dict]:
+    """Return a function without arguments that makes the objective's variables, boxes kept.
+
+    Args:
+        objective: the Linen module.
+        batch: a batch or its shapes; only shapes and dtypes are used.
+        seed: of the parameters.
+    """
+
+    def init():
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+        if hasattr(objective, "weigh"):
+            zeros = objective.weigh(zeros)
+        keys = rngs((*streams(objective), "params"), seed)
+        return objective.init(keys, zeros, train=True)
+
+    return init
+
+
+def streams(objective: nn.Module) -> tuple[str, ...]:
+    """Names of the random streams that the objective draws from when training."""
+    return tuple(getattr(objective, "rng_streams", ()))
+
+
+def matrices(boxed_params) -> dict:
+    """Return True for each parameter with two axes or more, not counting stacked layers."""
+
+    def one(leaf):
+        if isinstance(leaf, nn.Partitioned):
+            return leaf.value.ndim - leaf.names.count("layers") >= 2
+        return leaf.ndim >= 2
+
+    return jax.tree.map(one, boxed_params, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def create(
+    init: Callable[[], dict],
+    make_optimizer: Callable[[dict], optax.GradientTransformation],
+    mesh: jax.sharding.Mesh,
+    *,
+    ema: bool = False,
+) -> tuple[Callable[[], TrainState], TrainState, optax.GradientTransformation]:
+    """Plan a train state on a mesh without making it.
+
+    Args:
+        init: from ``init_function``.
+        make_optimizer: tree of bools (which parameters are matrices) -> optimizer.
+        mesh: from ``sharding.make_mesh``.
+        ema: keep a running average of the parameters.
+
+    Returns:
+        ``make`` (returns a fresh state, born sharded), the state's shapes with their shardings
+        (to restore into), and the optimizer.
+    """
+    boxed = jax.eval_shape(init)
+    tx = make_optimizer(matrices(boxed["params"]))
+    placed = sharding.state_shardings(mesh, boxed)
+
+    def make() -> TrainState:
+        variables = nn.unbox(init())
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=tx.init(params),
+            collections=dict(variables),
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
+        )
+
+    shapes = jax.eval_shape(make)
+    whole = sharding.replicated(mesh)
+    # jit alone would put the moments on one device: zeros depend on no input.
+    opt = optax.tree_map_params(
+        tx,
+        lambda _, place: place,
+        shapes.opt_state,
+        placed["params"],
+        transform_non_params=lambda _: whole,
+    )
+    collections = {name: placed[name] for name in shapes.collections}
+    ema_placed = placed["params"] if ema else None
+    shardings = TrainState(whole, placed["params"], opt, collections, ema_placed)
+    abstract = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
+    )
+    return jax.jit(make, out_shardings=shardings), abstract, tx

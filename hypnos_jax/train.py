@@ -1,0 +1,375 @@
+"""Train any objective: one step for every family, and the loop around it.
+
+Read ``make_train_step`` first, then ``train``. The loop's order is: evaluate, save, draw the batch,
+step. A saved step has therefore not yet drawn its batch, and a resumed run is the same run, bit
+for bit. The global batch at a step is a pure function of (seed, step), whatever the number of
+hosts; so are the random streams.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+import pathlib
+import signal
+import threading
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from jax.experimental import multihost_utils
+
+from data_pipelines import pipeline
+from hypnos_jax import batch as batches
+from hypnos_jax import checkpoint, evaluate, metrics, optim, plugins, sharding
+from hypnos_jax import config as configs
+from hypnos_jax import state as states
+from hypnos_jax.state import TrainState
+
+STOPPED_EARLY = 75  # exit code after SIGTERM or SIGINT: saved, start me again (EX_TEMPFAIL)
+
+
+class NonFiniteError(ValueError):
+    """A loss or gradient that is not finite; its batch was saved."""
+
+
+def make_train_step(
+    objective: nn.Module,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """Return the train step, ``(state, global batch) -> (state, metrics)``, not yet jitted.
+
+    Losses are sums with weights, so that ``accumulate`` micro-batches give the gradient of the
+    whole batch: sums and weights add up, and only then is one divided by the other. What couples
+    rows is computed by the objective's ``weigh`` on the whole batch before it is cut. Mutable
+    collections pass from one micro-batch to the next, in order.
+
+    Args:
+        objective: the Linen module (contract: ``hypnos_jax/objectives/__init__.py``).
+        tx: the optimizer.
+        schedule: step -> learning rate, for the metrics.
+        seed: of the random streams.
+        accumulate: micro-batches per step.
+        ema_decay: of the averaged parameters, for a state that keeps them.
+    """
+    streams = states.streams(objective)
+
+    def sums(params, collections, batch, rngs):
+        loss, updated = objective.apply(
+            {"params": params, **collections},
+            batch,
+            train=True,
+            rngs=rngs,
+            mutable=list(collections),
+        )
+        pairs = {"loss": (loss.total, loss.weight), **loss.metrics}
+        return loss.total, (pairs, dict(updated))
+
+    def micro(carry, micro_batch):
+        params, collections, step, i = carry
+        rngs = states.rngs(streams, seed, step, i)
+        grads, (pairs, collections) = jax.grad(sums, has_aux=True)(
+            params, collections, micro_batch, rngs
+        )
+        return (params, collections, step, i + 1), (grads, pairs)
+
+    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        if hasattr(objective, "weigh"):
+            batch = objective.weigh(batch)
+        carry = (state.params, state.collections, state.step, jnp.zeros((), jnp.int32))
+        if accumulate == 1:
+            (_, collections, *_), (grads, pairs) = micro(carry, batch)
+        else:
+            (_, collections, *_), stacked = jax.lax.scan(micro, carry, cut(batch, accumulate))
+            grads, pairs = jax.tree.map(lambda x: x.sum(0), stacked)
+
+        def mean(total, weight):
+            return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), 0.0)
+
+        weight = pairs["loss"][1]
+        grads = jax.tree.map(lambda g: mean(g, weight), grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            # early on the average must forget the initial parameters
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, params)
+        values = {name: mean(total, weight) for name, (total, weight) in pairs.items()}
+        values["grad_norm"] = optax.global_norm(grads)
+        values["learning_rate"] = schedule(state.step)
+        return TrainState(state.step + 1, params, opt_state, collections, ema), values
+
+    return train_step
+
+
+def cut(batch: dict, pieces: int) -> dict:
+    """Return the batch as ``pieces`` micro-batches [pieces, B / pieces, ...], to scan over.
+
+    Every device keeps its own rows: micro-batch i takes rows i, i + pieces, ... Scalars, which
+    ``weigh`` may have added, go to every micro-batch.
+    """
+
+    def one(x):
+        if x.ndim == 0:
+            return jnp.broadcast_to(x, (pieces,))
+        return x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(one, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """``config.train``: how long, and how many rows a step.
+
+    Attributes:
+        steps: updates in the whole run.
+        batch_size: rows of the global batch, over all devices and micro-batches.
+        accumulate: micro-batches per step.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Logs:
+    """``config.logs``: what a run says.
+
+    Attributes:
+        every: steps between progress lines.
+        tensorboard: also write TensorBoard's event files.
+        mfu: measure the devices' matmul rate at the start and report each step's share of it.
+        compile_cache: folder of compiled programs, kept between runs; "" for none.
+    """
+
+    every: int = 10
+    tensorboard: bool = True
+    mfu: bool = True
+    compile_cache: str = "~/.cache/hypnos_jax/compiled"
+
+
+def train(config, workdir: str | pathlib.Path) -> int:
+    """Run a config to its last step, resuming what ``workdir`` holds.
+
+    Args:
+        config: a ConfigDict (``hypnos_jax/config.py`` has its sections).
+        workdir: the run's folder; gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``.
+
+    Returns:
+        0 when the last step is done; ``STOPPED_EARLY`` after SIGTERM or SIGINT, saved.
+
+    Raises:
+        ConfigError: an unknown key, or another config than the one ``workdir`` began with.
+        NonFiniteError: the loss or the gradient is not finite.
+    """
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    config = configs.resolve(config)
+    config, source = load_data(config, workdir)
+    configs.agree_with_workdir(config, workdir)
+    run = configs.call(Run, config["train"], "config.train")
+    logs = configs.call(Logs, config["logs"], "config.logs")
+    keep_compiled(logs.compile_cache)
+    mesh = configs.call(sharding.make_mesh, config["mesh"], "config.mesh")
+    objective = make_objective(config)
+    check_batch_size(objective, run, mesh)
+
+    rows, batch_place = run.batch_size, sharding.batch_sharding(mesh)
+    lo, hi = sharding.host_rows(batch_place, rows)
+    spec = batch_spec(source, rows, batch_place)
+    schedule, make_optimizer, ema_decay = plan_optimizer(config["optim"], run.steps)
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), contextlib.ExitStack() as stack:
+        init = states.init_function(objective, spec, config["seed"])
+        make, abstract, tx = states.create(init, make_optimizer, mesh, ema=ema_decay > 0)
+        keep = configs.call(
+            checkpoint.Checkpoints, config["checkpoints"], "config.checkpoints", workdir=workdir
+        )
+        stack.callback(keep.close)
+        state, meta = keep.restore(abstract) or (make(), {"offset": 0, "evaluated": True})
+        start = int(state.step)
+        writer = metrics.Writer(workdir, offset=meta["offset"], tensorboard=logs.tensorboard)
+        stack.callback(writer.close)
+        context = evaluate.Context(config, objective, init, mesh, workdir)
+        evaluators = evaluate.Evaluators(config["evals"], context)
+
+        train_step = make_train_step(
+            objective,
+            tx,
+            schedule,
+            seed=config["seed"],
+            accumulate=run.accumulate,
+            ema_decay=ema_decay,
+        )
+        out = (jax.tree.map(lambda x: x.sharding, abstract), sharding.replicated(mesh))
+        # Compiled once, here: an input of another shape or sharding raises instead of recompiling.
+        train_step = jax.jit(train_step, donate_argnums=0, out_shardings=out)
+        train_step = train_step.lower(abstract, spec).compile()
+        clock = metrics.Clock(train_step, mesh, steps=run.steps, measure=logs.mfu)
+        stop = stack.enter_context(StopSignals())
+        feed = source.batches(rows, lo, hi, start)
+        stack.callback(feed.close)
+        waiting = collections.deque()  # (step, metrics still on the device, the host's batch)
+
+        def log(keep_back: int) -> None:
+            # Reading the newest loss would stall the device, so step k - 1 is logged at step k.
+            while len(waiting) > keep_back:
+                step, values, local = waiting.popleft()
+                values = {name: float(value) for name, value in jax.device_get(values).items()}
+                require_finite(values, step, local, workdir)
+                values |= clock.read(batches.channel_seconds(local) * rows / (hi - lo))
+                writer.write(step, values)
+                if step % logs.every == 0 or step == run.steps:
+                    logging.info("%s", clock.line(step, values))
+
+        for step in range(start, run.steps + 1):
+            last = step == run.steps
+            stopping = stop.requested(step) and not last
+            pause = last or stopping or keep.due(step) or evaluators.due(step, last=last)
+            log(0 if pause else 1)
+            if (step > start or not meta["evaluated"]) and not stopping:
+                for values in evaluators.run(state.variables(), step, last=last):
+                    writer.write(step, values)
+                    logging.info("step %d: %s", step, metrics.words(values))
+            if step > start and (last or stopping or keep.due(step)):
+                saved = {
+                    "config": config,
+                    "code": configs.code_version(),
+                    "samples": step * rows,  # drawn so far: the position in the data
+                    "offset": writer.offset(),
+                    "evaluated": not stopping,
+                }
+                keep.save(step, state, saved)
+            if last or stopping:
+                break
+            if pause:
+                clock.restart()
+            local = next(feed)
+            state, values = train_step(state, sharding.put_batch(local, batch_place, rows))
+            waiting.append((step + 1, values, local))
+    if stopping:
+        logging.warning(
+            "stopped at step %d of %d, saved; the same command resumes", step, run.steps
+        )
+    return STOPPED_EARLY if stopping else 0
+
+
+def load_data(config: dict, workdir: pathlib.Path) -> tuple[dict, pipeline.Source]:
+    """Open the training data, and fill in what the config leaves to them (``data.fill``).
+
+    Without a path, a tiny synthetic store is written into the workdir once and used.
+    """
+    data = config["data"]
+    if not data.get("path"):
+        folder = workdir / "synthetic"
+        if not folder.exists():
+            pipeline.write_synthetic(data["name"], folder, config["seed"])
+        data = {**data, "path": str(folder)}
+    source = evaluate.load_source({**config, "data": data}, split="train")
+    return configs.resolve({**config, "data": data}, source.describe()), source
+
+
+def make_objective(config: dict) -> nn.Module:
+    """Return the objective that ``config.objective`` names, with its attributes."""
+    options = dict(config["objective"])
+    if "name" not in options:
+        raise configs.ConfigError("config.objective.name is missing")
+    cls = plugins.load("objectives", options.pop("name"))
+    return configs.call(cls, configs.frozen(options), "config.objective")
+
+
+def plan_optimizer(options: dict, steps: int) -> tuple[optax.Schedule, Callable, float]:
+    """Return the schedule, the optimizer as a function of which parameters are matrices, and the
+    decay of the averaged parameters (0: none are kept)."""
+    options = dict(options)
+    ema_decay = options.pop("ema_decay", 0.0)
+    for_schedule, rest = configs.split(
+        options, optim.make_schedule, optim.make_optimizer, "config.optim"
+    )
+    schedule = configs.call(optim.make_schedule, for_schedule, "config.optim", steps=steps)
+    return schedule, lambda matrices: optim.make_optimizer(schedule, matrices, **rest), ema_decay
+
+
+def check_batch_size(objective: nn.Module, run: Run, mesh: jax.sharding.Mesh) -> None:
+    """Refuse what would silently change the objective, or cannot be cut evenly."""
+    if run.accumulate > 1 and getattr(objective, "couples_batch", False):
+        raise configs.ConfigError(
+            f"config.train.accumulate={run.accumulate}, but {type(objective).__name__} couples the"
+            " rows of a batch: smaller micro-batches would be another objective. Use"
+            " accumulate=1 and more devices"
+        )
+    pieces = run.accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
+    if run.batch_size % pieces:
+        raise configs.ConfigError(
+            f"config.train.batch_size={run.batch_size} is not divisible by accumulate x data x"
+            f" fsdp = {pieces}"
+        )
+
+
+def batch_spec(source: pipeline.Source, rows: int, place: jax.sharding.NamedSharding) -> dict:
+    """Return the shapes of the global batch with their sharding, from one example of the data."""
+    example = {name: np.asarray(value)[None] for name, value in source.examples[0].items()}
+    batches.check_batch(example, 1)
+    return {
+        name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype, sharding=place)
+        for name, value in example.items()
+    }
+
+
+def require_finite(values: dict, step: int, local: dict, workdir: pathlib.Path) -> None:
+    """Stop at the first loss or gradient that is not finite, with its batch on the disk."""
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if not wrong:
+        return
+    path = workdir / f"not_finite_step_{step}_process_{jax.process_index()}.npz"
+    np.savez_compressed(path, **local)
+    raise NonFiniteError(
+        f"step {step}: {', '.join(f'{name}={values[name]}' for name in wrong)}; the batch is in"
+        f" {path}, the newest checkpoint is from before this step"
+    )
+
+
+def keep_compiled(folder: str) -> None:
+    """Keep compiled programs between runs, so that a repeated or resumed run starts at once."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+class StopSignals:
+    """SIGTERM and SIGINT ask for a save and a stop; a second one stops at once."""
+
+    def __enter__(self) -> StopSignals:
+        self.asked, self.before = False, {}
+        # With several processes jax.distributed hears SIGTERM and agrees on one step for all.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGTERM, signal.SIGINT):
+                self.before[name] = signal.signal(name, self._ask)
+        return self
+
+    def _ask(self, number, frame) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def __exit__(self, *error) -> None:
+        for name, handler in self.before.items():
+            signal.signal(name, handler)
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop before this step; every process says the same."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.asked

@@ -1,0 +1,90 @@
+"""A small objective with a mutable collection, dropout and normalising ``weigh``, and its data."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.pipeline import Source
+from hypnos_jax.objectives import Loss
+
+
+class ToyRegression(nn.Module):
+    """Linear regression with dropout, a running mean, and a row normaliser."""
+
+    width: int = 8
+    dropout: float = 0.1
+    rng_streams = ("dropout",)
+    couples_batch = False
+
+    def weigh(self, batch):
+        return {**batch, "count": batch["weight"].sum()}
+
+    @nn.compact
+    def __call__(self, batch, *, train):
+        assert batch["count"].ndim == 0
+        seen = self.variable("seen", "rows", lambda: jnp.zeros((), jnp.float32))
+        if train and not self.is_initializing():
+            seen.value = seen.value + batch["weight"].sum()
+        init = nn.initializers.lecun_normal()
+        kernel = self.param(
+            "kernel", nn.with_logical_partitioning(init, ("embed", "mlp")), (4, self.width)
+        )
+        out = self.param("out", nn.with_logical_partitioning(init, ("mlp", None)), (self.width, 1))
+        bias = self.param("bias", nn.initializers.zeros, (1,))
+        hidden = nn.tanh(batch["x"] @ kernel)
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+        error = (hidden @ out)[:, 0] + bias[0] - batch["y"]
+        weight = batch["weight"]
+        total = (weight * error**2).sum()
+        share = (weight / batch["count"]).sum()
+        return Loss(
+            total,
+            weight.sum(),
+            {"error": ((weight * abs(error)).sum(), weight.sum()), "share": (share, jnp.ones(()))},
+        )
+
+    def embed(self, batch):
+        return {"x": batch["x"]}
+
+
+class ToySource(Source):
+    """Rows drawn from a fixed linear law."""
+
+    def __init__(self, *, split, seed, rows=40, poison=-1, name="toy", path=""):
+        law = np.array([1.0, -2.0, 0.5, 0.0], np.float32)
+
+        def read(slot, start):
+            x = np.random.default_rng([slot, start, len(split)]).normal(size=4).astype(np.float32)
+            y = np.float32(x @ law)
+            if slot == poison and split == "train":
+                y = np.float32(np.finfo(np.float32).max)
+            return {"x": x, "y": y, "valid": np.ones(1, bool), "weight": np.float32(1)}
+
+        super().__init__(None, Slots(rows), read, {"width": 8}, seed=seed, threads=2)
+
+    def describe(self):
+        return dict(self._description)
+
+
+class Slot(int):
+    first = start = property(lambda self: 0)
+    last = property(lambda self: 3)
+
+
+class Slots(list):
+    def __init__(self, rows):
+        super().__init__(Slot(i) for i in range(rows))
+
+
+def toy_config():
+    return {
+        "seed": 3,
+        "objective": {"name": "toy", "width": ()},
+        "data": {"name": "toy", "path": "toy", "fill": (("objective.width", "width"),)},
+        "optim": {"learning_rate": 0.05, "warmup_steps": 3, "weight_decay": 0.1, "ema_decay": 0.9},
+        "train": {"steps": 12, "batch_size": 8},
+        "mesh": {"data": 4, "fsdp": 2, "tensor": 1},
+        "checkpoints": {"every": 4, "keep": 2},
+        "logs": {"every": 4, "compile_cache": "", "mfu": True},
+        "evals": {"validation": {"type": "mean_loss", "every": 5}},
+    }

@@ -3,7 +3,8 @@
 Every batch has ``weight`` float32 [B] (0: the row is padding) and ``valid`` bool [B, S] or
 [B, S, M] (True: this second of this channel holds signal). A source adds:
 
-- ``signal_crops``: ``signal`` float32 [B, T] (standardised; T = S x rate), ``channel_id`` int32 [B].
+- ``signal_crops``: ``signal`` float32 [B, T] (standardised; T = S x rate), ``channel_id`` int32
+  [B].
 - ``token_windows``: ``codes`` int32 [B, S, sumK], ``present`` bool [B, M], ``channel_ids`` int32
   [B, M], ``tracks`` float32 [B, S, M, 2] (mean, log standard deviation, physical units).
 """

@@ -67,7 +67,7 @@ class Checkpoints:
             meta: JSON values.
         """
         self.wait()
-        parts = dict(params=state.params, opt_state=state.opt_state)
+        parts = {"params": state.params, "opt_state": state.opt_state}
         if state.collections:
             parts["collections"] = state.collections
         if state.ema is not None:
@@ -107,7 +107,7 @@ class Checkpoints:
         if not steps:
             return None
         folder = self.root / str(steps[-1])
-        wanted = dict(params=abstract.params, opt_state=abstract.opt_state)
+        wanted = {"params": abstract.params, "opt_state": abstract.opt_state}
         if abstract.collections:
             wanted["collections"] = abstract.collections
         if abstract.ema is not None:

@@ -1,4 +1,4 @@
-"""From a ConfigDict to the one resolved, frozen config that a run, its checkpoints and exports carry.
+"""From a ConfigDict to the one resolved config that a run, its checkpoints and exports carry.
 
 Sections, in order: ``seed``, ``objective`` {name, ...its attributes}, ``data`` {name, path, fill,
 ...the source's options}, ``optim``, ``train``, ``mesh``, ``checkpoints``, ``logs``, ``evals``

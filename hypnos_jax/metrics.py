@@ -37,7 +37,7 @@ class Writer:
         path = workdir / "metrics.jsonl"
         path.touch()
         os.truncate(path, min(offset, path.stat().st_size))
-        self.file = open(path, "a")
+        self.file = path.open("a")  # noqa: SIM115 (closed by close)
         if tensorboard:
             from tensorboardX import SummaryWriter
 

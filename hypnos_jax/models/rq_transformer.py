@@ -75,6 +75,7 @@ class Period(nn.Module):
 
     Attributes:
         blocks: for each block, its window (s) and whether a modality layer follows.
+        temporal: the keyword arguments of the temporal layers alone.
         layer: the keyword arguments common to all layers.
         modality_ffn: give the modality layers a position-wise network.
         remat: recompute each layer in the backward pass.
@@ -82,6 +83,7 @@ class Period(nn.Module):
     """
 
     blocks: tuple[tuple[int, bool], ...]
+    temporal: dict[str, Any]
     layer: dict[str, Any]
     modality_ffn: bool
     remat: bool
@@ -99,7 +101,10 @@ class Period(nn.Module):
         if not self.modality_ffn:
             joint["ffn"] = None
         for i, (window, meets) in enumerate(self.blocks):
-            x = run(TransformerLayer(window=window, **self.layer, name=f"block_{i}"), x)
+            layer = TransformerLayer(
+                window=window, **self.layer, **self.temporal, name=f"block_{i}"
+            )
+            x = run(layer, x)
             if meets:
                 x = run(ModalityLayer(joint, name=f"modality_{i}"), x, mask)
         return x, None
@@ -110,11 +115,12 @@ class Backbone(nn.Module):
 
     Attributes:
         blocks: for each block, its window (s) and whether a modality layer follows.
-        layer, modality_ffn, remat: see ``Period``.
+        temporal, layer, modality_ffn, remat: see ``Period``.
         unroll: periods unrolled per step of the scan.
     """
 
     blocks: tuple[tuple[int, bool], ...]
+    temporal: dict[str, Any]
     layer: dict[str, Any]
     modality_ffn: bool
     remat: bool
@@ -139,7 +145,13 @@ class Backbone(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x, _ = stack(
-            self.blocks[:period], self.layer, self.modality_ffn, self.remat, train, name="layers"
+            self.blocks[:period],
+            self.temporal,
+            self.layer,
+            self.modality_ffn,
+            self.remat,
+            train,
+            name="layers",
         )(x, mask)
         return LayerNorm(name="final_norm")(x)
 
@@ -153,7 +165,7 @@ class RqTransformer(nn.Module):
             tables and heads; its modalities must agree on K and V).
         dim, layers, heads: D, number of temporal blocks, H.
         ffn: ``"swiglu"`` or ``"gelu"``.
-        qk_norm, xsa: see ``nn.transformer.Attention``.
+        qk_norm, xsa: of the temporal layers; see ``nn.transformer.Attention``.
         local_window, wide_window: seconds that a block sees, itself included.
         wide_every: each n-th block is wide; 0 for none.
         modality_every, modality_start: modality attention follows block i (from 0) when i >= start
@@ -228,13 +240,18 @@ class RqTransformer(nn.Module):
             "dim": self.dim,
             "heads": self.heads,
             "ffn": self.ffn,
-            "qk_norm": self.qk_norm,
-            "xsa": self.xsa,
             "layer_scale": self.layer_scale,
             "dropout": self.dropout,
             "dtype": dtype,
         }
-        self.backbone = Backbone(self._blocks(), layer, self.modality_ffn, self.remat, self.unroll)
+        self.backbone = Backbone(
+            self._blocks(),
+            {"qk_norm": self.qk_norm, "xsa": self.xsa},
+            layer,
+            self.modality_ffn,
+            self.remat,
+            self.unroll,
+        )
 
         width = self.depth_dim
         if width != self.dim:
@@ -277,7 +294,6 @@ class RqTransformer(nn.Module):
             width,
             self.depth_heads,
             ffn=self.ffn,
-            qk_norm=self.qk_norm,
             layer_scale=None,
             rope=False,
             dropout=self.dropout,

@@ -1,0 +1,28 @@
+"""Sleep scoring as recorded by people and their programs, read into one form."""
+
+from data_pipelines.scoring.edf_annotations import write_edf_annotations
+from data_pipelines.scoring.files import find_scoring, read_scoring
+from data_pipelines.scoring.record import (
+    EPOCH_S,
+    EVENT_KINDS,
+    STAGES,
+    Event,
+    Scoring,
+    ScoringError,
+    align,
+)
+from data_pipelines.scoring.vocabulary import CODE_BOOKS
+
+__all__ = [
+    "CODE_BOOKS",
+    "EPOCH_S",
+    "EVENT_KINDS",
+    "STAGES",
+    "Event",
+    "Scoring",
+    "ScoringError",
+    "align",
+    "find_scoring",
+    "read_scoring",
+    "write_edf_annotations",
+]

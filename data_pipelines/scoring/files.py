@@ -1,0 +1,151 @@
+"""Reading a scoring of whatever format, and finding the one that belongs to a recording."""
+
+import pathlib
+import re
+
+import numpy as np
+
+from data_pipelines.scoring.clock import (
+    circular_difference,
+    date_is_blank,
+    recording_start,
+)
+from data_pipelines.scoring.edf_annotations import read_annotation_file, scoring_from_annotations
+from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
+from data_pipelines.scoring.vocabulary import stage_of
+
+_SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
+
+
+def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scoring:
+    """Read stages and events from a scoring file of any format known here.
+
+    Args:
+        path: the file.
+        recording: the recording it belongs to, as `open_recording` returns it (its `path`,
+            `start_of_day_s` and `duration_s` are looked at). Exports with wall-clock times need
+            it; with it, a scoring that lies outside the recording is refused.
+        code_book: what bare entries of a plain list mean, one of `CODE_BOOKS`.
+
+    Returns:
+        stages and events from the start of the recording; not yet cut to its length (`align`).
+
+    Raises:
+        ScoringError: the file cannot be read or trusted, or belongs to another recording.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise ScoringError(f"{path}: is a folder, not a scoring file")
+    try:
+        scoring = _read(path, recording, code_book)
+    except OSError as error:
+        raise ScoringError(f"{path}: cannot be read ({error.strerror or error})") from None
+    _check_overlap(path, scoring, recording)
+    return scoring
+
+
+def _read(path, recording, code_book):
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head[:8] == b"0       " or head[:1] == b"\xff" and head[1:8] == b"BIOSEMI":
+        return _read_edf(path, recording)
+    raise ScoringError(f"{path}: not a scoring format known here")
+
+
+def _read_edf(path, recording):
+    file = read_annotation_file(path)
+    shift = 0.0
+    if recording is not None and not _is_same_file(path, recording):
+        shift = _shift_of(path, file.start, recording)
+    return scoring_from_annotations(path, file.annotations, source="edf_annotations", shift_s=shift)
+
+
+def _is_same_file(path, recording) -> bool:
+    own = getattr(recording, "path", None)
+    return own is not None and pathlib.Path(own).resolve() == path.resolve()
+
+
+def _shift_of(path, start, recording) -> float:
+    """Return where in the recording a separate annotation file starts, in s."""
+    began, start_s = recording_start(recording), getattr(recording, "start_of_day_s", None)
+    if start is None or start_s is None:
+        return 0.0
+    second = start.hour * 3600 + start.minute * 60 + start.second
+    shift = circular_difference(second, int(start_s))
+    if began is not None and not (date_is_blank(began) or date_is_blank(start)):
+        shift = (start - began).total_seconds()
+    duration_s = getattr(recording, "duration_s", None)
+    if not -EPOCH_S <= shift < (duration_s if duration_s is not None else EPOCH_S):
+        raise ScoringError(
+            f"{path}: starts {shift:+.0f} s from the start of the recording, outside it: "
+            "it belongs to another recording"
+        )
+    return shift
+
+
+def _check_overlap(path, scoring, recording) -> None:
+    duration_s = getattr(recording, "duration_s", None)
+    if duration_s is None:
+        return
+    scored = np.flatnonzero(scoring.stages >= 0)
+    onsets = [scored[0] * EPOCH_S] if len(scored) else []
+    onsets += [event.onset_s for event in scoring.events[:1]]
+    if onsets and min(onsets) >= duration_s:
+        raise ScoringError(
+            f"{path}: its first stage or event is at {min(onsets):.0f} s of a recording of "
+            f"{duration_s:.0f} s: it belongs to another recording"
+        )
+
+
+def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Path | None:
+    """Return the scoring file that belongs to a recording, or None.
+
+    Looked for in this order, beside the recording unless said otherwise (STEM is its name without
+    the suffix): STEM-nsrr.xml, STEM-profusion.xml, STEM.xml; the same where NSRR keeps them
+    (`annotations-events-nsrr/`, `annotations-events-profusion/` for `edfs/`); STEM.annot,
+    STEM.eannot; BIDS events (`_eeg` becomes `_events.tsv`); STEM-Hypnogram.edf, STEM_hypnogram.edf,
+    STEM_sleepscoring.edf, and for Sleep-EDF the `*-Hypnogram.edf` with the same first 7, then 6
+    letters; WFDB STEM.st, STEM.hyp; STEM_events.csv, STEM.csv, STEM.txt where they are an export
+    of Noxturnal or RemLogic; with a `code_book`, STEM.txt, STEM.csv, STEM.json as plain lists; the
+    recording itself if it is EDF+ with sleep stages among its annotations.
+
+    Raises:
+        ScoringError: two Sleep-EDF hypnograms fit one recording.
+    """
+    path = pathlib.Path(recording_path)
+    folder, stem = path.parent, path.stem
+    names = [f"{stem}{end}" for end in ("-nsrr.xml", "-profusion.xml", ".xml", ".XML")]
+    candidates = [folder / name for name in names]
+    parts = folder.parts
+    if "edfs" in parts:
+        at = len(parts) - 1 - parts[::-1].index("edfs")
+        for kind in ("nsrr", "profusion"):
+            beside = pathlib.Path(*parts[:at], f"annotations-events-{kind}", *parts[at + 1 :])
+            candidates.append(beside / f"{stem}-{kind}.xml")
+    ends = [".annot", ".eannot", "_events.tsv", "-Hypnogram.edf", "_hypnogram.edf"]
+    ends += ["-hypnogram.edf", "_Hypnogram.edf", "_sleepscoring.edf", ".st", ".hyp"]
+    candidates += [folder / f"{stem}{end}" for end in ends]
+    bids = re.sub(r"_(eeg|psg|ieeg)$", "_events.tsv", stem)
+    if bids != stem:
+        candidates.append(folder / bids)
+    candidates.append(folder / f"{path.name}.hyp")
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    if _SLEEP_EDF.fullmatch(stem) and folder.is_dir():
+        for letters in (7, 6):
+            found = sorted(folder.glob(f"{stem[:letters]}*-Hypnogram.edf"))
+            if len(found) > 1:
+                raise ScoringError(
+                    f"{path}: two hypnograms fit it: {found[0].name}, {found[1].name}"
+                )
+            if found:
+                return found[0]
+    if path.suffix.lower() in (".edf", ".bdf", ".rec") and path.is_file():
+        try:
+            file = read_annotation_file(path)
+        except (ScoringError, OSError):
+            return None
+        if any(stage_of(text) is not None for _, _, text in file.annotations):
+            return path
+    return None

@@ -1,0 +1,241 @@
+"""What a scoring is: stages on a 30-s grid and events in seconds, both from the recording's start.
+
+Every format ends here, so the bounds that protect the rest of the program are here too: times are
+finite and within `MAX_TIME_S`, event kinds are known, and no free text of a file survives.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+EPOCH_S = 30
+"""Length of a scored epoch (AASM manual; R&K scorings of 20 s are brought to this grid)."""
+
+MAX_TIME_S = 14 * 86400.0
+"""No event starts or lasts longer than this; a larger number is a damaged or misread file."""
+
+MAX_EVENT_S = 86400.0
+"""The longest believable event (a body position may last all night)."""
+
+STAGES = ("W", "N1", "N2", "N3", "R")
+"""Stage names in the order of their codes 0..4; -1 is unscored, movement or artefact."""
+
+EVENT_KINDS = (
+    "apnea_obstructive",
+    "apnea_central",
+    "apnea_mixed",
+    "hypopnea",
+    "desaturation",
+    "arousal",
+    "rera",
+    "leg_movement",
+    "position",
+    "lights_off",
+    "lights_on",
+)
+
+
+class ScoringError(ValueError):
+    """A scoring file that cannot be read, cannot be trusted, or belongs to another recording."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """One scored event.
+
+    Attributes:
+        kind: one of `EVENT_KINDS`.
+        onset_s: start in s from the start of the recording; may be negative (before it).
+        duration_s: length in s; 0 for a moment.
+        value: what the format says further, from fixed words only: the body position (`supine`,
+            `prone`, `left`, `right`, `upright`), the cause of an arousal (`respiratory`,
+            `leg_movement`, `spontaneous`), `epoch` where the file marks only the 30-s epoch.
+    """
+
+    kind: str
+    onset_s: float
+    duration_s: float
+    value: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """Stages and events of one night.
+
+    Attributes:
+        stages: int8 `[E]`; epoch `e` covers `[30 e, 30 e + 30)` s from the start of the recording;
+            0 W, 1 N1, 2 N2, 3 N3, 4 R, -1 unscored.
+        events: ordered by onset.
+        source: the format read, e.g. `nsrr_xml`.
+        events_scored: whether somebody looked for events at all. Where False, an empty list of
+            events does not mean a night without events.
+        notes: what reading had to decide (trimmed, padded, dropped), in words without file text.
+    """
+
+    stages: np.ndarray
+    events: list[Event]
+    source: str
+    events_scored: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def check_time(value: float, what: str, path) -> float:
+    """Return `value` as a float in s.
+
+    Raises:
+        ScoringError: it is not finite, or beyond `MAX_TIME_S`.
+    """
+    value = float(value)
+    if not math.isfinite(value):
+        raise ScoringError(f"{path}: {what} is {value}, not a number of seconds")
+    if abs(value) > MAX_TIME_S:
+        raise ScoringError(
+            f"{path}: {what} of {value:g} s is more than {MAX_TIME_S / 86400:g} days; "
+            "is the file damaged, or are its times in another unit than seconds?"
+        )
+    return value
+
+
+def check_duration(value: float, what: str, path, *, limit_s: float = MAX_TIME_S) -> float:
+    """Return `value` as a duration in s.
+
+    Raises:
+        ScoringError: it is not finite, negative, or longer than `limit_s`.
+    """
+    value = check_time(value, what, path)
+    if value < 0:
+        raise ScoringError(f"{path}: {what} of {value:g} s is negative")
+    if value > limit_s:
+        raise ScoringError(f"{path}: {what} of {value:g} s is longer than {limit_s:g} s")
+    return value
+
+
+def epochs_from_runs(
+    runs: Iterable[tuple[float, float, int]],
+) -> np.ndarray:
+    """Return stages on the 30-s grid from runs of any length that start anywhere.
+
+    Rule (ours, the majority): an epoch gets the stage that holds the most of its seconds, unscored
+    time counting as a stage of its own, provided it holds at least half of the epoch; of two that
+    hold equally much, the one that comes first. So 5-s and 20-s steps, runs that start between
+    two grid points and half epochs at the end are all handled alike.
+
+    Args:
+        runs: (onset_s, duration_s, stage code) with checked times; what lies before 0 is left out.
+
+    Returns:
+        int8 `[E]`, from 0 to the end of the last run; -1 where nothing was scored.
+    """
+    runs = [(max(onset, 0.0), onset + length, stage) for onset, length, stage in runs]
+    runs = [run for run in runs if run[1] > run[0]]
+    if not runs:
+        return np.zeros(0, np.int8)
+    count = math.ceil(max(end for _, end, _ in runs) / EPOCH_S - 1e-9)
+    seconds = np.zeros((count, len(STAGES) + 1))
+    first = np.full(seconds.shape, np.inf)
+    for start, end, stage in runs:
+        a, b = int(start // EPOCH_S), min(math.ceil(end / EPOCH_S - 1e-9), count)
+        if b <= a:
+            continue
+        edges = np.arange(a, b) * float(EPOCH_S)
+        held = np.minimum(edges + EPOCH_S, end) - np.maximum(edges, start)
+        seconds[a:b, stage] += held
+        first[a:b, stage] = np.minimum(first[a:b, stage], np.maximum(edges, start))
+    seconds = seconds.round(6)
+    most = seconds.max(axis=1, keepdims=True)
+    choice = np.where(seconds == most, first, np.inf).argmin(axis=1)
+    choice = np.where(most[:, 0] >= EPOCH_S / 2, choice, len(STAGES))
+    return np.where(choice == len(STAGES), -1, choice).astype(np.int8)
+
+
+def make_scoring(
+    path,
+    source: str,
+    *,
+    runs: Sequence[tuple[float, float, int]] = (),
+    events: Iterable[Event] = (),
+    events_scored: bool = True,
+    notes: Sequence[str] = (),
+) -> Scoring:
+    """Return a checked `Scoring` from stage runs and events.
+
+    Raises:
+        ScoringError: a time is not finite, negative where it may not be, or absurd; or the file
+            holds neither a stage nor an event.
+    """
+    checked = []
+    for onset, length, stage in runs:
+        onset = check_time(onset, "a stage's onset", path)
+        checked.append((onset, check_duration(length, "a stage's duration", path), stage))
+    notes = list(notes)
+    kept, before = [], 0
+    for event in events:
+        onset = check_time(event.onset_s, "an event's onset", path)
+        length = check_duration(event.duration_s, "an event's duration", path, limit_s=MAX_EVENT_S)
+        if onset + length < 0:
+            before += 1
+            continue
+        kept.append(dataclasses.replace(event, onset_s=onset, duration_s=length))
+    if before:
+        notes.append(f"{before} events before the start of the recording left out")
+    if not checked and not kept:
+        raise ScoringError(
+            f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
+        )
+    kept.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
+    return Scoring(epochs_from_runs(checked), kept, source, events_scored, tuple(notes))
+
+
+def align(scoring: Scoring, duration_s: float) -> tuple[Scoring, list[str]]:
+    """Bring a scoring to the length of its recording.
+
+    Epochs and events past the end are left out, missing epochs become -1, events that outlast the
+    recording are cut at its end. A last epoch that the recording fills to less than half is left
+    out, like a scoring's own half epochs.
+
+    Args:
+        scoring: as read.
+        duration_s: length of the recording in s.
+
+    Returns:
+        the scoring with exactly `floor(duration_s / 30 + 1 / 2)` epochs, and what was done.
+
+    Raises:
+        ScoringError: nothing of the scoring lies within the recording, so it belongs to another.
+    """
+    count = int(duration_s / EPOCH_S + 0.5)
+    stages, notes = scoring.stages, []
+    scored = np.flatnonzero(stages >= 0)
+    inside = [event for event in scoring.events if event.onset_s < duration_s]
+    if (len(scored) or scoring.events) and not (len(scored) and scored[0] < count) and not inside:
+        raise ScoringError(
+            f"the scoring starts {scored[0] * EPOCH_S if len(scored) else 0} s or more into a "
+            f"recording of {duration_s:g} s: it belongs to another recording"
+        )
+    if len(stages) > count:
+        lost = int((stages[count:] >= 0).sum())
+        notes.append(
+            f"scoring is {(len(stages) - count) * EPOCH_S} s longer than the recording; "
+            f"{lost} scored epochs past its end left out"
+        )
+        stages = stages[:count]
+    elif len(stages) < count:
+        notes.append(
+            f"scoring is {(count - len(stages)) * EPOCH_S} s shorter than the recording; "
+            f"{count - len(stages)} epochs are unscored"
+        )
+        stages = np.concatenate([stages, np.full(count - len(stages), -1, np.int8)])
+    if len(inside) < len(scoring.events):
+        notes.append(
+            f"{len(scoring.events) - len(inside)} events past the recording's end left out"
+        )
+    events = [
+        dataclasses.replace(event, duration_s=min(event.duration_s, duration_s - event.onset_s))
+        for event in inside
+    ]
+    aligned = dataclasses.replace(
+        scoring, stages=stages, events=events, notes=(*scoring.notes, *notes)
+    )
+    return aligned, notes

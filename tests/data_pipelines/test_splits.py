@@ -1,0 +1,118 @@
+"""Splits: stable, about the asked shares, and no person in two of them."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipelines import splits
+
+
+def test_a_split_never_changes():
+    # Written down once: a change here moves people between train and test for every user.
+    names = ["SC400", "SC401", "sub-1", "shhs-200001", "a", "é", "", "X" * 300]
+    assert [splits.split_of(name) for name in names] == EXPECTED
+
+
+EXPECTED = [
+    "train",
+    "train",
+    "validation",
+    "train",
+    "train",
+    "train",
+    "train",
+    "test",
+]
+
+
+@given(st.text(max_size=20), st.text(max_size=5))
+def test_shares_of_zero_stay_empty(subject, salt):
+    assert splits.split_of(subject, fractions=(1, 0, 0), salt=salt) == "train"
+    assert splits.split_of(subject, fractions=(0, 0, 1), salt=salt) == "test"
+    assert splits.split_of(subject, fractions=(0.9, 0.1, 0), salt=salt) != "test"
+    assert splits.split_of(subject, fractions=(0.9, 0, 0.1), salt=salt) != "validation"
+
+
+def test_shares_are_about_as_asked_and_salt_makes_another_split():
+    people = [f"person {number}" for number in range(5000)]
+    found = [splits.split_of(person) for person in people]
+    assert abs(found.count("train") / 5000 - 0.8) < 0.02
+    assert abs(found.count("validation") / 5000 - 0.1) < 0.015
+    assert found != [splits.split_of(person, salt="again") for person in people]
+
+
+@pytest.mark.parametrize(
+    "fractions", [(1,), (0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (float("nan"),) * 3]
+)
+def test_impossible_shares_are_refused(fractions):
+    with pytest.raises(ValueError, match="sum to 1"):
+        splits.split_of("a", fractions=fractions)
+
+
+@pytest.mark.parametrize(
+    ("recording", "subject"),
+    [
+        ("SC4001E0-PSG", "SC400"),
+        ("SC4002E0-PSG", "SC400"),
+        ("SC4191E0", "SC419"),
+        ("ST7132J0-PSG", "ST713"),
+        ("slp01a", "slp01"),
+        ("slp01b", "slp01"),
+        ("slp14", "slp14"),
+        ("shhs1-200001", "shhs-200001"),
+        ("shhs2-200001", "shhs-200001"),
+        ("mros-visit2-aa0001", "mros-aa0001"),
+        ("chat-followup-300001", "chat-300001"),
+        ("sub-1_task-Sleep_acq-psg_eeg", "sub-1"),
+        ("A00001", "A00001"),
+        ("my night 1", "my night 1"),
+    ],
+)
+def test_cohort_names_tell_the_person(recording, subject):
+    assert splits.subject_of(recording) == subject
+
+
+def test_a_map_overrides_names(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("recording,site,subject\nnight 1,a,anna\nnight 2,b,anna\nSC4001E0-PSG,c,x\n")
+    people = splits.load_subject_map(path)
+    assert splits.subject_of("night 1", people) == splits.subject_of("night 2", people) == "anna"
+    assert splits.subject_of("SC4001E0-PSG", people) == "x"
+    assert splits.subject_of("SC4002E0-PSG", people) == "SC400"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "recording,subject"),
+        ("name,subject\na,b\n", "recording,subject"),
+        ("recording,subject\na\n", "row 2 lacks"),
+        ("recording,subject\na,b\na,c\n", "second subject"),
+    ],
+)
+def test_a_bad_map_is_refused(tmp_path, text, message):
+    path = tmp_path / "people.csv"
+    path.write_text(text)
+    with pytest.raises(splits.SubjectMapError, match=message):
+        splits.load_subject_map(path)
+    with pytest.raises(splits.SubjectMapError, match="cannot be read"):
+        splits.load_subject_map(tmp_path)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_as_a_map_raise_only_the_typed_error(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("map") / "people.csv"
+    path.write_bytes(data)
+    with contextlib.suppress(splits.SubjectMapError):
+        splits.load_subject_map(path)
+
+
+def test_boas_recordings_of_one_person_stay_together(test_data):
+    people = splits.load_subject_map(test_data / "boas" / "participants.tsv")
+    names = {name: f"{name}_task-Sleep_acq-psg_eeg" for name in people}
+    assert splits.subject_of(names["sub-1"], people) == splits.subject_of(names["sub-2"], people)
+    found = {splits.subject_of(name, people) for name in names.values()}
+    assert found == set(people.values())
+    assert len(found) < len(people)

@@ -8,12 +8,12 @@ with a flipped bit without a word, hence the manifest; a step without one was cu
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-import threading
 
 import jax
 from absl import logging
@@ -45,7 +45,8 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_every)] if keep_every else [])
         self.root = pathlib.Path(workdir).resolve() / "checkpoints"
-        self._sealing: threading.Thread | None = None
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal checkpoint")
+        self._sealing: concurrent.futures.Future | None = None
         if jax.process_index() == 0:
             _set_bad_steps_aside(self.root)
         self._checkpointer = ocp.training.Checkpointer(
@@ -82,19 +83,21 @@ class Checkpoints:
             if jax.process_index() == 0:
                 _seal(self.root / str(step))
 
-        self._sealing = threading.Thread(target=seal, name="seal checkpoint")
-        self._sealing.start()
+        self._sealing = self._sealer.submit(seal)
 
     def wait(self) -> None:
-        """Wait until the last save is complete and sealed."""
-        if self._sealing is not None:
-            self._sealing.join()
-            self._sealing = None
+        """Wait until the last save is complete and sealed; raises what kept it from that."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is not None:
+            sealing.result()
 
     def close(self) -> None:
         """Finish the last save."""
-        self.wait()
-        self._checkpointer.close()
+        try:
+            self.wait()
+        finally:
+            self._sealer.shutdown()
+            self._checkpointer.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
         """Return the newest good state and its meta, or None where there is none.

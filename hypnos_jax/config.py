@@ -24,6 +24,8 @@ from collections.abc import Callable
 
 import ml_collections
 
+from hypnos_jax import plugins
+
 SECTIONS = (
     "seed",
     "objective",
@@ -35,8 +37,8 @@ SECTIONS = (
     "logs",
     "evals",
 )
-# What may change between one start of a run and the next: how long, how often, on what machine.
-MAY_CHANGE = ("train.steps", "mesh.", "checkpoints.", "logs.", "evals.")
+# What may change between one start of a run and the next: how long, how often, where.
+MAY_CHANGE = ("data.path", "train.steps", "mesh.", "checkpoints.", "logs.", "evals.")
 
 
 class ConfigError(ValueError):
@@ -88,15 +90,14 @@ def split(options: dict, first: Callable, second: Callable, where: str) -> tuple
     )
 
 
-def resolve(config: ml_collections.ConfigDict | dict, description: dict | None = None) -> dict:
-    """Return the config as plain JSON values, sections checked, ``data.fill`` done.
+def resolve(config: ml_collections.ConfigDict | dict) -> dict:
+    """Return the config as plain JSON values with every section, in order.
 
     Args:
         config: from a ``get_config``, or a dict.
-        description: ``Source.describe()``; None leaves ``data.fill`` alone.
 
     Raises:
-        ConfigError: an unknown or missing section, or something to fill that the data lack.
+        ConfigError: an unknown or missing section.
     """
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
@@ -107,8 +108,21 @@ def resolve(config: ml_collections.ConfigDict | dict, description: dict | None =
     for section in ("objective", "data", "train"):
         if section not in config:
             raise ConfigError(f"config.{section} is missing")
-    config = {name: config.get(name, 0 if name == "seed" else {}) for name in SECTIONS}
-    for key, source in config["data"].get("fill", ()) if description is not None else ():
+    return {name: config.get(name, 0 if name == "seed" else {}) for name in SECTIONS}
+
+
+def fill(config: dict, description: dict) -> dict:
+    """Return a resolved config with what ``data.fill`` leaves to the data.
+
+    Args:
+        config: from ``resolve``.
+        description: ``Source.describe()``.
+
+    Raises:
+        ConfigError: a key that is not there, or something that the data do not describe.
+    """
+    config = json.loads(json.dumps(config))
+    for key, source in config["data"].get("fill", ()):
         *parents, last = key.split(".")
         try:
             place = functools.reduce(lambda node, name: node[name], parents, config)
@@ -125,11 +139,36 @@ def resolve(config: ml_collections.ConfigDict | dict, description: dict | None =
     return config
 
 
+def change(config: dict, changes: dict) -> dict:
+    """Return a config with some values replaced or added, by dotted key."""
+    config = json.loads(json.dumps(config))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        functools.reduce(lambda node, name: node.setdefault(name, {}), parents, config)[last] = (
+            value
+        )
+    return resolve(config)
+
+
 def frozen(value):
     """Return a JSON value with lists as tuples, as Linen attributes want them (hashable)."""
     if isinstance(value, dict):
         return {name: frozen(item) for name, item in value.items()}
     return tuple(frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def make_objective(config: dict):
+    """Return the Linen module that ``config.objective`` names, with its attributes.
+
+    Raises:
+        ConfigError: no name, or an attribute that the objective does not have.
+        ValueError: no such objective.
+    """
+    options = dict(config["objective"])
+    if "name" not in options:
+        raise ConfigError("config.objective.name is missing")
+    cls = plugins.load("objectives", options.pop("name"))
+    return call(cls, frozen(options), "config.objective")
 
 
 def flat(config: dict, prefix: str = "") -> dict:
@@ -143,11 +182,16 @@ def flat(config: dict, prefix: str = "") -> dict:
     return out
 
 
-def agree_with_workdir(config: dict, workdir: pathlib.Path) -> None:
-    """Write ``workdir/config.json``, or check that a restart continues the same run.
+def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -> None:
+    """Write ``config.json`` and ``data.json``, or check that a restart continues the same run.
+
+    Args:
+        config: resolved and filled.
+        description: ``Source.describe()``; the data may have moved, but not changed.
+        workdir: the run's folder.
 
     Raises:
-        ConfigError: the folder holds a run with another config; names the keys that differ.
+        ConfigError: the folder holds a run with another config or other data; names what differs.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -166,9 +210,16 @@ def agree_with_workdir(config: dict, workdir: pathlib.Path) -> None:
                 f"{workdir} holds a run with another config; use another --workdir, or make these"
                 " agree:\n  " + "\n  ".join(differing)
             )
-    partial = workdir / "config.json.tmp"
-    partial.write_text(json.dumps(config, indent=1) + "\n")
-    os.replace(partial, path)
+    data = workdir / "data.json"
+    if data.exists() and json.loads(data.read_text()) != json.loads(json.dumps(description)):
+        raise ConfigError(
+            f"{workdir} holds a run on other data: {data} does not describe"
+            f" config.data.path={config['data'].get('path')!r}. Use another --workdir"
+        )
+    for file, content in ((data, description), (path, config)):
+        partial = file.with_suffix(".tmp")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, file)
 
 
 def code_version() -> str:

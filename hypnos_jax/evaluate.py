@@ -9,15 +9,22 @@ of the trainer. Numbers and "final" ones are part of the job too.
 
 from __future__ import annotations
 
+import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax
+import numpy as np
+from absl import logging
 
 from data_pipelines import pipeline
+from data_pipelines.store import NightStore
+from hypnos_jax import batch as batches
+from hypnos_jax import checkpoint, plugins, sharding
 from hypnos_jax import config as configs
-from hypnos_jax import plugins, sharding
+from hypnos_jax import state as states
 
 
 class Context:
@@ -32,7 +39,7 @@ class Context:
         self,
         config: dict,
         objective: nn.Module,
-        init: Callable[[], dict],
+        init: Callable[[int], dict],
         mesh: jax.sharding.Mesh,
         workdir: pathlib.Path,
     ):
@@ -67,7 +74,7 @@ class Context:
     def source(self, split: str) -> pipeline.Source:
         """Return the data of one split (``"train"``, ``"validation"``, ``"test"``)."""
         if split not in self._sources:
-            self._sources[split] = load_source(self.config, split=split)
+            self._sources[split] = load_source(self.config, self.workdir, split=split)
         return self._sources[split]
 
     @property
@@ -137,9 +144,84 @@ def results(name: str, evaluator, variables: dict, step: int) -> dict[str, float
     return {f"eval/{name}/{key}": float(value) for key, value in evaluator.run(variables, step)}
 
 
-def load_source(config: dict, *, split: str) -> pipeline.Source:
-    """Open ``config.data`` for one split."""
-    options = {k: v for k, v in config["data"].items() if k not in ("fill", "split")}
-    if "name" not in options:
-        raise configs.ConfigError("config.data.name is missing")
-    return pipeline.load(**options, split=split, seed=config["seed"])
+def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.Source:
+    """Open ``config.data`` for one split.
+
+    Without a path the data are a tiny synthetic store, written into the workdir once.
+
+    Raises:
+        ConfigError: no name, or an option that the source does not have.
+        PipelineError: the store does not fit.
+        StoreError: the path is not a store.
+    """
+    options = {key: value for key, value in config["data"].items() if key != "fill"}
+    name, path = options.pop("name", ""), options.pop("path", "")
+    if name not in pipeline.SOURCES:
+        raise configs.ConfigError(
+            f"config.data.name={name!r}: {configs.nearest(name, pipeline.SOURCES)}"
+        )
+    if not path:
+        path = pathlib.Path(workdir) / "synthetic"
+        if not path.exists():
+            pipeline.write_synthetic(name, path, config["seed"])
+    store = NightStore(path)
+    return configs.call(
+        pipeline.SOURCES[name],
+        options,
+        "config.data",
+        store=store,
+        split=split,
+        seed=config["seed"],
+    )
+
+
+def evaluate(
+    workdir: str | os.PathLike, *, step: int | None = None, changes: dict | None = None
+) -> dict[str, float]:
+    """Evaluate a run's checkpoint with every evaluator of its config, whatever its ``every``.
+
+    Args:
+        workdir: the run's folder; gets ``evaluation.json``.
+        step: which checkpoint; the newest good one by default.
+        changes: dotted config key -> value, such as ``{"evals.probe.nights": PATH}``.
+
+    Returns:
+        ``eval/<name>/<metric>`` -> value.
+
+    Raises:
+        CheckpointError: no checkpoint that can be trusted.
+        ConfigError: an evaluator or option that does not exist.
+    """
+    workdir = pathlib.Path(workdir)
+    config, step, variables = checkpoint.restore_variables(workdir, step)
+    config = configs.change(config, changes or {})
+    objective = configs.make_objective(config)
+    mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+        spec = batch_spec(load_source(config, workdir, split="train"), 1)
+        init = states.init_function(objective, spec)
+        context = Context(config, objective, init, mesh, workdir)
+        evaluators = Evaluators(config["evals"], context)
+        variables = jax.device_put(variables, sharding.replicated(mesh))
+        found = {}
+        for name, (_, evaluator) in evaluators.all.items():
+            logging.info("evaluating %s at step %d", name, step)
+            found |= results(name, evaluator, variables, step)
+    partial = workdir / "evaluation.json.tmp"
+    partial.write_text(json.dumps({"step": step, "results": found}, indent=1) + "\n")
+    os.replace(partial, workdir / "evaluation.json")
+    return found
+
+
+def batch_spec(source: pipeline.Source, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a batch of so many rows, from one example of the data.
+
+    Raises:
+        BatchError: the example does not keep the batch contract.
+    """
+    example = {name: np.asarray(value)[None] for name, value in source.examples[0].items()}
+    batches.check_batch(example, 1)
+    return {
+        name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype)
+        for name, value in example.items()
+    }

@@ -10,24 +10,27 @@ what it held when its checkpoint was saved.
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
 class Writer:
     """Appends metrics to a run's files; on processes other than the first it writes nothing."""
 
-    def __init__(self, workdir: pathlib.Path, *, offset: int = 0, tensorboard: bool = True):
+    def __init__(
+        self, workdir: pathlib.Path, *, step: int = 0, offset: int = 0, tensorboard: bool = True
+    ):
         """Open the files.
 
         Args:
             workdir: the run's folder.
+            step: what the run resumes from; TensorBoard forgets what came after.
             offset: bytes of ``metrics.jsonl`` to keep (``Writer.offset`` at the checkpoint).
             tensorboard: also write TensorBoard's event files, to ``workdir/tensorboard``.
         """
@@ -37,11 +40,11 @@ class Writer:
         path = workdir / "metrics.jsonl"
         path.touch()
         os.truncate(path, min(offset, path.stat().st_size))
-        self.file = path.open("a")  # noqa: SIM115 (closed by close)
+        self.file = path.open("a")
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self.board = SummaryWriter(str(workdir / "tensorboard"))
+            self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one object; a value that is not finite is written as null."""
@@ -82,24 +85,20 @@ def words(values: dict[str, float]) -> str:
 class Clock:
     """Rates of a training run: step time, throughput, share of the devices' matmul rate.
 
-    ``mfu`` divides the floating-point operations that XLA counts in the compiled step by the step's
-    time and by a matrix product's rate measured on the same devices. XLA counts the body of a
-    loop once however often it runs, so scanned layers and micro-batches make it too low.
+    ``mfu`` is the step's matrix products and convolutions (recomputed ones too) per second, over
+    the rate of a large matrix product of the same dtype measured on the same devices.
     """
 
-    def __init__(self, compiled, mesh: jax.sharding.Mesh, *, steps: int, measure: bool = True):
-        """Count the step's operations and, if asked, measure the matmul rate (under a second).
+    def __init__(self, step_flops: float, peak_flops_per_s: float | None, *, steps: int):
+        """Start the clock.
 
         Args:
-            compiled: the compiled train step.
-            mesh: its devices.
+            step_flops: floating-point operations of one step, all devices.
+            peak_flops_per_s: of all devices; None leaves ``mfu`` out.
             steps: of the whole run, for the time left.
-            measure: report ``mfu``.
         """
-        self.steps = steps
-        self.flops = operations(compiled) * mesh.size
-        self.rate = matmul_rate(mesh) if measure else None
-        self.recent = []
+        self.step_flops, self.peak, self.steps = step_flops, peak_flops_per_s, steps
+        self.recent = collections.deque(maxlen=50)
         self.restart()
 
     def restart(self) -> None:
@@ -114,10 +113,10 @@ class Clock:
         """
         now = time.perf_counter()
         step_s, self.then = now - self.then, now
-        self.recent = [*self.recent[-49:], step_s]
+        self.recent.append(step_s)
         rates = {"step_s": step_s, "channel_seconds_per_s": channel_seconds / step_s}
-        if self.rate and self.flops:
-            rates["mfu"] = self.flops / step_s / self.rate
+        if self.peak:
+            rates["mfu"] = self.step_flops / step_s / self.peak
         return rates
 
     def line(self, step: int, values: dict[str, float]) -> str:
@@ -129,25 +128,3 @@ class Clock:
             f"  {values['channel_seconds_per_s']:.0f} channel-seconds/s"
             f"  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         )
-
-
-def operations(compiled) -> float:
-    """Return the floating-point operations per device that XLA counts; 0 where it does not say."""
-    cost = compiled.cost_analysis()
-    cost = cost[0] if isinstance(cost, list | tuple) else cost
-    return float((cost or {}).get("flops", 0.0))
-
-
-def matmul_rate(mesh: jax.sharding.Mesh, *, size: int = 1024, dtype=jnp.float32) -> float:
-    """Return the FLOP/s of a [size, size] matrix product, all devices of the mesh together."""
-    whole = (mesh.size, size, size)
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
-    x = jax.jit(lambda: jnp.ones(whole, dtype), out_shardings=place)()
-    product = jax.jit(lambda x: x @ x * jnp.asarray(1 / size, dtype), out_shardings=place)
-    product(x).block_until_ready()
-    best = float("inf")
-    for _ in range(5):
-        then = time.perf_counter()
-        product(x).block_until_ready()
-        best = min(best, time.perf_counter() - then)
-    return 2.0 * mesh.size * size**3 / best

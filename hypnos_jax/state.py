@@ -44,16 +44,15 @@ def rngs(streams: tuple[str, ...], seed: int, *counts) -> dict[str, jax.Array]:
     return {name: jax.random.fold_in(key, i) for i, name in enumerate(sorted(streams))}
 
 
-def init_function(objective: nn.Module, batch: dict, seed: int) -> Callable[[], dict]:
-    """Return a function without arguments that makes the objective's variables, boxes kept.
+def init_function(objective: nn.Module, batch: dict) -> Callable[[int], dict]:
+    """Return a function from a seed to the objective's variables, boxes kept.
 
     Args:
         objective: the Linen module.
         batch: a batch or its shapes; only shapes and dtypes are used.
-        seed: of the parameters.
     """
 
-    def init():
+    def init(seed: int) -> dict:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
         if hasattr(objective, "weigh"):
             zeros = objective.weigh(zeros)
@@ -89,7 +88,7 @@ def create(
     """Plan a train state on a mesh without making it.
 
     Args:
-        init: from ``init_function``.
+        init: makes the variables, boxes kept (``init_function`` with a seed).
         make_optimizer: tree of bools (which parameters are matrices) -> optimizer.
         mesh: from ``sharding.make_mesh``.
         ema: keep a running average of the parameters.

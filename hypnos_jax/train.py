@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import signal
@@ -25,9 +26,8 @@ import optax
 from absl import logging
 from jax.experimental import multihost_utils
 
-from data_pipelines import pipeline
 from hypnos_jax import batch as batches
-from hypnos_jax import checkpoint, evaluate, metrics, optim, plugins, sharding
+from hypnos_jax import checkpoint, evaluate, flops, metrics, optim, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
 from hypnos_jax.state import TrainState
@@ -178,30 +178,38 @@ def train(config, workdir: str | pathlib.Path) -> int:
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     config = configs.resolve(config)
-    config, source = load_data(config, workdir)
-    configs.agree_with_workdir(config, workdir)
+    source = evaluate.load_source(config, workdir, split="train")
+    config = configs.fill(config, source.describe())
+    configs.agree_with_workdir(config, source.describe(), workdir)
     run = configs.call(Run, config["train"], "config.train")
     logs = configs.call(Logs, config["logs"], "config.logs")
     keep_compiled(logs.compile_cache)
     mesh = configs.call(sharding.make_mesh, config["mesh"], "config.mesh")
-    objective = make_objective(config)
+    objective = configs.make_objective(config)
     check_batch_size(objective, run, mesh)
 
     rows, batch_place = run.batch_size, sharding.batch_sharding(mesh)
     lo, hi = sharding.host_rows(batch_place, rows)
-    spec = batch_spec(source, rows, batch_place)
+    spec = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_place)
+        for name, x in evaluate.batch_spec(source, rows).items()
+    }
     schedule, make_optimizer, ema_decay = plan_optimizer(config["optim"], run.steps)
 
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), contextlib.ExitStack() as stack:
-        init = states.init_function(objective, spec, config["seed"])
-        make, abstract, tx = states.create(init, make_optimizer, mesh, ema=ema_decay > 0)
+        init = states.init_function(objective, spec)
+        make, abstract, tx = states.create(
+            functools.partial(init, config["seed"]), make_optimizer, mesh, ema=ema_decay > 0
+        )
         keep = configs.call(
             checkpoint.Checkpoints, config["checkpoints"], "config.checkpoints", workdir=workdir
         )
         stack.callback(keep.close)
         state, meta = keep.restore(abstract) or (make(), {"offset": 0, "evaluated": True})
         start = int(state.step)
-        writer = metrics.Writer(workdir, offset=meta["offset"], tensorboard=logs.tensorboard)
+        writer = metrics.Writer(
+            workdir, step=start, offset=meta["offset"], tensorboard=logs.tensorboard
+        )
         stack.callback(writer.close)
         context = evaluate.Context(config, objective, init, mesh, workdir)
         evaluators = evaluate.Evaluators(config["evals"], context)
@@ -216,9 +224,9 @@ def train(config, workdir: str | pathlib.Path) -> int:
         )
         out = (jax.tree.map(lambda x: x.sharding, abstract), sharding.replicated(mesh))
         # Compiled once, here: an input of another shape or sharding raises instead of recompiling.
-        train_step = jax.jit(train_step, donate_argnums=0, out_shardings=out)
-        train_step = train_step.lower(abstract, spec).compile()
-        clock = metrics.Clock(train_step, mesh, steps=run.steps, measure=logs.mfu)
+        traced = jax.jit(train_step, donate_argnums=0, out_shardings=out).trace(abstract, spec)
+        train_step = traced.lower().compile()
+        clock = metrics.Clock(*speed(traced, mesh, logs.mfu), steps=run.steps)
         stop = stack.enter_context(StopSignals())
         feed = source.batches(rows, lo, hi, start)
         stack.callback(feed.close)
@@ -267,30 +275,6 @@ def train(config, workdir: str | pathlib.Path) -> int:
     return STOPPED_EARLY if stopping else 0
 
 
-def load_data(config: dict, workdir: pathlib.Path) -> tuple[dict, pipeline.Source]:
-    """Open the training data, and fill in what the config leaves to them (``data.fill``).
-
-    Without a path, a tiny synthetic store is written into the workdir once and used.
-    """
-    data = config["data"]
-    if not data.get("path"):
-        folder = workdir / "synthetic"
-        if not folder.exists():
-            pipeline.write_synthetic(data["name"], folder, config["seed"])
-        data = {**data, "path": str(folder)}
-    source = evaluate.load_source({**config, "data": data}, split="train")
-    return configs.resolve({**config, "data": data}, source.describe()), source
-
-
-def make_objective(config: dict) -> nn.Module:
-    """Return the objective that ``config.objective`` names, with its attributes."""
-    options = dict(config["objective"])
-    if "name" not in options:
-        raise configs.ConfigError("config.objective.name is missing")
-    cls = plugins.load("objectives", options.pop("name"))
-    return configs.call(cls, configs.frozen(options), "config.objective")
-
-
 def plan_optimizer(options: dict, steps: int) -> tuple[optax.Schedule, Callable, float]:
     """Return the schedule, the optimizer as a function of which parameters are matrices, and the
     decay of the averaged parameters (0: none are kept)."""
@@ -319,16 +303,6 @@ def check_batch_size(objective: nn.Module, run: Run, mesh: jax.sharding.Mesh) ->
         )
 
 
-def batch_spec(source: pipeline.Source, rows: int, place: jax.sharding.NamedSharding) -> dict:
-    """Return the shapes of the global batch with their sharding, from one example of the data."""
-    example = {name: np.asarray(value)[None] for name, value in source.examples[0].items()}
-    batches.check_batch(example, 1)
-    return {
-        name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype, sharding=place)
-        for name, value in example.items()
-    }
-
-
 def require_finite(values: dict, step: int, local: dict, workdir: pathlib.Path) -> None:
     """Stop at the first loss or gradient that is not finite, with its batch on the disk."""
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
@@ -340,6 +314,13 @@ def require_finite(values: dict, step: int, local: dict, workdir: pathlib.Path) 
         f"step {step}: {', '.join(f'{name}={values[name]}' for name in wrong)}; the batch is in"
         f" {path}, the newest checkpoint is from before this step"
     )
+
+
+def speed(traced, mesh: jax.sharding.Mesh, measure: bool) -> tuple[float, float | None]:
+    """Return the step's floating-point operations and the devices' rate in its commonest dtype."""
+    counts = flops.matrix_flops(traced.jaxpr) or {"float32": 0.0}
+    dtype = max(counts, key=counts.get)
+    return sum(counts.values()), flops.matmul_rate(mesh, dtype) if measure else None
 
 
 def keep_compiled(folder: str) -> None:

@@ -1,19 +1,14 @@
 """The loop: any objective trains, stops, resumes as the same run, and says what is wrong."""
 
 import pytest
-from toy_objective import ToyRegression, ToySource, toy_config
+from toy_objective import install, toy_config
 
 from hypnos_jax import checkpoint, metrics, train
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    monkeypatch.setattr(train.plugins, "load", toy_load(train.plugins.load))
-    monkeypatch.setattr(train.pipeline, "load", lambda **options: ToySource(**options))
-
-
-def toy_load(load):
-    return lambda folder, name: ToyRegression if name == "toy" else load(folder, name)
+    install(monkeypatch)
 
 
 def run(workdir, **changes):

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.pipeline import Source
+from data_pipelines import pipeline
+from hypnos_jax import evaluate, plugins
 from hypnos_jax.objectives import Loss
 
 
@@ -47,10 +48,10 @@ class ToyRegression(nn.Module):
         return {"x": batch["x"]}
 
 
-class ToySource(Source):
+class ToySource(pipeline.Source):
     """Rows drawn from a fixed linear law."""
 
-    def __init__(self, *, split, seed, rows=40, poison=-1, name="toy", path=""):
+    def __init__(self, store, *, split, seed, rows=40, poison=-1):
         law = np.array([1.0, -2.0, 0.5, 0.0], np.float32)
 
         def read(slot, start):
@@ -74,6 +75,17 @@ class Slot(int):
 class Slots(list):
     def __init__(self, rows):
         super().__init__(Slot(i) for i in range(rows))
+
+
+def install(monkeypatch=None):
+    """Make the toy known by name: for one test, or for this whole process."""
+    put = monkeypatch.setattr if monkeypatch else setattr
+    load = plugins.load
+    put(
+        plugins, "load", lambda folder, name: ToyRegression if name == "toy" else load(folder, name)
+    )
+    put(evaluate, "NightStore", lambda path: None)
+    put(pipeline, "SOURCES", {"toy": ToySource})
 
 
 def toy_config():

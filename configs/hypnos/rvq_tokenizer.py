@@ -1,0 +1,133 @@
+"""Hypnos: an RVQ tokenizer of one signal type (arXiv 2606.09605).
+
+    python -m launch.train --config=configs/hypnos/rvq_tokenizer.py:smoke,ecg --workdir=DIR \\
+        --config.data.path=NIGHTS
+
+The argument is ``size`` or ``size,signal_type``; the type is ``eeg`` by default.
+"""
+
+import ml_collections
+
+# Samples per second and per token, and the encoder's strides. The products are fixed by the
+# release; the factors are those of its test fixture.
+SIGNAL_TYPES = {
+    "eeg": (128, (4, 4, 4, 2)),
+    "eog": (128, (4, 4, 4, 2)),
+    "emg": (128, (4, 4, 4, 2)),
+    "ecg": (128, (4, 4, 4, 2)),
+    "resp": (32, (4, 4, 2)),
+}
+
+# filters, width, layers, heads, window (tokens), codeword width, codes per level, levels.
+# base: filters, widths, codes and levels are the library's defaults or measured on the released
+# weights; layers x window = 96 fits their reach. All else is ours.
+SIZES = {
+    "test": (4, 16, 1, 2, 8, 8, 16, 2),
+    "smoke": (4, 16, 1, 2, 8, 8, 16, 2),
+    "tiny": (8, 64, 1, 4, 16, 32, 128, 4),
+    "small": (32, 256, 3, 8, 32, 128, 1024, 8),
+    "base": (64, 512, 3, 8, 32, 256, 2048, 8),
+}
+
+# Crop (s), rows of the global batch, steps, warm-up steps, peak learning rate. Ours; no training
+# recipe was published that we could read.
+RUNS = {
+    "test": (16, 4, 20, 5, 2e-3),
+    "smoke": (16, 8, 40, 5, 2e-3),
+    "tiny": (16, 8, 300, 20, 2e-3),
+    "small": (32, 64, 50_000, 1000, 3e-4),
+    "base": (32, 64, 100_000, 1000, 3e-4),
+}
+
+
+def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
+    """Return the config of one size and signal type.
+
+    Args:
+        arg: ``"size"`` or ``"size,signal_type"``.
+
+    Raises:
+        ValueError: an unknown size or signal type.
+    """
+    size, _, signal_type = arg.partition(",")
+    signal_type = signal_type or "eeg"
+    if size not in SIZES:
+        raise ValueError(f"no size {size!r}; use one of {sorted(SIZES)}")
+    if signal_type not in SIGNAL_TYPES:
+        raise ValueError(f"no signal type {signal_type!r}; use one of {sorted(SIGNAL_TYPES)}")
+    filters, dim, layers, heads, window, codebook_dim, codes, levels = SIZES[size]
+    crop_s, batch, steps, warmup, rate = RUNS[size]
+    rate_hz, ratios = SIGNAL_TYPES[signal_type]
+    accelerator = size in ("small", "base")
+    spectra = (2.0, 4.0, 8.0, 16.0) if signal_type == "resp" else (0.25, 0.5, 1.0, 2.0, 4.0)
+
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.objective = {
+        "name": "rvq_reconstruction",
+        "signal_type": signal_type,
+        "rate_hz": rate_hz,
+        "model": {
+            "ratios": ratios,
+            "filters": filters,
+            "dim": dim,
+            "units": 1,  # library default
+            "dilation_base": 1,  # library default; Mimi: 2
+            "activation": "elu",  # Mimi and the release's test fixture; library default: gelu
+            "norm": "weight",  # as above; library default: layer
+            "padding": "zero",  # Mimi; library default: reflect, which sees ahead at the start
+            "layers": layers,
+            "heads": heads,
+            "window": window,
+            "ffn_dim": 4 * dim,
+            "codebook_dim": codebook_dim,
+            "levels": levels,
+            "codes": codes,
+            "decay": 0.99,
+            "rotation": False,
+            "quantizer_dropout": 0.0,
+            "expire_every": 5,
+            "bypass": 0.1,
+            "strict_causal": True,  # False: alignment of the released weights
+            "remat": False,
+            "dtype": "bfloat16" if accelerator else "float32",
+        },
+        "time_weight": 1.0,
+        "stft_weight": 1.0,
+        "commitment_weight": 0.25,  # library default
+        "stft_windows_s": spectra,
+        "stft_floor": 0.01,
+        # Which electrode is positive differs between sites; muscle noise has no polarity.
+        "flip": 0.0 if signal_type == "emg" else 0.5,
+    }
+    config.data = {
+        "name": "signal_crops",
+        "path": "",
+        "signal_type": signal_type,
+        "crop_s": crop_s,
+    }
+    config.optim = {
+        "learning_rate": rate,
+        "warmup_steps": warmup,
+        "decay": "cosine",
+        "end_scale": 0.1,
+        "b1": 0.8,
+        "b2": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "ema_decay": 0.0,
+    }
+    config.train = {"steps": steps, "batch_size": batch, "accumulate": 1}
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.checkpoints = {"every": 1000 if accelerator else max(steps // 2, 1), "keep": 3}
+    config.logs = {"every": 100 if accelerator else 10}
+    config.evals = {
+        "val": {
+            "type": "mean_loss",
+            "every": 1000 if accelerator else max(steps // 2, 1),
+            "split": "validation",
+            "limit": 64 if accelerator else 8,  # batches
+        },
+    }
+    return config.lock()

@@ -1,0 +1,210 @@
+"""The tokenizer of Hypnos: one channel's samples to K codes a second, and back.
+
+samples -> SEANet encoder -> causal transformer -> linear -> residual vector quantiser -> linear ->
+causal transformer -> SEANet decoder -> samples. Source: Hypnos, arXiv 2606.09605, as its released
+library has it (transformer sizes are ours); the design follows Mimi, arXiv 2410.00037.
+
+Shapes: B batch, S seconds (tokens), T = S x hop samples, C width of the codewords, K levels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hypnos_jax.nn.conv import SeanetDecoder, SeanetEncoder
+from hypnos_jax.nn.quantize import Quantized, ResidualQuantizer
+from hypnos_jax.nn.transformer import Transformer, zeros_init
+
+
+class RvqTokenizer(nn.Module):
+    """Codes of one channel, and the channel from its codes.
+
+    Attributes:
+        ratios: strides of the encoder; their product is the hop, samples per token.
+        filters: channels of the first convolution.
+        dim: D, width of the encoder's output and of the transformers.
+        units, dilation_base, activation, norm, padding: see ``nn.conv``.
+        layers, heads, window, ffn_dim: of the transformers on either side; 0 layers for none.
+            ``window`` counts tokens seen, the token itself included.
+        codebook_dim: C.
+        levels: K.
+        codes: V.
+        decay, rotation, quantizer_dropout, expire_every: see ``nn.quantize``.
+        bypass: probability per row that, in training, the decoder gets the vectors before
+            quantisation.
+        strict_causal: token t sees nothing after second t. False is the alignment of the released
+            weights, whose token t sees also the first sample of second t + 1.
+        remat: recompute the transformer's layers in the backward pass.
+        dtype: of convolutions and matrix products, ``"float32"`` or ``"bfloat16"``; norms, the
+            transformers' residual streams and the quantiser are float32.
+    """
+
+    ratios: tuple[int, ...]
+    filters: int = 64
+    dim: int = 512
+    units: int = 1
+    dilation_base: int = 1
+    activation: str = "elu"
+    norm: str = "weight"
+    padding: str = "zero"
+    layers: int = 3
+    heads: int = 8
+    window: int = 32
+    ffn_dim: int | None = None
+    codebook_dim: int = 256
+    levels: int = 8
+    codes: int = 2048
+    decay: float = 0.99
+    rotation: bool = False
+    quantizer_dropout: float = 0.0
+    expire_every: int = 5
+    bypass: float = 0.0
+    strict_causal: bool = True
+    remat: bool = False
+    dtype: str = "float32"
+
+    def setup(self):
+        if self.strict_causal and self.padding == "reflect":
+            raise ValueError(
+                "padding='reflect' mirrors the samples to come into the first tokens; with"
+                " strict_causal=True use 'zero' or 'edge'"
+            )
+        seanet = {
+            "filters": self.filters,
+            "ratios": tuple(self.ratios),
+            "units": self.units,
+            "dilation_base": self.dilation_base,
+            "activation": self.activation,
+            "norm": self.norm,
+            "padding": self.padding,
+            "dtype": jnp.dtype(self.dtype),
+        }
+        stack = {
+            "depth": self.layers,
+            "dim": self.dim,
+            "heads": self.heads,
+            "window": self.window,
+            "ffn_dim": self.ffn_dim,
+            "dtype": jnp.dtype(self.dtype),
+            "remat": self.remat,
+        }
+        self.encoder = SeanetEncoder(dim=self.dim, **seanet)
+        self.decoder = SeanetDecoder(channels=1, **seanet)
+        if self.layers:
+            self.encoder_transformer = Transformer(**stack)
+            self.decoder_transformer = Transformer(**stack)
+        self.project_in = self._linear(self.codebook_dim)
+        self.project_out = self._linear(self.dim)
+        self.quantizer = ResidualQuantizer(
+            self.codebook_dim,
+            self.levels,
+            self.codes,
+            self.decay,
+            self.rotation,
+            self.quantizer_dropout,
+            self.expire_every,
+        )
+
+    def _linear(self, width):
+        return nn.Dense(
+            width,
+            dtype=jnp.float32,
+            kernel_init=nn.with_logical_partitioning(
+                nn.initializers.lecun_normal(), ("channels", "embed")
+            ),
+            bias_init=zeros_init("embed"),
+        )
+
+    @property
+    def hop(self) -> int:
+        """Samples per token."""
+        return math.prod(self.ratios)
+
+    @property
+    def reach(self) -> int:
+        """Tokens before token t whose samples can change token t's codes; an upper bound."""
+        encoder = SeanetEncoder(
+            self.dim,
+            self.filters,
+            tuple(self.ratios),
+            self.units,
+            self.dilation_base,
+            parent=None,
+        )
+        return -(-encoder.past // self.hop) + self.layers * (self.window - 1)
+
+    def latents(self, signal: jax.Array) -> jax.Array:
+        """Return the vectors before quantisation, float32 [B, S, C].
+
+        Args:
+            signal: [B, T], standardised, T a multiple of ``hop``.
+
+        Raises:
+            ValueError: T is not whole tokens.
+        """
+        rows, length = signal.shape
+        if length % self.hop or not length:
+            raise ValueError(
+                f"signal has {length} samples; tokens are {self.hop} samples long: cut it to whole"
+                " tokens"
+            )
+        # Output j of the encoder sees samples up to j * hop. One hop of padding makes room for one
+        # output more, and the first is dropped: token t then ends with second t, exactly (strict)
+        # or one sample late.
+        front = 1 if self.strict_causal else 0
+        signal = jnp.pad(signal, ((0, 0), (front, self.hop - front)))
+        x = self.encoder(signal[..., None])[:, 1:]
+        if self.layers:
+            x = self.encoder_transformer(x)
+        return self.project_in(x.astype(jnp.float32))
+
+    def synthesize(self, latents: jax.Array) -> jax.Array:
+        """Return the signal [B, T], float32, of ``latents`` [B, S, C]."""
+        x = self.project_out(latents)
+        if self.layers:
+            x = self.decoder_transformer(x)
+        return self.decoder(x)[..., 0].astype(jnp.float32)
+
+    def quantize(
+        self, latents: jax.Array, weight: jax.Array | None = None, *, train: bool = False
+    ) -> Quantized:
+        """Quantise ``latents`` [B, S, C]; see ``ResidualQuantizer.__call__``."""
+        return self.quantizer(latents, weight, train=train)
+
+    def encode(self, signal: jax.Array) -> jax.Array:
+        """Return the codes, int32 [B, S, K], of ``signal`` [B, T]."""
+        return self.quantizer(self.latents(signal)).codes
+
+    def dequantize(self, codes: jax.Array) -> jax.Array:
+        """Return the sums of codewords, float32 [B, S, C], of ``codes`` [B, S, K]."""
+        return self.quantizer.dequantize(codes)
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """Return the signal [B, T] of ``codes`` [B, S, K]."""
+        return self.synthesize(self.dequantize(codes))
+
+    def __call__(
+        self, signal: jax.Array, weight: jax.Array | None = None, *, train: bool = False
+    ) -> tuple[jax.Array, Quantized, jax.Array]:
+        """Reconstruct a signal through its codes.
+
+        Args:
+            signal: [B, T].
+            weight: [B, S]; tokens of weight 0 enter no statistic of the codebooks.
+            train: let the codebooks follow, and bypass them at random (streams ``"vq"``,
+                ``"bypass"``).
+
+        Returns:
+            The reconstruction [B, T], what the quantiser gave, and the vectors before it.
+        """
+        latents = self.latents(signal)
+        quantized = self.quantizer(latents, weight, train=train)
+        values = quantized.values
+        if train and self.bypass:
+            skip = jax.random.bernoulli(self.make_rng("bypass"), self.bypass, (len(signal), 1, 1))
+            values = jnp.where(skip, latents, values)
+        return self.synthesize(values), quantized, latents

@@ -71,7 +71,6 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
             "depth_dim": depth[0],
             "depth_layers": depth[1],
             "depth_heads": depth[2],
-            "tie_tables": False,
             "tie_heads": False,
             "dropout": dropout,
             "layer_scale": 0.01,  # released

@@ -17,13 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypnos_jax.nn.transformer import (
-    LayerNorm,
-    Transformer,
-    TransformerLayer,
-    kernel_init,
-    zeros_init,
-)
+from hypnos_jax.models.code_axis import CodeAxis
+from hypnos_jax.models.depth_transformer import DepthTransformer
+from hypnos_jax.nn.transformer import LayerNorm, TransformerLayer, kernel_init
 
 MASKING = ("crp", "none", "isolate", "subset", "bernoulli")
 
@@ -90,7 +86,9 @@ class Period(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, position: jax.Array | None
+    ) -> tuple[jax.Array, None]:
         """Return [B, M, S, D] of ``x`` [B, M, S, D], and None as scan wants it."""
 
         def run(module, x, *args):
@@ -104,7 +102,7 @@ class Period(nn.Module):
             layer = TransformerLayer(
                 window=window, **self.layer, **self.temporal, name=f"block_{i}"
             )
-            x = run(layer, x)
+            x = run(layer, x, None, position)
             if meets:
                 x = run(ModalityLayer(joint, name=f"modality_{i}"), x, mask)
         return x, None
@@ -127,8 +125,13 @@ class Backbone(nn.Module):
     unroll: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
-        """Return [B, M, S, D] of ``x`` [B, M, S, D] under ``mask`` bool [B, 1, M, M]."""
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, position: jax.Array | None, *, train: bool
+    ) -> jax.Array:
+        """Return [B, M, S, D] of ``x`` [B, M, S, D] under ``mask`` bool [B, 1, M, M].
+
+        With ``position`` S is 1 and the earlier seconds come from the collection ``"cache"``.
+        """
         count = len(self.blocks)
         period = next(
             n
@@ -137,7 +140,7 @@ class Backbone(nn.Module):
         )
         stack = nn.scan(
             Period,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "cache": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=count // period,
@@ -152,7 +155,7 @@ class Backbone(nn.Module):
             self.remat,
             train,
             name="layers",
-        )(x, mask)
+        )(x, mask, position)
         return LayerNorm(name="final_norm")(x)
 
 
@@ -172,8 +175,7 @@ class RqTransformer(nn.Module):
             and i - start + 1 is a multiple of every; 0 for never.
         modality_ffn: give the modality layers a position-wise network.
         depth_dim, depth_layers, depth_heads: of the depth transformer.
-        tie_tables: use the backbone's code tables in the depth transformer (D = depth_dim).
-        tie_heads: use the depth tables as the heads' matrices.
+        tie_heads: use the depth transformer's code tables as the heads' matrices.
         dropout: on the branches of all layers.
         layer_scale: start of the backbone's LayerScale.
         masking: ``"crp"`` restricts modality attention in training to groups drawn per row; all
@@ -205,7 +207,6 @@ class RqTransformer(nn.Module):
     depth_dim: int = 512
     depth_layers: int = 4
     depth_heads: int = 8
-    tie_tables: bool = False
     tie_heads: bool = False
     dropout: float = 0.0
     layer_scale: float = 0.01
@@ -219,17 +220,22 @@ class RqTransformer(nn.Module):
     dtype: str = "float32"
 
     def setup(self):
-        self._check()
+        self.codes = CodeAxis(self.modalities)
+        if self.masking not in MASKING:
+            raise ValueError(f"masking={self.masking!r} is not known; use one of {MASKING}")
         dtype = jnp.dtype(self.dtype)
-        groups = self.groups
-        ids = 1 + max(m["channel_id"] for m in self.modalities)
-        vector, table = kernel_init("embed"), kernel_init("levels", "vocab", "embed")
+        groups = self.codes.groups
+        ids = 1 + max(modality["channel_id"] for modality in self.modalities)
         self.channels = self.param(
             "channel_embedding", kernel_init("channels", "embed"), (ids, self.dim)
         )
-        self.bos = {g: self.param(f"{g}_bos_embedding", vector, (self.dim,)) for g in groups}
+        self.bos = {
+            g: self.param(f"{g}_bos_embedding", kernel_init("embed"), (self.dim,)) for g in groups
+        }
+        names = kernel_init("levels", "vocab", "embed")
         self.tables = {
-            g: self.param(f"{g}_code_embedding", table, (*self._sizes(g), self.dim)) for g in groups
+            g: self.param(f"{g}_code_embedding", names, (*self.codes.size(g), self.dim))
+            for g in groups
         }
         if self.use_tracks:
             names = kernel_init(None, "embed")
@@ -252,98 +258,18 @@ class RqTransformer(nn.Module):
             self.remat,
             self.unroll,
         )
-
-        width = self.depth_dim
-        if width != self.dim:
-            self.condition = nn.Dense(
-                width,
-                dtype=dtype,
-                kernel_init=kernel_init("embed", None),
-                bias_init=zeros_init(None),
-            )
-        self.depth_places = self.param(
-            "depth_modality_embedding",
-            kernel_init("modality", "embed"),
-            (len(self.modalities), width),
-        )
-        self.depth_levels = self.param(
-            "depth_level_embedding",
-            kernel_init("levels", "embed"),
-            (max(m["levels"] for m in self.modalities), width),
-        )
-        self.depth_tables = self.tables
-        if not self.tie_tables:
-            self.depth_tables = {
-                g: self.param(f"{g}_depth_embedding", table, (*self._sizes(g), width))
-                for g in groups
-            }
-        if not self.tie_heads:
-            head = kernel_init("levels", "embed", "vocab")
-            self.heads_kernels = {
-                g: self.param(
-                    f"{g}_head_kernel", head, (self._sizes(g)[0], width, self._sizes(g)[1])
-                )
-                for g in groups
-            }
-        self.heads_biases = {
-            g: self.param(f"{g}_head_bias", zeros_init("levels", "vocab"), self._sizes(g))
-            for g in groups
-        }
-        self.depth = Transformer(
+        self.depth = DepthTransformer(
+            self.modalities,
+            self.dim,
+            self.depth_dim,
             self.depth_layers,
-            width,
             self.depth_heads,
-            ffn=self.ffn,
-            layer_scale=None,
-            rope=False,
-            dropout=self.dropout,
-            dtype=dtype,
+            self.ffn,
+            self.dropout,
+            self.tie_heads,
+            self.chunk,
+            dtype,
         )
-
-    def _check(self):
-        if not self.modalities:
-            raise ValueError("modalities=() is empty; give one dict per modality of the code axis")
-        for members in self.groups.values():
-            first = self.modalities[members[0]]
-            for other in (self.modalities[i] for i in members):
-                if (other["levels"], other["codes"]) != (first["levels"], first["codes"]):
-                    raise ValueError(
-                        f"modalities {first['name']} and {other['name']} share the group"
-                        f" {first['group']!r} but have {first['levels']} x {first['codes']} and"
-                        f" {other['levels']} x {other['codes']} levels x codes; one tokenizer has"
-                        " one size"
-                    )
-        if self.masking not in MASKING:
-            raise ValueError(f"masking={self.masking!r} is not known; use one of {MASKING}")
-        if self.tie_tables and self.dim != self.depth_dim:
-            raise ValueError(
-                f"tie_tables needs dim and depth_dim equal, not {self.dim} and {self.depth_dim}"
-            )
-
-    @property
-    def groups(self) -> dict[str, list[int]]:
-        """Each group's modalities, as places in ``modalities``."""
-        groups = {}
-        for i, modality in enumerate(self.modalities):
-            groups.setdefault(modality["group"], []).append(i)
-        return groups
-
-    @property
-    def columns(self) -> list[slice]:
-        """Each modality's part of the code axis."""
-        ends = [0]
-        for modality in self.modalities:
-            ends.append(ends[-1] + modality["levels"])
-        return [slice(a, b) for a, b in zip(ends, ends[1:])]
-
-    @property
-    def reach(self) -> int:
-        """How many seconds back a second's output looks: the sum of (window - 1) over the blocks.
-
-        Row t of the context depends on the codes of the seconds t - reach - 1 to t - 1. A chunk
-        that begins ``reach + 1`` seconds early therefore gives the rows of a single pass.
-        """
-        return sum(window - 1 for window, _ in self._blocks())
 
     def _blocks(self):
         return tuple(
@@ -358,29 +284,22 @@ class RqTransformer(nn.Module):
             for i in range(self.layers)
         )
 
-    def _sizes(self, group):
-        first = self.modalities[self.groups[group][0]]
-        return first["levels"], first["codes"]
+    @property
+    def reach(self) -> int:
+        """How many seconds back a second's output looks: the sum of (window - 1) over the blocks.
 
-    def _gather(self, x, group):
-        """The group's columns of the code axis as [..., members, K]."""
-        return jnp.stack([x[..., self.columns[i]] for i in self.groups[group]], axis=-2)
-
-    def _arrange(self, parts, axis):
-        """Concatenate the groups' parts along ``axis`` and put it in the order of modalities."""
-        order = [i for members in self.groups.values() for i in members]
-        x = jnp.concatenate(parts, axis=axis)
-        if order == sorted(order):
-            return x
-        return jnp.take(x, jnp.asarray([order.index(i) for i in range(len(order))]), axis=axis)
+        Row t of the context depends on the codes of the seconds t - reach - 1 to t - 1. A chunk
+        that begins ``reach + 1`` seconds early therefore gives the rows of a single pass.
+        """
+        return sum(window - 1 for window, _ in self._blocks())
 
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False) -> dict[str, jax.Array]:
         """Score every code of a batch given the past, and the lower levels of its own second.
 
         Args:
-            batch: ``codes`` int32 [B, S, sumK], each in [0, V) of its group (a code outside gives
-                NaN); ``present`` bool [B, M]; ``channel_ids`` int32 [B, M]; with ``use_tracks``
-                also ``tracks`` float32 [B, S, M, 2] and ``valid`` bool [B, S, M].
+            batch: ``codes`` int32 [B, S, sumK], each in [0, V) of its group (another gives NaN);
+                ``present`` bool [B, M]; ``channel_ids`` int32 [B, M]; with ``use_tracks`` also
+                ``tracks`` float32 [B, S, M, 2] and ``valid`` bool [B, S, M].
             train: draw dropout (stream ``"dropout"``) and the masking (stream ``"crp"``).
 
         Returns:
@@ -391,10 +310,12 @@ class RqTransformer(nn.Module):
         Raises:
             ValueError: the batch's M or sumK is not the model's.
         """
-        self._check_batch(batch)
+        self.codes.check(batch["codes"], batch["present"])
         present, groups = self._mask(batch["present"], train)
-        context = self._run({**batch, "present": present}, groups, train, shift=True)
-        return {**self._score(context, batch["codes"], train), "present": present}
+        batch = {**batch, "present": present}
+        x = self._shifted(batch, batch["codes"].shape[1] - 1)
+        context = self._run(x, present, groups, train=train)
+        return {**self.depth.score(context, batch["codes"], train=train), "present": present}
 
     def context(self, batch: dict[str, jax.Array], *, lag: bool = True) -> jax.Array:
         """Return the backbone's output alone, float32 [B, M, S, D]; zeros where absent.
@@ -403,27 +324,49 @@ class RqTransformer(nn.Module):
             batch: as in ``__call__``.
             lag: row t has seen the seconds before t (as released); False: second t as well.
         """
-        self._check_batch(batch)
+        self.codes.check(batch["codes"], batch["present"])
         present, groups = self._mask(batch["present"], False)
-        return self._run({**batch, "present": present}, groups, False, shift=lag)
+        x = self._shifted(batch, batch["codes"].shape[1] - lag)
+        x = self._run(x, present, groups)
+        return x if lag else x[:, :, 1:]
 
-    def _check_batch(self, batch):
-        width, count = self.columns[-1].stop, len(self.modalities)
-        if batch["codes"].shape[-1] != width or batch["present"].shape[-1] != count:
-            raise ValueError(
-                f"codes {batch['codes'].shape} and present {batch['present'].shape} do not fit a"
-                f" model of {count} modalities with {width} levels in all:"
-                f" {[(m['name'], m['levels']) for m in self.modalities]}; train it on tokens of the"
-                " same tokenizers, or set model.modalities to the tokens'"
-            )
+    def advance(
+        self, batch: dict[str, jax.Array], codes: jax.Array, position: jax.Array
+    ) -> jax.Array:
+        """Return one second's context, from the cache of the seconds before and one second's codes.
+
+        Gives ``context``'s rows one by one, in constant memory: apply with ``mutable=["cache"]``
+        and hand the cache on.
+
+        Args:
+            batch: ``present`` and ``channel_ids``.
+            codes: int32 [B, sumK], of second ``position - 1``; not read at position 0.
+            position: int32 scalar, the second whose context is wanted: 0, 1, 2, ...
+
+        Returns:
+            float32 [B, M, D].
+
+        Raises:
+            ValueError: the model reads amplitude tracks, which this does not.
+        """
+        if self.use_tracks:
+            raise ValueError("advance knows codes alone, but this model has use_tracks=True")
+        self.codes.check(codes, batch["present"])
+        present, groups = self._mask(batch["present"], False)
+        seen = self._shifted({**batch, "codes": codes[:, None]}, 1)
+        x = jnp.where(position == 0, seen[:, :, :1], seen[:, :, 1:])
+        return self._run(x, present, groups, position=position)[:, :, 0]
+
+    def draw(self, context: jax.Array, key: jax.Array, **options) -> jax.Array:
+        """Draw one second's codes int32 [B, sumK]; see ``DepthTransformer.draw``."""
+        return self.depth.draw(context, key, **options)
 
     def _mask(self, present, train):
         """Which modalities are present, and which groups they may meet in, both [B, M]."""
         rows, count = present.shape
-        alone = jnp.broadcast_to(jnp.arange(count)[None], (rows, count))
         together = jnp.zeros((rows, count), jnp.int32)
         if self.masking == "isolate":
-            return present, alone
+            return present, together + jnp.arange(count)[None]
         if not train or self.masking == "none":
             return present, together
         key, other = jax.random.split(self.make_rng("crp"))
@@ -437,126 +380,42 @@ class RqTransformer(nn.Module):
             return present & (groups == chosen), together
         return present, groups
 
-    def _run(self, batch, groups, train, shift):
-        """Embed, shift by the BOS vector, run the backbone: [B, M, S, D]."""
-        codes, present, ids = batch["codes"], batch["present"], batch["channel_ids"]
-        rows, length = codes.shape[:2]
-        seen = length - 1 if shift else length
-        streams = []
-        for group, members in self.groups.items():
-            own = self._gather(codes[:, :seen], group).swapaxes(1, 2)  # [B, members, seen, K]
-            own = jnp.where(present[:, jnp.asarray(members), None, None], own, 0)
+    def _shifted(self, batch, seen):
+        """The streams: BOS, then the first ``seen`` seconds; [B, M, 1 + seen, D]."""
+        codes, present = batch["codes"], batch["present"]
+        streams = {}
+        for group, members in self.codes.groups.items():
+            own = self.codes.members(codes[:, :seen], group)
+            here = jnp.stack([present[:, i] for i in members], axis=1)
+            own = jnp.where(here[..., None, None], own, 0)
             x = sum(
                 jnp.take(table, own[..., level], axis=0, mode="fill")
                 for level, table in enumerate(self.tables[group])
             )
             if self.use_tracks:
-                x += self._amplitude(batch, group, members, seen)
-            bos = jnp.broadcast_to(self.bos[group], (rows, len(members), 1, self.dim))
-            streams.append(jnp.concatenate([bos, x], axis=2))
-        x = self._arrange(streams, 1)
-        x += jnp.take(self.channels, ids, axis=0, mode="fill")[:, :, None]
-        x *= present[:, :, None, None]
-        both = present[:, :, None] & present[:, None]
-        # The diagonal always: a row that may look nowhere would spread the mean of everything.
-        mask = both & (groups[:, :, None] == groups[:, None])
-        mask |= jnp.eye(len(self.modalities), dtype=bool)[None]
-        x = self.backbone(x, mask[:, None], train=train)
-        if not shift:
-            x = x[:, :, 1:]
+                x += self._amplitude(batch, group, seen)
+            bos = jnp.broadcast_to(self.bos[group], (*x.shape[:2], 1, self.dim))
+            streams[group] = jnp.concatenate([bos, x], axis=2)
+        x = self.codes.streams(streams)
+        x += jnp.take(self.channels, batch["channel_ids"], axis=0, mode="fill")[:, :, None]
         return x * present[:, :, None, None]
 
-    def _amplitude(self, batch, group, members, seen):
-        # log std as it is; the mean may be hundreds of microvolts of offset, so its logarithm too.
-        members = jnp.asarray(members)
+    def _amplitude(self, batch, group, seen):
+        members = jnp.asarray(self.codes.groups[group])
         tracks = jnp.take(batch["tracks"][:, :seen], members, axis=2)
+        # The mean may be hundreds of microvolts of offset, the other is a logarithm already.
         tracks = jnp.stack([jnp.arcsinh(tracks[..., 0]), tracks[..., 1]], axis=-1)
         valid = jnp.take(batch["valid"][:, :seen], members, axis=2)
         x = jnp.where(valid[..., None], tracks, 0.0) @ self.track_kernels[group]
         return x.swapaxes(1, 2)
 
-    def _score(self, context, codes, train):
-        """Run the depth transformer over chunks of seconds, so that few logits live at once."""
-        rows, length = codes.shape[:2]
-        chunk = min(self.chunk, length)
-        count = -(-length // chunk)
-        end = count * chunk - length
-        context = jnp.pad(context, [(0, 0), (0, 0), (0, end), (0, 0)])
-        codes = jnp.pad(codes, [(0, 0), (0, end), (0, 0)])
-        context = context.reshape(*context.shape[:2], count, chunk, -1)
-        codes = codes.reshape(rows, count, chunk, -1)
-
-        def step(module, carry, context, codes):
-            return carry, module._score_chunk(context, codes, train)
-
-        scan = nn.scan(
-            nn.remat(step, prevent_cse=False),
-            variable_broadcast="params",
-            split_rngs={"params": False, "dropout": True},
-            in_axes=(2, 1),
-            out_axes=1,
-        )
-        _, scores = scan(self, None, context, codes)
-        return {name: x.reshape(rows, count * chunk, -1)[:, :length] for name, x in scores.items()}
-
-    def _score_chunk(self, context, codes, train):
-        logits = self._logits(context, codes, train)
-        scores = {"nll": [], "hit": [], "max_logit": [], "log_partition": []}
-        for group in self.groups:
-            own, target = logits[group], self._gather(codes, group).swapaxes(1, 2)
-            partition = jax.nn.logsumexp(own, axis=-1)
-            right = jnp.take_along_axis(own, target[..., None], axis=-1, mode="fill")[..., 0]
-            likeliest = jnp.argmax(own, axis=-1)
-            scores["nll"].append(partition - right)
-            scores["hit"].append((likeliest == target).astype(jnp.float32))
-            scores["max_logit"].append(jax.lax.stop_gradient(jnp.abs(own).max(-1)))
-            scores["log_partition"].append(jax.lax.stop_gradient(partition))
-        return {name: self._code_axis(parts) for name, parts in scores.items()}
-
-    def _code_axis(self, parts):
-        """Lay the groups' [B, members, S, K] out as [B, S, sumK]."""
-        columns = {}
-        for members, part in zip(self.groups.values(), parts):
-            for place, i in enumerate(members):
-                columns[i] = part[:, place]
-        return jnp.concatenate([columns[i] for i in range(len(columns))], axis=-1)
-
-    def _logits(self, context, codes, train):
-        """Each group's logits, float32 [B, members, S, K, V], given the true lower levels."""
-        places = self._condition(context)  # [B, M, S, Dd]
-        deepest = self.depth_levels.shape[0]
-        inputs = []
-        for group in self.groups:
-            own = self._gather(codes, group).swapaxes(1, 2)
-            table = self.depth_tables[group]
-            lower = [jnp.zeros((*own.shape[:-1], self.depth_dim))]
-            for level in range(len(table) - 1):
-                embedded = jnp.take(table[level], own[..., level], axis=0, mode="fill")
-                lower.append(lower[-1] + embedded)
-            x = jnp.stack(lower, axis=-2)
-            inputs.append(jnp.pad(x, [(0, 0)] * 3 + [(0, deepest - len(table)), (0, 0)]))
-        x = self._arrange(inputs, 1) + places[..., None, :] + self.depth_levels[None, None, None]
-        x = self.depth(x, train=train)
-        logits = {}
-        for group, members in self.groups.items():
-            own = jnp.take(x, jnp.asarray(members), axis=1)[..., : self._sizes(group)[0], :]
-            logits[group] = self._head(group, own)
-        return logits
-
-    def _condition(self, context):
-        x = self.condition(context) if self.depth_dim != self.dim else context
-        return x.astype(jnp.float32) + self.depth_places[None, :, None]
-
-    def _head(self, group, x):
-        dtype = jnp.dtype(self.dtype)
-        if self.tie_heads:
-            form, kernel = "bmskd,kvd->bmskv", self.depth_tables[group]
-        else:
-            form, kernel = "bmskd,kdv->bmskv", self.heads_kernels[group]
-        logits = jnp.einsum(
-            form, x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32
-        )
-        return logits + self.heads_biases[group][None, None, None]
+    def _run(self, x, present, groups, *, train=False, position=None):
+        both = present[:, :, None] & present[:, None]
+        # The diagonal always: who may look nowhere would get the mean of everything.
+        mask = both & (groups[:, :, None] == groups[:, None])
+        mask |= jnp.eye(len(self.modalities), dtype=bool)[None]
+        x = self.backbone(x, mask[:, None], position, train=train)
+        return x * present[:, :, None, None]
 
 
 def _one_of(key, present):

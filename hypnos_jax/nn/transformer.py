@@ -63,7 +63,12 @@ class Attention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        position: jax.Array | None = None,
+    ) -> jax.Array:
         dim = x.shape[-1]
         if dim % self.heads:
             raise ValueError(f"heads={self.heads} does not divide the width {dim}")
@@ -75,8 +80,11 @@ class Attention(nn.Module):
         if self.qk_norm:
             q, k = self._rms(q, "q_scale"), self._rms(k, "k_scale")
         if self.rope:
-            q, k = rotary(q), rotary(k)
-        if self.causal:
+            at = None if position is None else position[None]
+            q, k = rotary(q, positions=at), rotary(k, positions=at)
+        if position is not None:
+            out = self._attend_cached(q, k, v, position)
+        elif self.causal:
             out = attend_window(q, k, v, window=self.window)
         else:
             out = attend(q, k, v, mask)
@@ -89,6 +97,18 @@ class Attention(nn.Module):
             "out_kernel", kernel_init("heads", "head_dim", "embed"), (*shape[2:], dim)
         ).astype(self.dtype)
         return jnp.einsum("...he,hed->...d", out, kernel)
+
+    def _attend_cached(self, q, k, v, position):
+        """Attend from one position to itself and the ``window - 1`` before it, in a ring buffer."""
+        shape = (*k.shape[:-3], self.window, *k.shape[-2:])
+        keys = self.variable("cache", "keys", jnp.zeros, shape, k.dtype)
+        values = self.variable("cache", "values", jnp.zeros, shape, v.dtype)
+        slot, axis = position % self.window, k.ndim - 3
+        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, k, slot, axis)
+        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, v, slot, axis)
+        filled = jnp.arange(self.window) <= position  # all of them once the ring has gone round
+        mask = filled.reshape((1,) * (k.ndim - 2) + (-1,))
+        return attend(q, keys.value, values.value, mask)
 
     def _rms(self, x, name):
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("head_dim",))
@@ -169,13 +189,20 @@ class TransformerLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        position: jax.Array | None = None,
+        *,
+        train: bool = False,
     ) -> jax.Array:
         """Return the stream after this layer.
 
         Args:
             x: [..., S, D].
             mask: bool, broadcastable to [..., S, S] with as many axes; for ``causal=False``.
+            position: int32 scalar for streaming: x is this one position, S = 1, and the window
+                before it comes from the collection ``"cache"``, which must be mutable.
             train: draw dropout, from the stream ``"dropout"``.
 
         Returns:
@@ -196,7 +223,7 @@ class TransformerLayer(nn.Module):
             self.dtype,
             name="attention",
         )
-        y = attention(LayerNorm(self.dtype, name="attention_norm")(x), mask)
+        y = attention(LayerNorm(self.dtype, name="attention_norm")(x), mask, position)
         x = x + self._branch(y, "attention_scale", train).astype(x.dtype)
         if self.ffn is None:
             return x

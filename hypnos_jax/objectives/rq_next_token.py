@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.objectives import Loss
 
@@ -90,7 +91,7 @@ class RqNextToken(nn.Module):
         # NaN of a wrong code must reach the loss, but not through seconds that do not count.
         counted = batch["valid"] & scores["present"][:, None]
         counted &= (batch["weight"] > 0)[:, None, None]
-        columns = self.network.columns
+        columns = CodeAxis(self.model["modalities"]).columns
         rows = batch["weight"].astype(jnp.float32)[:, None]
         keep = lambda x, i: jnp.where(counted[..., i, None], x[..., columns[i]], 0.0)
 

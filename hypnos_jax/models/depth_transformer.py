@@ -1,0 +1,234 @@
+"""The K codes of one modality in one second, level by level: the depth transformer of Hypnos.
+
+The input at level k is the condition (the backbone's output and a vector of the modality) plus the
+sum of the embeddings of the codes at the levels below, as in RQ-Transformer (arXiv 2203.01941), not
+the previous code alone as in Moshi. One network serves all modalities and levels; each group of
+modalities has its own code tables and heads. Source: Hypnos, arXiv 2606.09605, as released.
+
+Shapes: B batch, M modalities, G those of a group, S seconds, K levels, V codes, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hypnos_jax.models.code_axis import CodeAxis
+from hypnos_jax.nn.transformer import Transformer, kernel_init, zeros_init
+
+
+class DepthTransformer(nn.Module):
+    """Score or draw the codes of each second, given the backbone's output.
+
+    Attributes:
+        modalities: see ``CodeAxis``.
+        context_dim: width of the backbone's output; projected where it is not ``dim``.
+        dim, layers, heads, ffn, dropout: of the layers (no rotary positions, no LayerScale).
+        tie_heads: use the code tables as the heads' matrices.
+        chunk: seconds whose logits are alive at once.
+        dtype: of the matrix products.
+    """
+
+    modalities: tuple[dict[str, Any], ...]
+    context_dim: int
+    dim: int
+    layers: int
+    heads: int
+    ffn: str = "swiglu"
+    dropout: float = 0.0
+    tie_heads: bool = False
+    chunk: int = 64
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.codes = CodeAxis(self.modalities)
+        sizes = {group: self.codes.size(group) for group in self.codes.groups}
+        deepest = max(levels for levels, _ in sizes.values())
+        if self.dim != self.context_dim:
+            self.condition = nn.Dense(
+                self.dim,
+                dtype=self.dtype,
+                kernel_init=kernel_init("embed", None),
+                bias_init=zeros_init(None),
+            )
+        self.places = self.param(
+            "modality_embedding",
+            kernel_init("modality", "embed"),
+            (len(self.modalities), self.dim),
+        )
+        self.level_places = self.param(
+            "level_embedding", kernel_init("levels", "embed"), (deepest, self.dim)
+        )
+        names = kernel_init("levels", "vocab", "embed")
+        # The last level's table is never read, unless tied: kept so that sizes are those released.
+        self.tables = {
+            g: self.param(f"{g}_code_embedding", names, (*size, self.dim))
+            for g, size in sizes.items()
+        }
+        if not self.tie_heads:
+            names = kernel_init("levels", "embed", "vocab")
+            self.kernels = {
+                g: self.param(f"{g}_head_kernel", names, (levels, self.dim, codes))
+                for g, (levels, codes) in sizes.items()
+            }
+        self.biases = {
+            g: self.param(f"{g}_head_bias", zeros_init("levels", "vocab"), size)
+            for g, size in sizes.items()
+        }
+        self.stack = Transformer(
+            self.layers,
+            self.dim,
+            self.heads,
+            ffn=self.ffn,
+            layer_scale=None,
+            rope=False,
+            dropout=self.dropout,
+            dtype=self.dtype,
+        )
+
+    def logits(
+        self, context: jax.Array, codes: jax.Array, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Return each group's logits, given the true codes of the lower levels.
+
+        Args:
+            context: float32 [B, M, S, context_dim].
+            codes: int32 [B, S, sumK].
+            train: draw dropout.
+
+        Returns:
+            group -> float32 [B, G, S, K, V]; level k depends on codes of levels < k alone.
+        """
+        place = self.condition(context) if self.dim != self.context_dim else context
+        place = place.astype(jnp.float32) + self.places[None, :, None]
+        deepest = self.level_places.shape[0]
+        parts = {}
+        for group, table in self.tables.items():
+            own = self.codes.members(codes, group)
+            lower = [jnp.zeros((*own.shape[:-1], self.dim))]
+            for level in range(len(table) - 1):
+                embedded = jnp.take(table[level], own[..., level], axis=0, mode="fill")
+                lower.append(lower[-1] + embedded)
+            x = jnp.stack(lower, axis=-2)
+            parts[group] = jnp.pad(x, [(0, 0)] * 3 + [(0, deepest - len(table)), (0, 0)])
+        x = self.codes.streams(parts) + place[..., None, :] + self.level_places[None, None, None]
+        x = self.stack(x, train=train)
+        return {group: self._head(group, x) for group in self.tables}
+
+    def _head(self, group, x):
+        levels, _ = self.codes.size(group)
+        x = jnp.stack([x[:, i, :, :levels] for i in self.codes.groups[group]], axis=1)
+        if self.tie_heads:
+            form, kernel = "bgskd,kvd->bgskv", self.tables[group]
+        else:
+            form, kernel = "bgskd,kdv->bgskv", self.kernels[group]
+        logits = jnp.einsum(
+            form,
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return logits + self.biases[group][None, None, None]
+
+    def score(
+        self, context: jax.Array, codes: jax.Array, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Return what each code costs, without keeping more than ``chunk`` seconds of logits.
+
+        Args:
+            context: float32 [B, M, S, context_dim].
+            codes: int32 [B, S, sumK], each in [0, V) of its group; another gives NaN.
+            train: draw dropout.
+
+        Returns:
+            float32 [B, S, sumK] each: ``nll`` (nats), ``hit`` (1 where the likeliest code is the
+            right one), ``max_logit`` (largest absolute logit), ``log_partition``.
+        """
+        rows, length = codes.shape[:2]
+        chunk = min(self.chunk, length)
+        count = -(-length // chunk)
+        end = count * chunk - length
+        context = jnp.pad(context, [(0, 0), (0, 0), (0, end), (0, 0)])
+        codes = jnp.pad(codes, [(0, 0), (0, end), (0, 0)])
+        context = context.reshape(*context.shape[:2], count, chunk, -1)
+        codes = codes.reshape(rows, count, chunk, -1)
+
+        def step(module, carry, context, codes):
+            return carry, module._score_chunk(context, codes, train)
+
+        scan = nn.scan(
+            nn.remat(step, prevent_cse=False),  # the backward pass makes the logits again
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+            in_axes=(2, 1),
+            out_axes=1,
+        )
+        _, scores = scan(self, None, context, codes)
+        return {name: x.reshape(rows, count * chunk, -1)[:, :length] for name, x in scores.items()}
+
+    def _score_chunk(self, context, codes, train):
+        scores = {"nll": {}, "hit": {}, "max_logit": {}, "log_partition": {}}
+        for group, logits in self.logits(context, codes, train=train).items():
+            target = self.codes.members(codes, group)
+            partition = jax.nn.logsumexp(logits, axis=-1)
+            right = jnp.take_along_axis(logits, target[..., None], axis=-1, mode="fill")[..., 0]
+            hit = jnp.argmax(logits, axis=-1) == target
+            scores["nll"][group] = partition - right
+            scores["hit"][group] = hit.astype(jnp.float32)
+            scores["max_logit"][group] = jax.lax.stop_gradient(jnp.abs(logits).max(-1))
+            scores["log_partition"][group] = jax.lax.stop_gradient(partition)
+        return {name: self.codes.axis(parts) for name, parts in scores.items()}
+
+    def draw(
+        self,
+        context: jax.Array,
+        key: jax.Array,
+        *,
+        temperature: float = 0.7,
+        top_p: float = 0.95,
+    ) -> jax.Array:
+        """Draw the codes of one second, level by level.
+
+        Args:
+            context: float32 [B, M, context_dim].
+            key: of the draws.
+            temperature: divides the logits; 0 takes the likeliest code.
+            top_p: draw among the likeliest codes that together reach this probability.
+
+        Returns:
+            int32 [B, sumK].
+        """
+        codes = jnp.zeros((context.shape[0], 1, self.codes.width), jnp.int32)
+        for level in range(self.level_places.shape[0]):
+            parts = {}
+            for i, (group, logits) in enumerate(self.logits(context[:, :, None], codes).items()):
+                own = self.codes.members(codes, group)
+                if level < own.shape[-1]:
+                    each = jax.random.fold_in(jax.random.fold_in(key, level), i)
+                    drawn = draw_code(logits[..., level, :], each, temperature, top_p)
+                    own = own.at[..., level].set(drawn)
+                parts[group] = own
+            codes = self.codes.axis(parts)
+        return codes[:, 0]
+
+
+def draw_code(logits: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
+    """Draw from the nucleus of softmax(logits / temperature); the likeliest at temperature 0.
+
+    Args:
+        logits: float32 [..., V].
+
+    Returns:
+        int32 [...].
+    """
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / temperature
+    ordered = -jnp.sort(-logits, axis=-1)
+    before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(ordered, -1)
+    least = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+    kept = jnp.where(logits >= least, logits, -jnp.inf)
+    return jax.random.categorical(key, kept, axis=-1).astype(jnp.int32)

@@ -144,7 +144,8 @@ CHANNELS: dict[str, Channel] = {
             50,
             aliases=_labels(
                 """ECG | EKG | ECG II | ECGII | ECG_IIHF | ECG I | ECG L-ECG R | ECG1-ECG2
-                | EKG1-EKG2 | ECG-1-ECG-2 | EKG2a-EKG2b | ECG EKG2-EKG | EKG2-EKG | ECG LA-RA | LA-RA
+                | EKG1-EKG2 | ECG-1-ECG-2 | EKG2a-EKG2b | ECG EKG2-EKG | EKG2-EKG | ECG LA-RA
+                | LA-RA
                 | ECG1-ECG3 | ecg3-ECG2 | ECG/R-ECG/L | ECG1-EC | ECG1 | EKG1 | ECG ECG1
                 | EKG #1 | ECG2 | EKG2 | ECG3 | ECG L | ECGL | EKG-L | ECG/L | EKG_L-Cz | EKG8
                 | ECG R | ECGR | ECG V | ECG Upper | MLII | MLI | MCL1 | II | V5 | V | AVR
@@ -263,7 +264,8 @@ CHANNELS: dict[str, Channel] = {
             "ppg",
             20,
             _labels(
-                """PPG | Pleth | PlethWV | Plethysmogram | PPG Masimo | TcPPG | Finger PPG | SentecPPG
+                """PPG | Pleth | PlethWV | Plethysmogram | PPG Masimo | TcPPG | Finger PPG
+                | SentecPPG
                 | RD-Pleth | PWF | PlethMasimo | PletMasimo | PlethMasino | Plesmo | Plth
                 | Pulse Waveform | WAVE | PSG_PULSE | HB_PULSE"""
             ),
@@ -345,10 +347,13 @@ GENERIC = {
         "says EMG but not which muscle": """EMG | EMG1 | EMG2 | EMG3 | EMG4 | EMG1-EMG2 | EMG2-EMG1
             | EMG3-EMG2 | EMG/L | EMG/R | EMG/U | EMG/L-EMG/R""",
         "says EOG but not which eye": "EOG",
-        "is a leg channel of both or of unknown side": "LEG | LEGS | EMG_LLeg-RLeg | L/RAT | LLEG1-RLEG1",
-        "is a flow of unknown kind (thermal, or nasal pressure as in MESA)": "FLOW | AUX | Resp | RESP1",
+        "is a leg channel of both or of unknown side": """LEG | LEGS | EMG_LLeg-RLeg | L/RAT
+            | LLEG1-RLEG1""",
+        "is a flow of unknown kind (thermal, or nasal pressure as in MESA)": """FLOW | AUX | Resp
+            | RESP1""",
         "is either an R-R interval or a respiratory rate": "RR | R-R",
-        "is a free input whose meaning is the site's own": """DC01 | DC02 | DC03 | DC04 | DC05 | DC06
+        "is a free input whose meaning is the site's own": """DC01 | DC02 | DC03 | DC04 | DC05
+            | DC06
             | DC1 | DC2 | DC3 | DC4 | DC5 | DC6 | X1 | X2 | X3 | X4 | X5 | X6 | X7 | X8 | X9 | X10
             | X15 | X18 | X19 | X20 | X21""",
     }.items()
@@ -361,17 +366,20 @@ EXCLUDED = {
     for reason, labels in {
         "status flag, not a measurement": """OX stat | OxStatus | Ox Status | STAT | SpO2-Quality
             | SpO2Sta | Status | Technical | Trigger | TRIG""",
-        "marker, not a measurement": "Marker | Event marker | Event | Patient Event | Marker button",
-        "battery or voltage": "Battery | Voltage (battery | Voltage (core) | Voltage (bluetoo | Voltage | Bat",
+        "marker, not a measurement": "Marker | Event marker | Event | Patient Event",
+        "battery or voltage": """Battery | Voltage (battery | Voltage (core) | Voltage (bluetoo
+            | Voltage | Bat""",
         "voltage of an input, not a saturation": "SaO2 X9",
         "unused input": "unused | x | none | E | GND | Ground | Empty | Spare",
         "positive-airway-pressure device: not a diagnostic airflow": """CPAP Flow | CFLOW | C-Flow
             | PAP_FLOW | PAP Flow | PAP_Pt_Flo | maskflow | Mask Flow | ResMed_Flow | Flow_Patient
             | Flow_Patient2 | Flow_Patient3 | CPAP Press | CPAP Pressure | CPAP | CPress | CPRES
             | C-Pres | C-Pressure | PAP_Pres | xPAP_CPAP | xPAP IPAP | xPAP EPAP | Press_Patient
-            | Leak | C-LEAK | Leak_Total | PAP_Leak | Tidal_Vol | TVOL | Mask Pressure | PAP Pressure""",
+            | Leak | C-LEAK | Leak_Total | PAP_Leak | Tidal_Vol | TVOL | Mask Pressure
+            | PAP Pressure""",
         "sum or derived flow, not a belt": """SUM | Sum RIP | Sum.RIPs | RIP Sum | RIP Sum Cal
-            | RIP Flow | RIP Flow Cal | RIP-Phase | XSum | XFlow | THOR+ABDO | Abd:Chest | Resp (sum) | PNEUMOFLOW | K
+            | RIP Flow | RIP Flow Cal | RIP-Phase
+            | XSum | XFlow | THOR+ABDO | Abd:Chest | Resp (sum) | PNEUMOFLOW | K
             | Inductance Sum""",
         "derived rate or index": """Resp Rate | Flow Limitation | PTT | PWA | Respiratory Rate
             | Activity | Activty | Phase""",
@@ -382,9 +390,11 @@ EXCLUDED = {
             | Oral-CO2 | CO2""",
         "not a channel of any model here": """LIGHT | SV | BP | ABP | ART | CVP | PAP | Temp rectal
             | Temp | Volume audio | PLETH Status | PR Quality""",
-        "between the hemispheres, belongs to neither side": "C3:C4 | C4:C3 | F4:F3 | F3:F4 | O2:O1 | O1:O2",
+        "between the hemispheres, belongs to neither side": """C3:C4 | C4:C3 | F4:F3 | F3:F4
+            | O2:O1 | O1:O2""",
         "scalp electrode of no canonical channel": """Fp1 | Fp2 | Fpz | Fz | Cz | Pz | Oz | F7 | F8
-            | T3 | T4 | T5 | T6 | T7 | T8 | P3 | P4 | P7 | P8 | Fz-Cz | Cz-Oz | C4-P4 | P4-O2 | F4-C4
+            | T3 | T4 | T5 | T6 | T7 | T8 | P3 | P4 | P7 | P8 | Fz-Cz | Cz-Oz | C4-P4 | P4-O2
+            | F4-C4
             | Fp2-F4 | Fp1-A2 | FP1M2 | CZM2 | CZ/A1 | PZA1 | FZ-A1A2 | FZ-M1M2 | M1-Cz | T3-O1
             | T4-O2 | F1M2 | F2M1 | F2-C4 | F3-C3""",
     }.items()

@@ -13,14 +13,12 @@ The rules, in order (the table itself is :mod:`data_pipelines.channel_table`):
 
 import collections.abc
 import dataclasses
-import functools
 import json
 import pathlib
-import re
 import tomllib
-import unicodedata
 
 from data_pipelines import channel_table as table
+from data_pipelines.channel_labels import Meaning, alias_rank, look_up, normalise
 from data_pipelines.channel_table import CHANNELS, COHORTS, HYPNOS, Channel
 
 __all__ = [
@@ -35,19 +33,6 @@ __all__ = [
     "normalise",
     "resolve",
 ]
-
-# Words before a label that only say what kind of signal it is, and the types they may precede.
-_PREFIXES = {
-    "eeg": None,  # written before everything by some recorders
-    "psg": None,
-    "pol": None,
-    "eog": {"eog"},
-    "emg": {"emg"},
-    "ecg": {"ecg"},
-    "ekg": {"ecg"},
-    "resp": {"resp", "flow"},
-}
-_SUFFIXES = {"eg", "cu", "dr", "pds", "0", "1"}  # added by exporters, without meaning
 
 
 class AliasError(ValueError):
@@ -87,22 +72,7 @@ class Resolution:
     unused: list[tuple[str, str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Meaning:
-    """What a normalised label stands for.
-
-    ``kind`` is one of alias, electrode, reference, chin, generic, excluded, nox. For an electrode
-    ``detail`` is its partner: None, ``M1``, ``M2``, ``linked``, or the text of another partner.
-    """
-
-    kind: str
-    channel: str | None = None
-    detail: str | None = None
-    rank: int = 0
-    sign: int = 1
-
-
-def resolve(labels, *, aliases=None, cohort: str | None = None) -> Resolution:
+def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None) -> Resolution:
     """Bind the labels of a recording to canonical channels.
 
     A label is bound to one channel at most; a reference electrode may serve several channels.
@@ -112,6 +82,8 @@ def resolve(labels, *, aliases=None, cohort: str | None = None) -> Resolution:
         aliases: ``{channel name: [entry, ...]}`` as :func:`load_aliases` returns it; an entry is a
             label, or ``{"label": ..., "minus": ..., "invert": ...}``. They come before the table.
         cohort: A name of ``COHORTS`` whose generic labels have documented meanings.
+        unreadable: ``{index: reason}`` of labels to leave out (``Recording.unreadable``), so that
+            the next best channel takes the place.
 
     Raises:
         ValueError: Unknown cohort.
@@ -126,12 +98,14 @@ def resolve(labels, *, aliases=None, cohort: str | None = None) -> Resolution:
     def offer(priority, binding):
         candidates.setdefault(binding.channel, []).append((priority, binding))
 
-    claimed = _offer_claims(labels, claims, offer)
-    meanings: dict[int, tuple[_Meaning, float]] = {}
+    reasons.update({i: f"cannot be read: {reason}" for i, reason in (unreadable or {}).items()})
+    unread = set(reasons)
+    claimed = _offer_claims(labels, claims, unread, offer) | unread
+    meanings: dict[int, tuple[Meaning, float]] = {}
     for i, label in enumerate(labels):
         if i in claimed:
             continue
-        meaning, form, demerit = _look_up(label)
+        meaning, form, demerit = look_up(label)
         special = cohort_labels.get(form) or cohort_labels.get(normalise(label))
         if special is not None:
             notes = (special.note,)
@@ -156,14 +130,6 @@ def resolve(labels, *, aliases=None, cohort: str | None = None) -> Resolution:
         (label, reasons.get(i, "not needed")) for i, label in enumerate(labels) if i not in used
     ]
     return Resolution(bindings, unused)
-
-
-def normalise(label: str) -> str:
-    """The form in which labels are compared: lower case, without separators.
-
-    ``"EEG C3-M2"``, ``"eeg_c3:m2"`` and ``"EEG C3/M2"`` are all ``"eegc3m2"``.
-    """
-    return "".join(_words(label))
 
 
 def load_aliases(path) -> dict[str, list]:
@@ -232,10 +198,10 @@ def _check_aliases(aliases) -> dict[str, list[dict]]:
     return claims
 
 
-def _offer_claims(labels, claims, offer) -> set[int]:
+def _offer_claims(labels, claims, unread, offer) -> set[int]:
     """Offer every label that a user named; they are no longer looked up in the table."""
     claimed = set()
-    forms = [normalise(label) for label in labels]
+    forms = ["" if i in unread else normalise(label) for i, label in enumerate(labels)]
     for channel, entries in claims.items():
         for rank, entry in enumerate(entries):
             matches = [i for i, form in enumerate(forms) if form == normalise(entry["label"])]
@@ -302,11 +268,11 @@ def _offer_table(labels, meanings, offer, reasons) -> None:
         if meaning.kind == "electrode":
             _offer_electrode(labels, i, meaning, demerit, references, offer, reasons)
     _offer_chin(labels, chin, nox, offer)
-    ecg = [aliases.get("ecg", {}).get(_alias_rank("ecg", label)) for label in table.ECG_PAIR]
+    ecg = [aliases.get("ecg", {}).get(alias_rank("ecg", label)) for label in table.ECG_PAIR]
     if None not in ecg:
         left, right = ecg
         how = f"minus {labels[right]}"
-        rank = 9.5 + _alias_rank("ecg", table.ECG_PAIR[0])
+        rank = 9.5 + alias_rank("ecg", table.ECG_PAIR[0])
         offer(rank, Binding("ecg", labels[left], left, right, labels[right], how=how))
 
 
@@ -383,120 +349,3 @@ def _generic_reason(label: str, reason: str) -> str:
     if reason in table.NOX_CHIN:
         reason = "is a chin electrode on Nox devices only, where six such labels stand together"
     return f"generic: {reason}; bind it in an alias file{known}"
-
-
-# --- normalisation --------------------------------------------------------------------------------
-
-
-def _words(label: str) -> list[str]:
-    text = unicodedata.normalize("NFKC", label).casefold().replace(".", "")
-    return [word for word in re.split(r"[\s_\-:/()#,+]+", text) if word]
-
-
-def _look_up(label: str) -> tuple[_Meaning | None, str, float]:
-    """Find a label in the table: whole first, then without prefix, suffix, or copy number.
-
-    Returns:
-        The meaning or None, the normalised form that was found, and a demerit below 1 that puts
-        a second copy behind the first.
-    """
-    text = re.sub(r"\.(\d)$", r" \1", label.strip())
-    words = _words(text)
-    if not words:
-        return _Meaning("excluded", detail="empty label"), "", 0.0
-    for word in (words[0], words[-1]):
-        if word in table.EXCLUDING_WORDS:
-            return _Meaning("excluded", detail=table.EXCLUDING_WORDS[word]), "".join(words), 0.0
-    known = _table()
-    starts = [(words, None)]
-    if len(words) > 1 and words[0] in _PREFIXES:
-        starts.append((words[1:], _PREFIXES[words[0]]))
-    for demerit, shorten in enumerate((list, _without_suffix, _without_copy_number)):
-        for rest, types in starts:
-            form = "".join(shorten(rest))
-            meaning = known.get(form)
-            if meaning is None or not form:
-                continue
-            if types is not None and meaning.channel is not None:
-                if CHANNELS[meaning.channel].signal_type not in types:
-                    continue
-            if types is not None and meaning.kind in ("nox", "reference"):
-                continue
-            return meaning, form, demerit / 4
-    return None, "".join(words), 0.0
-
-
-def _without_suffix(words: list[str]) -> list[str]:
-    return words[:-1] if len(words) > 1 and words[-1] in _SUFFIXES else []
-
-
-def _without_copy_number(words: list[str]) -> list[str]:
-    """``C4-A12`` is a second C4-A1 and ``ECG_II2`` a second ECG II; ``E12`` and ``M2`` are not."""
-    last = words[-1]
-    copied = re.fullmatch(r"([am][12]|[^\W\d]{2,})[2-9]", last)
-    if copied is None or (last[0] in "am" and last[1].isdigit() and len(words) == 1):
-        return []
-    return [*words[:-1], copied[1]]
-
-
-def _alias_rank(channel: str, label: str) -> int:
-    return CHANNELS[channel].aliases.index(label)
-
-
-@functools.cache
-def _table() -> dict[str, _Meaning]:
-    known: dict[str, _Meaning] = {}
-
-    def add(text, meaning):
-        form = normalise(text)
-        other = known.setdefault(form, meaning)
-        same = (other.kind, other.channel, other.detail) == (
-            meaning.kind,
-            meaning.channel,
-            meaning.detail,
-        )
-        assert same, f"{text!r} means both {other} and {meaning}"
-
-    for text in table.NOX_CHIN:
-        add(text, _Meaning("nox", detail=text))
-    for text, reason in table.GENERIC.items():
-        add(text, _Meaning("generic", detail=reason))
-    for text, reason in table.EXCLUDED.items():
-        for form in (text, *(f"{text}-{recorder}" for recorder in table.RECORDER_REFERENCES)):
-            add(form, _Meaning("excluded", detail=reason))
-    for name, channel in CHANNELS.items():
-        for rank, text in enumerate(channel.aliases + channel.last_resort):
-            add(text, _Meaning("alias", name, rank=rank))
-    for side, texts in table.CHIN_ELECTRODES.items():
-        for text in texts:
-            add(text, _Meaning("chin", detail=side))
-    for side, texts in table.REFERENCES.items():
-        for text in texts:
-            add(text, _Meaning("reference", detail=side))
-            for recorder in table.RECORDER_REFERENCES:
-                add(f"{text}-{recorder}", _Meaning("reference", detail=side))
-    for text in table.LINKED_REFERENCES:
-        add(text, _Meaning("reference", detail="linked"))
-    for name, texts in table.ELECTRODES.items():
-        _add_derivations(name, texts, add, known)
-    for text in table.TYPOS_OF_M2_C3:
-        add(text, _Meaning("electrode", "eeg_c3", "typo", sign=-1))
-    return known
-
-
-def _add_derivations(name, texts, add, known) -> None:
-    partners = {partner: side for side, names in table.REFERENCES.items() for partner in names}
-    partners |= dict.fromkeys(table.LINKED_REFERENCES, "linked")
-    others = table.OTHER_PARTNERS + table.SAME_SIDE_PARTNERS.get(name, ())
-    partners |= {partner: partner for partner in others}
-    for text in texts:
-        if text not in table.ONLY_IN_DERIVATIONS:
-            add(text, _Meaning("electrode", name))
-        for recorder in table.RECORDER_REFERENCES:
-            add(f"{text}-{recorder}", _Meaning("electrode", name))
-        for partner, side in partners.items():
-            # An explicit entry of the table (E1-E2, M1-Cz ...) beats a composed one.
-            if normalise(f"{text}-{partner}") not in known:
-                add(f"{text}-{partner}", _Meaning("electrode", name, side))
-            if normalise(f"{partner}-{text}") not in known:
-                add(f"{partner}-{text}", _Meaning("electrode", name, side, sign=-1))

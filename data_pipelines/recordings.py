@@ -26,6 +26,7 @@ MICROVOLTS_PER = {
     "microvolts": 1.0,
     "nv": 1e-3,
 }
+SUFFIXES = (".edf", ".bdf", ".rec", ".hea", ".dat", ".mat")
 LONGEST_READ = 2**28  # samples of one call to read: 9 h at 8 kHz, 2 GiB
 LONGEST_DURATION_S = 14 * 86_400
 
@@ -77,6 +78,12 @@ class Recording(abc.ABC):
     @property
     def annotations(self) -> list[tuple[float, float | None, str]]:
         return []
+
+    @property
+    def unreadable(self) -> dict[int, str]:
+        """The channels that cannot be read, with the reason, as ``resolve`` takes them."""
+        problems = {i: self.problem(i) for i in range(len(self.labels))}
+        return {i: problem for i, problem in problems.items() if problem is not None}
 
     def problem(self, index: int) -> str | None:
         """Why a channel cannot be read, or None."""
@@ -238,16 +245,20 @@ def open_recording(source) -> Recording:
 
         return open_wfdb(path)
     raise RecordingError(
-        f"{path}: {suffix or 'no suffix'} is not a known kind; use .edf, .bdf, .rec, .hea, .dat or .mat"
+        f"{path}: {suffix or 'no suffix'} is not a known kind of recording; "
+        f"there are {', '.join(SUFFIXES)}"
     )
 
 
-def read_channel(recording: Recording, binding) -> tuple[np.ndarray, Fraction]:
+def read_channel(
+    recording: Recording, binding, start_s: float = 0, stop_s: float | None = None
+) -> tuple[np.ndarray, Fraction]:
     """Read a channel as its binding says: minus its reference, times its scale.
 
     Args:
         recording: The recording that the binding was resolved for.
         binding: A :class:`data_pipelines.channels.Binding`.
+        start_s, stop_s: The stretch to read, by default all of it.
 
     Returns:
         float64 ``[T]`` in the channel's unit with NaN in gaps, and its native rate. A reference of
@@ -256,7 +267,7 @@ def read_channel(recording: Recording, binding) -> tuple[np.ndarray, Fraction]:
     Raises:
         RecordingError: The channel or its reference cannot be read, or their units differ.
     """
-    signal = recording.read(binding.index)
+    signal = recording.read(binding.index, start_s, stop_s)
     sfreq_hz = recording.sfreq_hz(binding.index)
     if binding.reference is not None:
         units = recording.unit(binding.index), recording.unit(binding.reference)
@@ -265,7 +276,7 @@ def read_channel(recording: Recording, binding) -> tuple[np.ndarray, Fraction]:
                 f"{recording.name}: {binding.label!r} is in {units[0] or 'no unit'} and its "
                 f"reference {binding.reference_label!r} in {units[1] or 'no unit'}"
             )
-        reference = recording.read(binding.reference)
+        reference = recording.read(binding.reference, start_s, stop_s)
         ratio = sfreq_hz / recording.sfreq_hz(binding.reference)
         if ratio != 1:
             reference = _resample(reference, ratio)

@@ -1,0 +1,338 @@
+"""A trained model as two plain files, and loading it back: from an export or from a run's folder.
+
+An export is a folder::
+
+    model.safetensors           every variable under its path: ``params/...``, ``vq/...``
+    config.json                 the objective's name and keyword arguments, the table of channels,
+                                step, checksum, where it was trained; see ``describe``
+    tokenizers/<signal type>/   for models of tokens: an export of each tokenizer they came from
+
+Both files are readable anywhere: ``plugins.load("objectives", name)(**arguments)`` rebuilds the
+module and the tensors are its variables. The checksum is over the objective and every tensor's
+name, type, shape and bytes, so a run's folder and its export have the same one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import numpy as np
+import safetensors
+import safetensors.numpy
+from absl import logging
+
+import hypnos_jax
+from data_pipelines.channels import CHANNELS
+from hypnos_jax import checkpoint, plugins
+from hypnos_jax.config import frozen
+
+FORMAT = "hypnos_jax.model/1"
+WEIGHTS, CONFIG, TOKENIZERS = "model.safetensors", "config.json", "tokenizers"
+
+
+class ModelError(ValueError):
+    """A folder that holds no model, or one that is not what its config says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to apply: ``objective.apply(variables, batch, method="embed")``.
+
+    Attributes:
+        objective: the Linen module.
+        variables: collection -> nested dict of numpy arrays.
+        config: what ``config.json`` of an export holds.
+        checksum: SHA-256 over the objective and its variables, as hexadecimal digits.
+        step: updates it was trained for.
+        tokenizers: signal type -> folder of the tokenizer that a model of tokens needs.
+    """
+
+    objective: nn.Module
+    variables: dict[str, Any]
+    config: dict[str, Any]
+    checksum: str
+    step: int
+    tokenizers: dict[str, pathlib.Path]
+
+
+def load_model(path: str | os.PathLike) -> LoadedModel:
+    """Load a model from the folder of a training run (its newest good checkpoint) or an export.
+
+    Args:
+        path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``.
+
+    Raises:
+        ModelError: neither of the two; or a tensor that is missing, of another shape than its
+            config says, or changed.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        raise ModelError(f"{path} is not a folder; give a run's workdir or an export's folder")
+    if (path / "checkpoints").is_dir():
+        return _from_run(path)
+    if (path / WEIGHTS).exists() or _is_export(path):
+        return _from_export(path)
+    raise ModelError(
+        f"{path} holds no model: neither checkpoints/ (a run's workdir) nor {WEIGHTS} (an export)"
+    )
+
+
+def export(
+    workdir: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    tokenizers: str | os.PathLike | None = None,
+) -> LoadedModel:
+    """Write a model as safetensors and JSON; an earlier export at ``output`` is replaced whole.
+
+    Args:
+        workdir: folder of a run, or another export.
+        output: folder to write.
+        tokenizers: folder with a model per signal type, for a model of tokens; by default those
+            beside the tokens that it was trained on.
+
+    Raises:
+        ModelError: no model there; ``output`` holds something that is no export; or a tokenizer
+            that the model needs is missing.
+    """
+    model, output = load_model(workdir), pathlib.Path(output)
+    if output.exists() and not _is_export(output) and any(output.iterdir()):
+        raise ModelError(f"{output} exists and is no export; give a new folder")
+    folders = dict(model.tokenizers)
+    if tokenizers is not None:
+        folders = {p.name: p for p in sorted(pathlib.Path(tokenizers).iterdir()) if p.is_dir()}
+    needed = signal_types(model)
+    missing = [name for name in needed if name not in folders]
+    if missing and (folders or tokenizers is not None):
+        raise ModelError(
+            f"no tokenizer for {missing} beside the tokens of {workdir} or in {tokenizers};"
+            f" there are {sorted(folders)}"
+        )
+    if missing:
+        logging.warning("%s: its tokens carry no tokenizers; the export embeds tokens only", output)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(model, partial)
+        for name in needed:
+            if name in folders:
+                tokenizer = load_model(folders[name])
+                if tokenizer.config["objective"].get("signal_type") != name:
+                    raise ModelError(f"{folders[name]} holds no tokenizer of {name}")
+                _write(tokenizer, partial / TOKENIZERS / name)
+        _replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return load_model(output)
+
+
+def signal_types(model: LoadedModel) -> list[str]:
+    """Return the signal types whose tokens the model reads; none for a model of signals."""
+    rows = model.config["modalities"]
+    return sorted({row["group"] for row in rows})
+
+
+def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
+    """Return what an export says of a run's model, but for its tensors.
+
+    Args:
+        config: the run's resolved config.
+        step: updates made.
+        store: folder of the data.
+
+    Returns:
+        ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
+        group} in the order of the code axis (empty for a model of signals); ``channels`` {name,
+        channel_id, signal_type, unit, rate_hz, preprocess} of all that it may read; ``data``
+        {name, manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``.
+    """
+    data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
+    modalities = config["objective"].get("model", {}).get("modalities", [])
+    names = [row["name"] for row in modalities] or [
+        channel.name
+        for channel in CHANNELS.values()
+        if channel.signal_type == data.get("signal_type")
+    ]
+    return {
+        "format": FORMAT,
+        "objective": config["objective"],
+        "modalities": modalities,
+        "channels": [_channel_row(CHANNELS[name]) for name in names if name in CHANNELS],
+        "data": {**data, "manifest_sha256": _manifest_digest(store)},
+        "seed": config.get("seed", 0),
+        "step": step,
+        "hypnos_jax": hypnos_jax.__version__,
+    }
+
+
+def checksum(objective: dict, tensors: dict[str, np.ndarray]) -> str:
+    """Return SHA-256 over the objective's description and every tensor, in the names' order."""
+    digest = hashlib.sha256(json.dumps(objective, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(tensor.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _channel_row(channel) -> dict:
+    return {
+        "name": channel.name,
+        "channel_id": channel.id,
+        "signal_type": channel.signal_type,
+        "unit": channel.unit,
+        "rate_hz": channel.rate_hz,
+        "preprocess": channel.preprocess,
+    }
+
+
+def _manifest_digest(store: pathlib.Path) -> str | None:
+    """The data's manifest as it is now, or None where the run's data are no longer there."""
+    path = store / "manifest.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def make_model(
+    config: dict, variables: dict, step: int, store: str | os.PathLike | None = None
+) -> LoadedModel:
+    """Return the model that a run's config and variables are.
+
+    Args:
+        config: the run's resolved config.
+        variables: collection -> nested dict of arrays.
+        step: updates made.
+        store: folder of the data it was trained on; ``config.data.path`` by default.
+
+    Raises:
+        ModelError: the config's objective cannot be built.
+    """
+    store = pathlib.Path(store or config["data"].get("path") or "/no/store")
+    description = describe(config, step, store)
+    tensors = _flat(variables)
+    description["tensors"] = _table(tensors)
+    description["checksum"] = checksum(description["objective"], tensors)
+    return _assemble(description, tensors, store / TOKENIZERS, "the config")
+
+
+def _from_run(workdir: pathlib.Path) -> LoadedModel:
+    try:
+        config, step, variables = checkpoint.restore_variables(workdir)
+    except checkpoint.CheckpointError as error:
+        raise ModelError(str(error)) from error
+    # A run that was given no data wrote its own into its folder.
+    store = config["data"].get("path") or workdir / "synthetic"
+    return make_model(config, variables, step, store)
+
+
+def _from_export(folder: pathlib.Path) -> LoadedModel:
+    config = _read_config(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{path} is missing")
+    tensors = {}
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            there = set(file.keys())
+            for name, (dtype, shape) in config["tensors"].items():
+                if name not in there:
+                    raise ModelError(f"{path} has no tensor {name!r}")
+                tensor = file.get_tensor(name)
+                if [str(tensor.dtype), list(tensor.shape)] != [dtype, shape]:
+                    raise ModelError(
+                        f"{path}: tensor {name!r} is {tensor.dtype} {list(tensor.shape)};"
+                        f" {CONFIG} says {dtype} {shape}"
+                    )
+                tensors[name] = tensor
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    unknown = sorted(there - set(tensors))
+    if unknown:
+        raise ModelError(f"{path} has a tensor {unknown[0]!r} that {CONFIG} does not name")
+    found = checksum(config["objective"], tensors)
+    if found != config["checksum"]:
+        raise ModelError(
+            f"{path} or its {CONFIG} was changed: checksum {found[:12]}...,"
+            f" {CONFIG} says {str(config['checksum'])[:12]}..."
+        )
+    return _assemble(config, tensors, folder / TOKENIZERS, folder)
+
+
+def _read_config(folder: pathlib.Path) -> dict:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(f"{path} is missing")
+    try:
+        config = json.loads(path.read_text())
+        form = config["format"]
+        missing = {"objective", "modalities", "channels", "step", "checksum", "tensors"} - set(
+            config
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not the config of an export: {error!r}") from None
+    if form != FORMAT:
+        raise ModelError(f"{path} has format {form!r}; this version reads {FORMAT!r}")
+    if missing:
+        raise ModelError(f"{path} lacks {sorted(missing)}")
+    return config
+
+
+def _assemble(config: dict, tensors: dict, beside: pathlib.Path, source) -> LoadedModel:
+    arguments = dict(config["objective"])
+    try:
+        objective = plugins.load("objectives", arguments.pop("name"))(**frozen(arguments))
+    except (TypeError, KeyError, ValueError) as error:
+        raise ModelError(f"{source}: its objective cannot be built: {error}") from error
+    folders = sorted(beside.iterdir()) if beside.is_dir() else []
+    return LoadedModel(
+        objective=objective,
+        variables=flax.traverse_util.unflatten_dict(tensors, sep="/"),
+        config=config,
+        checksum=config["checksum"],
+        step=config["step"],
+        tokenizers={folder.name: folder for folder in folders if folder.is_dir()},
+    )
+
+
+def _flat(variables: dict) -> dict[str, np.ndarray]:
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    return {name: np.asarray(tensor) for name, tensor in flat.items()}
+
+
+def _table(tensors: dict) -> dict[str, list]:
+    return {name: [str(x.dtype), list(x.shape)] for name, x in sorted(tensors.items())}
+
+
+def _write(model: LoadedModel, folder: pathlib.Path) -> None:
+    folder.mkdir(parents=True)
+    tensors = {name: np.ascontiguousarray(x) for name, x in _flat(model.variables).items()}
+    safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
+    (folder / CONFIG).write_text(json.dumps(model.config, indent=1) + "\n")
+    for name in (WEIGHTS, CONFIG):
+        with open(folder / name, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def _replace(partial: pathlib.Path, output: pathlib.Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not output.exists():
+        partial.rename(output)
+        return
+    old = output.with_name(f".{output.name}.old-{os.getpid()}")
+    output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old)
+
+
+def _is_export(folder: pathlib.Path) -> bool:
+    try:
+        return json.loads((folder / CONFIG).read_text())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

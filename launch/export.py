@@ -1,0 +1,39 @@
+"""Export a model: ``python -m launch.export --workdir=DIR --output=DIR``.
+
+Writes ``model.safetensors`` and ``config.json``, and beside the model of tokens the tokenizers that
+made them. Exit codes: 0 done, 1 an error.
+"""
+
+import math
+import sys
+
+from absl import app, flags, logging
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run, or another export")
+OUTPUT = flags.DEFINE_string("output", None, "folder to write; an export there is replaced")
+TOKENIZERS = flags.DEFINE_string(
+    "tokenizers", None, "folder with a model per signal type; default: those beside the tokens"
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    logging.set_verbosity(logging.INFO)
+    from hypnos_jax.export import export  # after the flags: imports start jax
+
+    try:
+        model = export(WORKDIR.value, OUTPUT.value, tokenizers=TOKENIZERS.value)
+    except (ValueError, OSError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        return 1
+    size = sum(math.prod(shape) for _, shape in model.config["tensors"].values())
+    print(f"{OUTPUT.value}: step {model.step}, {size:,} values, checksum {model.checksum}")
+    for signal_type, folder in model.tokenizers.items():
+        print(f"  tokenizer of {signal_type}: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir", "output"])
+    sys.exit(app.run(main))

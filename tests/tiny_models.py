@@ -1,0 +1,77 @@
+"""Tiny untrained models of tokens and of signals, as runs' folders and exports, made in seconds."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypnos_jax import checkpoint, plugins, state
+from hypnos_jax.config import frozen
+
+MODALITIES = [
+    {"name": "eeg_c3", "levels": 2, "codes": 16, "channel_id": 0, "group": "eeg"},
+    {"name": "eeg_c4", "levels": 2, "codes": 16, "channel_id": 1, "group": "eeg"},
+    {"name": "ecg", "levels": 2, "codes": 16, "channel_id": 5, "group": "ecg"},
+    {"name": "resp_abd", "levels": 2, "codes": 16, "channel_id": 6, "group": "resp"},
+]
+
+
+def rq_config(path="", modalities=MODALITIES, **model):
+    """The resolved config of an RQ-Transformer of one block of 8 s and one of 16 s."""
+    sizes = {"dim": 16, "layers": 2, "heads": 2, "local_window": 8, "wide_window": 16}
+    depth = {"wide_every": 2, "depth_dim": 8, "depth_layers": 1, "depth_heads": 2}
+    model = {"modalities": modalities, **sizes, **depth, **model}
+    return {
+        "seed": 0,
+        "objective": {"name": "rq_next_token", "model": model},
+        "data": {"name": "token_windows", "path": str(path), "window_s": 64},
+        "optim": {},
+        "train": {"steps": 1, "batch_size": 2},
+        "mesh": {"data": 1},
+        "checkpoints": {},
+        "logs": {},
+        "evals": {},
+    }
+
+
+def token_batch(rows=2, seconds=8, modalities=MODALITIES):
+    """Zeros in the shapes of a batch of token windows."""
+    count, width = len(modalities), sum(m["levels"] for m in modalities)
+    return {
+        "codes": jnp.zeros((rows, seconds, width), jnp.int32),
+        "present": jnp.ones((rows, count), bool),
+        "channel_ids": jnp.zeros((rows, count), jnp.int32),
+        "valid": jnp.ones((rows, seconds, count), bool),
+        "tracks": jnp.zeros((rows, seconds, count, 2)),
+        "weight": jnp.ones(rows),
+    }
+
+
+def make_objective(config):
+    arguments = dict(config["objective"])
+    return plugins.load("objectives", arguments.pop("name"))(**frozen(arguments))
+
+
+def random_variables(config, batch, seed=0):
+    """Random variables in the objective's shapes; compiling its own initialisation takes longer."""
+    objective = make_objective(config)
+    keys = {name: jax.random.key(0) for name in ("params", *objective.rng_streams)}
+    shapes = jax.eval_shape(lambda: nn.unbox(objective.init(keys, batch, train=True)))
+    rng = np.random.default_rng(seed)
+
+    def one(shape):
+        if shape.dtype != jnp.float32:
+            return np.ones(shape.shape, shape.dtype)
+        return rng.normal(0, 0.3, shape.shape).astype(np.float32)
+
+    return jax.tree.map(one, shapes)
+
+
+def write_run(workdir, config, variables, step=3):
+    """A run's folder with one checkpoint."""
+    params = variables["params"]
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    whole = state.TrainState(jnp.int32(step), params, (jnp.zeros(()),), collections, None)
+    keep = checkpoint.Checkpoints(workdir)
+    keep.save(step, jax.tree.map(jnp.asarray, whole), {"config": config})
+    keep.close()

@@ -95,8 +95,8 @@ def preprocess_channel(
     Args:
         signal: ``[T]`` in the channel's unit (electrical channels in uV); NaN where missing.
         sfreq: Samples per second of ``signal``.
-        channel: A :class:`~data_pipelines.channels.Channel`: ``name``, ``rate_hz`` and
-            ``preprocess`` (key of :data:`RECIPES`) are used.
+        channel: A :class:`~data_pipelines.channels.Channel`: ``rate_hz`` and ``preprocess``
+            (key of :data:`RECIPES`; where None the channel's name is the key) are used.
         mains_hz: 50 or 60, notched where the recipe says so; None leaves the notch out.
 
     Returns:
@@ -108,11 +108,10 @@ def preprocess_channel(
     """
     if mains_hz not in (None, 50, 60):
         raise ValueError(f"mains_hz is {mains_hz!r}; must be 50, 60 or None")
-    if channel.preprocess not in RECIPES:
-        raise ValueError(
-            f"channel {channel.name}: no recipe {channel.preprocess!r} among {[*RECIPES]}"
-        )
-    recipe = RECIPES[channel.preprocess]
+    key = channel.preprocess or channel.name
+    if key not in RECIPES:
+        raise ValueError(f"channel {channel.name}: no recipe {key!r} among {[*RECIPES]}")
+    recipe = RECIPES[key]
     sfreq = fractions.Fraction(sfreq)
     if sfreq <= 0:
         raise ValueError(f"channel {channel.name}: sampling rate {sfreq} Hz; must be above 0")

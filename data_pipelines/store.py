@@ -226,7 +226,7 @@ class NightStore:
         return [Event(*row) for row in self.scoring_line(night)["events"]]
 
     def scoring_line(self, night: NightEntry) -> dict:
-        """The stored line: ``stages`` as a string, ``events`` as (kind, onset, duration)."""
+        """The stored line: ``stages`` as a string, ``events`` as rows of Event's fields."""
         start, size = night.scoring_span
         with open(inside(self.path, self.manifest["scoring"]), "rb") as file:
             file.seek(start)

@@ -58,6 +58,7 @@ def write_store(
     modalities: typing.Sequence[dict] = (),
     provenance: typing.Mapping[str, typing.Any] | None = None,
     beside: typing.Sequence[str] = (),
+    left_aside: typing.Sequence[tuple[str, str]] = (),
     run_all: typing.Callable | None = None,
     progress: bool = True,
 ) -> Summary:
@@ -77,8 +78,9 @@ def write_store(
         modalities: For tokens: ``{name, levels, codes, channel_id, signal_type}`` in code order.
         provenance: How the nights are made (JSON). A store is only added to with equal provenance.
         beside: Folders of the store written by the caller, whose files join the checksums.
-        run_all: Runs ``run_all(function, names)`` elsewhere, such as on a Beam runner that sees
-            ``output``; default is a pool of ``jobs`` processes here.
+        left_aside: Files that were not even tried, as (name, reason); they join the rejects.
+        run_all: Runs ``run_all(function, list of (name, item))`` elsewhere, such as on a Beam
+            runner that sees ``output``; default is a pool of ``jobs`` processes here.
         progress: Show a progress bar on stderr.
 
     Returns:
@@ -101,11 +103,12 @@ def write_store(
             pending = {name: item for name, item in items.items() if name not in set(kept)}
             if not pending:
                 _forget_work(output)
-                return Summary([], kept, [])
+                return Summary([], kept, list(left_aside))
             _claim_work(output, kind, provenance)
             task = _Task(output / ".work", make_night)
             _prepare(task, pending, jobs, run_all, progress)
             nights, rejected = _collect(output / ".work", pending)
+            rejected = sorted([*rejected, *left_aside])
             if nights:
                 sources = [*nights, *(StoredNight(old, entry) for entry in (old or _NONE).nights)]
                 _seal(output, kind, sources, list(modalities), provenance, beside)
@@ -340,8 +343,14 @@ def _write_records(build, kind, shards, modalities):
     from data_pipelines.builders.night_records import NightRecords
 
     builder = NightRecords(data_dir=build, kind=kind, shards=shards, modalities=modalities)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints of a download that is none
-        builder.download_and_prepare()
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.WARNING)  # it tells of downloads and preparations that are none
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_dir=build.parent / "downloads")
+    finally:
+        log.setLevel(level)
     records = {}
     for split, info in builder.info.splits.items():
         paths = [pathlib.Path(os.fspath(path)) for path in info.filepaths]

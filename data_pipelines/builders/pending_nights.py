@@ -4,6 +4,7 @@ The file is an uncompressed ``.npz`` without object arrays; the zip members carr
 that a crash or a disk damaged is found when read and its night is prepared again.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -52,7 +53,7 @@ def write_night(path: pathlib.Path, night: Night | TokenNight):
         "labels": night.labels,
         "metadata": night.metadata,
         "qc": night.qc,
-        "events": [[e.kind, e.onset_s, e.duration_s] for e in night.events],
+        "events": [list(dataclasses.astuple(event)) for event in night.events],
     }
     if isinstance(night, Night):
         arrays = _signal_arrays(night)

@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import pathlib
 import pickle
-import types
 
 import numpy as np
 import pytest
@@ -13,15 +12,12 @@ from hypothesis import strategies as st
 
 from data_pipelines import store
 from data_pipelines.builders import night_builder
+from data_pipelines.scoring import Event
 
 MODALITIES = [
     {"name": "eeg_c3", "levels": 3, "codes": 16, "channel_id": 0, "signal_type": "eeg"},
     {"name": "ecg", "levels": 2, "codes": 16, "channel_id": 5, "signal_type": "ecg"},
 ]
-
-
-def event(kind, onset_s, duration_s):
-    return types.SimpleNamespace(kind=kind, onset_s=onset_s, duration_s=duration_s)
 
 
 def simulated_night(name, *, seconds=700, seed=0, split="train", channels=(("eeg_c3", 128),)):
@@ -40,7 +36,7 @@ def simulated_night(name, *, seconds=700, seed=0, split="train", channels=(("eeg
         split=split,
         channels=signals,
         stages=rng.integers(-1, 5, seconds // 30).astype(np.int8),
-        events=[event("hypopnea", 12.5, 20.0), event("arousal", 31.0, 3.0)],
+        events=[Event("hypopnea", 12.5, 20.0), Event("arousal", 31.0, 3.0, "respiratory")],
         labels={"rhythm": "N"},
         metadata={"age": 40.0},
         qc={"mains_hz": 50},
@@ -110,6 +106,7 @@ def test_a_signal_store_returns_what_was_written(signals):
             night.qc,
         )
         np.testing.assert_array_equal(opened.stages(entry), night.stages)
+        assert opened.events(entry) == night.events
         for name, channel in night.channels.items():
             read = opened.signal(entry, name, 0, entry.duration_s)
             step = np.abs(channel.samples).max() / 32767

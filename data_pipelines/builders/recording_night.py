@@ -1,0 +1,166 @@
+"""One recording with its scoring -> one prepared night: what every builder of recordings shares."""
+
+import dataclasses
+import pathlib
+import typing
+
+import numpy as np
+
+from data_pipelines import channels, preprocess, scoring, splits
+from data_pipelines.recordings import RecordingError, open_recording, read_channel
+from data_pipelines.store import Night
+
+try:
+    from data_pipelines.verdict import judge
+except ModuleNotFoundError:  # recordings are then taken as their labels say
+    judge = None
+
+DEFAULT_MAINS_HZ = 50  # the published default, where neither the user nor the spectrum tells
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A recording to prepare.
+
+    Attributes:
+        name: Its name in the store.
+        path: The file.
+        scoring: Its scoring; None looks for one beside it, False takes it as unscored.
+        subject: The person; None derives it from the name (:func:`splits.subject_of`).
+        cohort: Whose generic labels its labels are, or None.
+        labels: Labels of the whole recording, such as its rhythm.
+        metadata: Facts of the person that may be kept, such as age and sex.
+    """
+
+    name: str
+    path: pathlib.Path
+    scoring: pathlib.Path | None | typing.Literal[False] = None
+    subject: str | None = None
+    cohort: str | None = None
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    metadata: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareRecording:
+    """Make the night of one pending recording; picklable, so that workers can be given it.
+
+    Attributes:
+        channels: Canonical channels to keep where the recording has them.
+        mains_hz: 50 or 60; None infers it from each recording's spectrum, 50 where that is silent.
+        aliases: As :func:`channels.load_aliases` returns it.
+        subjects: Recording -> subject, for people with several recordings.
+        code_book: What plain lists of stages mean, one of ``scoring.CODE_BOOKS``.
+        salt: Of the split by subject.
+    """
+
+    channels: tuple[str, ...]
+    mains_hz: int | None = None
+    aliases: dict[str, list] | None = None
+    subjects: dict[str, str] | None = None
+    code_book: str | None = None
+    salt: str = ""
+
+    def __call__(self, pending: Pending) -> Night:
+        """Read, judge, preprocess.
+
+        Raises:
+            RecordingError: The file is no recording, or none of its channels can be used.
+            ScoringError: Its scoring cannot be read or belongs to another recording.
+        """
+        recording = open_recording(pending.path)
+        resolution = channels.resolve(recording.labels, aliases=self.aliases, cohort=pending.cohort)
+        wanted = [name for name in self.channels if name in resolution.bindings]
+        if not wanted:
+            raise RecordingError(
+                f"{recording.name}: none of its {len(recording.labels)} labels is a channel wanted "
+                "here; python -m launch.check_recordings tells why, --aliases=FILE adds labels"
+            )
+        # The scoring is read first: it is quick, and a night whose scoring is wrong is refused.
+        stages, events, facts = self._scoring(pending, recording)
+        if judge is None:
+            judged, inferred_hz = {}, self.mains_hz
+        else:
+            verdict = judge(recording, resolution, mains_hz=self.mains_hz)
+            judged, inferred_hz = verdict.channels, verdict.mains_hz
+        mains_hz = inferred_hz or DEFAULT_MAINS_HZ
+        signals, found, refused = {}, {}, {}
+        for name in wanted:
+            try:
+                signals[name], found[name] = self._channel(
+                    recording, resolution.bindings[name], judged.get(name), mains_hz
+                )
+            except (RecordingError, preprocess.UnusableSignal) as error:
+                refused[name] = str(error)
+        if not signals:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            raise RecordingError(f"{recording.name}: no usable channel ({reasons})")
+        subject = pending.subject or splits.subject_of(pending.name, self.subjects)
+        qc = {
+            "mains_hz": mains_hz,
+            "mains_from": _mains_from(self.mains_hz, inferred_hz),
+            "channels": found,
+            "refused": refused,
+            "notes": [*recording.notes, *facts.pop("notes")],
+            "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
+        }
+        metadata = dict(pending.metadata) | facts
+        if recording.start_of_day_s is not None:
+            metadata["start_of_day_s"] = recording.start_of_day_s
+        return Night(
+            recording=pending.name,
+            subject=subject,
+            split=splits.split_of(subject, salt=self.salt),
+            channels=signals,
+            stages=stages,
+            events=events,
+            labels=dict(pending.labels),
+            metadata=metadata,
+            qc=qc,
+        )
+
+    def _scoring(self, pending, recording):
+        path = pending.scoring
+        if path is None:
+            path = scoring.find_scoring(pending.path, code_book=self.code_book)
+        if not path:
+            epochs = int(recording.duration_s / scoring.EPOCH_S + 0.5)
+            return np.full(epochs, -1, np.int8), [], {"notes": []}
+        scored = scoring.read_scoring(path, recording=recording, code_book=self.code_book)
+        scored, notes = scoring.align(scored, recording.duration_s)
+        facts = {"scoring": scored.source, "events_scored": scored.events_scored}
+        return scored.stages, scored.events, facts | {"notes": list(scored.notes or notes)}
+
+    def _channel(self, recording, binding, judged, mains_hz):
+        """Return the prepared channel, and what the manifest says of it."""
+        if judged is not None and judged.status == "refused":
+            raise RecordingError("; ".join(judged.notes))
+        signal, sfreq = read_channel(recording, getattr(judged, "binding", None) or binding)
+        facts = {
+            "sfreq_hz": float(sfreq),
+            "unit": recording.unit(binding.index),
+            "how": binding.how,
+            "clipped_share": _clipped_share(signal),
+        }
+        made = preprocess.preprocess_channel(
+            signal, sfreq, channels.CHANNELS[binding.channel], mains_hz=mains_hz
+        )
+        facts["valid_share"] = round(float(made.valid.mean()), 4)
+        facts["missing_share"] = round(float(np.isnan(signal).mean()), 4)
+        facts["notes"] = list(judged.notes if judged is not None else binding.notes)
+        return made, facts
+
+
+def _mains_from(asked, inferred):
+    if asked is not None:
+        return "flag"
+    return "spectrum" if inferred else "default"
+
+
+def _clipped_share(signal):
+    """Share of samples at the very ends of the range: 0 but for the one extreme of each side."""
+    low, high = np.nanmin(signal, initial=np.inf), np.nanmax(signal, initial=-np.inf)
+    if not low < high:
+        return 1.0
+    ends = np.count_nonzero(signal <= low) + np.count_nonzero(signal >= high)
+    return round(max(ends - 2, 0) / len(signal), 4)

@@ -1,0 +1,122 @@
+"""Prepare recordings into a store of nights: ``python -m launch.prepare_nights --help``.
+
+Run again after an interruption, the same command goes on where it was; with further recordings in
+the folder, it adds them.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+from data_pipelines import channels, splits
+from data_pipelines.builders import (
+    cinc2017,
+    folder,
+    night_builder,
+    nsrr,
+    recording_night,
+    sleep_edf,
+)
+
+BUILDERS = ("folder", "sleep_edf", "cinc2017", "nsrr")
+
+INPUT = flags.DEFINE_string(
+    "input", "", "Folder of recordings. Without it, sleep_edf downloads its own."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.", required=True)
+BUILDER = flags.DEFINE_enum("builder", "folder", BUILDERS, "How the input is laid out.")
+MAINS_HZ = flags.DEFINE_enum("mains_hz", None, ["50", "60"], "Mains frequency; default: inferred.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Processes that prepare nights.", lower_bound=1)
+CHANNELS = flags.DEFINE_string(
+    "channels", "hypnos", "The eight channels of hypnos, all that are known, or names by commas."
+)
+ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
+SUBJECTS = flags.DEFINE_string("subjects", None, "CSV file of recording,subject.")
+COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
+CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
+BEAM = flags.DEFINE_string(
+    "beam", None, "Prepare on Apache Beam with these options, e.g. '--runner=DirectRunner'."
+)
+LIMIT = flags.DEFINE_integer("limit", None, "sleep_edf: download that many recordings at most.")
+
+
+def wanted_channels(text: str) -> tuple[str, ...]:
+    """Names of channels for the value of ``--channels``; ValueError for one that is unknown."""
+    if text == "hypnos":
+        return tuple(channels.HYPNOS)
+    if text == "all":
+        return tuple(channels.CHANNELS)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in channels.CHANNELS]
+    if unknown or not names:
+        known = ", ".join(channels.CHANNELS)
+        raise ValueError(f"--channels={text}: {unknown} not among hypnos, all, {known}")
+    return names
+
+
+def find_items() -> tuple[dict[str, recording_night.Pending], list]:
+    """What there is to prepare, and what was left aside, by the flags."""
+    if BUILDER.value == "sleep_edf":
+        source = INPUT.value or sleep_edf.download(OUTPUT.value, limit=LIMIT.value)
+        return folder.find_recordings(source, cohort="sleep_edf")
+    if not INPUT.value:
+        raise ValueError(f"--builder={BUILDER.value} needs --input=DIR")
+    if BUILDER.value == "cinc2017":
+        return cinc2017.find_recordings(INPUT.value), []
+    if BUILDER.value == "nsrr":
+        return nsrr.find_recordings(INPUT.value, cohort=COHORT.value), []
+    return folder.find_recordings(INPUT.value, cohort=COHORT.value)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    try:
+        names = wanted_channels("ecg" if BUILDER.value == "cinc2017" else CHANNELS.value)
+        make_night = recording_night.PrepareRecording(
+            channels=names,
+            mains_hz=int(MAINS_HZ.value) if MAINS_HZ.value else None,
+            aliases=channels.load_aliases(ALIASES.value) if ALIASES.value else None,
+            subjects=splits.load_subject_map(SUBJECTS.value) if SUBJECTS.value else None,
+            code_book=CODE_BOOK.value,
+        )
+        items, doubles = find_items()
+        if not items:
+            raise ValueError(f"--input={INPUT.value}: no recordings ({', '.join(folder.SUFFIXES)})")
+        run_all = None
+        if BEAM.value is not None:
+            from data_pipelines.builders import beam  # an extra
+
+            run_all = beam.runner(BEAM.value)
+        provenance = {
+            "builder": BUILDER.value,
+            "mains_hz": make_night.mains_hz,
+            "channels": list(names),
+            "aliases": make_night.aliases,
+            "cohort": COHORT.value,
+            "code_book": CODE_BOOK.value,
+        }
+        summary = night_builder.write_store(
+            OUTPUT.value,
+            kind="signals",
+            items=items,
+            make_night=make_night,
+            jobs=JOBS.value,
+            provenance=provenance,
+            left_aside=doubles,
+            run_all=run_all,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        print(f"prepare_nights: {error}", file=sys.stderr)
+        return 1
+    for name, reason in summary.rejected:
+        logging.warning("rejected %s: %s", name, reason)
+    print(
+        f"{OUTPUT.value}: {len(summary.added)} nights added, {len(summary.kept)} were there, "
+        f"{len(summary.rejected)} rejected (rejects.jsonl)"
+    )
+    return 0 if summary.added or summary.kept else 1
+
+
+if __name__ == "__main__":
+    app.run(main)

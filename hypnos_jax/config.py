@@ -126,7 +126,7 @@ def fill(config: dict, description: dict) -> dict:
         *parents, last = key.split(".")
         try:
             place = functools.reduce(lambda node, name: node[name], parents, config)
-            empty = place[last] in ("", None, 0) or len(place[last]) == 0
+            empty = place[last] in ("", None, 0, [], {})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"config.data.fill names {key!r}, which is not there") from error
         if empty:
@@ -144,9 +144,8 @@ def change(config: dict, changes: dict) -> dict:
     config = json.loads(json.dumps(config))
     for key, value in changes.items():
         *parents, last = key.split(".")
-        functools.reduce(lambda node, name: node.setdefault(name, {}), parents, config)[last] = (
-            value
-        )
+        node = functools.reduce(lambda node, name: node.setdefault(name, {}), parents, config)
+        node[last] = value
     return resolve(config)
 
 

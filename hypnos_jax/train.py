@@ -305,7 +305,8 @@ def check_batch_size(objective: nn.Module, run: Run, mesh: jax.sharding.Mesh) ->
 
 def require_finite(values: dict, step: int, local: dict, workdir: pathlib.Path) -> None:
     """Stop at the first loss or gradient that is not finite, with its batch on the disk."""
-    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    wrong = sorted(name for name, value in values.items() if not math.isfinite(value))
+    wrong.sort(key=lambda name: name != "loss")
     if not wrong:
         return
     path = workdir / f"not_finite_step_{step}_process_{jax.process_index()}.npz"

@@ -1,5 +1,7 @@
 """A small objective with a mutable collection, dropout and normalising ``weigh``, and its data."""
 
+import time
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,7 @@ class ToyRegression(nn.Module):
         return Loss(
             total,
             weight.sum(),
-            {"error": ((weight * abs(error)).sum(), weight.sum()), "share": (share, jnp.ones(()))},
+            {"error": ((weight * abs(error)).sum(), weight.sum()), "share": (share, weight.sum())},
         )
 
     def embed(self, batch):
@@ -51,17 +53,19 @@ class ToyRegression(nn.Module):
 class ToySource(pipeline.Source):
     """Rows drawn from a fixed linear law."""
 
-    def __init__(self, store, *, split, seed, rows=40, poison=-1):
+    def __init__(self, store, *, split, seed, rows=40, poison=-1, delay_s=0.0):
         law = np.array([1.0, -2.0, 0.5, 0.0], np.float32)
 
         def read(slot, start):
+            time.sleep(delay_s)
             x = np.random.default_rng([slot, start, len(split)]).normal(size=4).astype(np.float32)
             y = np.float32(x @ law)
             if slot == poison and split == "train":
                 y = np.float32(np.finfo(np.float32).max)
             return {"x": x, "y": y, "valid": np.ones(1, bool), "weight": np.float32(1)}
 
-        super().__init__(None, Slots(rows), read, {"width": 8}, seed=seed, threads=2)
+        about = {"width": 8, "path": store}
+        super().__init__(None, Slots(rows), read, about, seed=seed, threads=2)
 
     def describe(self):
         return dict(self._description)
@@ -84,7 +88,7 @@ def install(monkeypatch=None):
     put(
         plugins, "load", lambda folder, name: ToyRegression if name == "toy" else load(folder, name)
     )
-    put(evaluate, "NightStore", lambda path: None)
+    put(evaluate, "NightStore", lambda path: path)
     put(pipeline, "SOURCES", {"toy": ToySource})
 
 
@@ -97,6 +101,6 @@ def toy_config():
         "train": {"steps": 12, "batch_size": 8},
         "mesh": {"data": 4, "fsdp": 2, "tensor": 1},
         "checkpoints": {"every": 4, "keep": 2},
-        "logs": {"every": 4, "compile_cache": "", "mfu": True},
-        "evals": {"validation": {"type": "mean_loss", "every": 5}},
+        "logs": {"every": 4, "compile_cache": "", "mfu": False},
+        "evals": {"validation": {"type": "mean_loss", "every": 5, "limit": 3}},
     }

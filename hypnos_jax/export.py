@@ -8,8 +8,8 @@ An export is a folder::
     tokenizers/<signal type>/   for models of tokens: an export of each tokenizer they came from
 
 Both files are readable anywhere: ``plugins.load("objectives", name)(**arguments)`` rebuilds the
-module and the tensors are its variables. The checksum is over the objective and every tensor's
-name, type, shape and bytes, so a run's folder and its export have the same one.
+module and the tensors are its variables. The checksum is over the objective, every tensor's name,
+type, shape and bytes, and the checksums of the tokenizers; a run's folder and its export share it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from hypnos_jax.config import frozen
 
 FORMAT = "hypnos_jax.model/1"
 WEIGHTS, CONFIG, TOKENIZERS = "model.safetensors", "config.json", "tokenizers"
+KEYS = {"objective", "modalities", "channels", "step", "tensors", "tokenizers", "checksum"}
 
 
 class ModelError(ValueError):
@@ -50,7 +51,7 @@ class LoadedModel:
         objective: the Linen module.
         variables: collection -> nested dict of numpy arrays.
         config: what ``config.json`` of an export holds.
-        checksum: SHA-256 over the objective and its variables, as hexadecimal digits.
+        checksum: SHA-256 over objective, variables and tokenizers, as hexadecimal digits.
         step: updates it was trained for.
         tokenizers: signal type -> folder of the tokenizer that a model of tokens needs.
     """
@@ -106,15 +107,14 @@ def export(
     model, output = load_model(workdir), pathlib.Path(output)
     if output.exists() and not _is_export(output) and any(output.iterdir()):
         raise ModelError(f"{output} exists and is no export; give a new folder")
-    folders = dict(model.tokenizers)
     if tokenizers is not None:
-        folders = {p.name: p for p in sorted(pathlib.Path(tokenizers).iterdir()) if p.is_dir()}
+        model = _with_tokenizers(model, pathlib.Path(tokenizers))
     needed = signal_types(model)
-    missing = [name for name in needed if name not in folders]
-    if missing and (folders or tokenizers is not None):
+    missing = [name for name in needed if name not in model.tokenizers]
+    if missing and (model.tokenizers or tokenizers is not None):
         raise ModelError(
-            f"no tokenizer for {missing} beside the tokens of {workdir} or in {tokenizers};"
-            f" there are {sorted(folders)}"
+            f"no tokenizer for {missing} among {sorted(model.tokenizers)} in"
+            f" {tokenizers or 'the folder of the tokens'}"
         )
     if missing:
         logging.warning("%s: its tokens carry no tokenizers; the export embeds tokens only", output)
@@ -122,12 +122,11 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         _write(model, partial)
-        for name in needed:
-            if name in folders:
-                tokenizer = load_model(folders[name])
-                if tokenizer.config["objective"].get("signal_type") != name:
-                    raise ModelError(f"{folders[name]} holds no tokenizer of {name}")
-                _write(tokenizer, partial / TOKENIZERS / name)
+        for name in needed if model.tokenizers else ():
+            tokenizer = load_model(model.tokenizers[name])
+            if tokenizer.config["objective"].get("signal_type") != name:
+                raise ModelError(f"{model.tokenizers[name]} holds no tokenizer of {name}")
+            _write(tokenizer, partial / TOKENIZERS / name)
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -152,7 +151,8 @@ def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
         ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
         group} in the order of the code axis (empty for a model of signals); ``channels`` {name,
         channel_id, signal_type, unit, rate_hz, preprocess} of all that it may read; ``data``
-        {name, manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``.
+        {name, manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``; and of ``make_model``
+        ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
     """
     data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
     modalities = config["objective"].get("model", {}).get("modalities", [])
@@ -173,9 +173,9 @@ def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def checksum(objective: dict, tensors: dict[str, np.ndarray]) -> str:
-    """Return SHA-256 over the objective's description and every tensor, in the names' order."""
-    digest = hashlib.sha256(json.dumps(objective, sort_keys=True).encode())
+def checksum(objective: dict, tensors: dict[str, np.ndarray], tokenizers: dict[str, str]) -> str:
+    """Return SHA-256 over the objective, the tokenizers' checksums and every tensor by name."""
+    digest = hashlib.sha256(json.dumps([objective, tokenizers], sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
@@ -218,8 +218,7 @@ def make_model(
     description = describe(config, step, store)
     tensors = _flat(variables)
     description["tensors"] = _table(tensors)
-    description["checksum"] = checksum(description["objective"], tensors)
-    return _assemble(description, tensors, store / TOKENIZERS, "the config")
+    return _seal(description, tensors, store / TOKENIZERS, "the config")
 
 
 def _from_run(workdir: pathlib.Path) -> LoadedModel:
@@ -256,13 +255,42 @@ def _from_export(folder: pathlib.Path) -> LoadedModel:
     unknown = sorted(there - set(tensors))
     if unknown:
         raise ModelError(f"{path} has a tensor {unknown[0]!r} that {CONFIG} does not name")
-    found = checksum(config["objective"], tensors)
+    found = checksum(config["objective"], tensors, config["tokenizers"])
     if found != config["checksum"]:
         raise ModelError(
             f"{path} or its {CONFIG} was changed: checksum {found[:12]}...,"
             f" {CONFIG} says {str(config['checksum'])[:12]}..."
         )
-    return _assemble(config, tensors, folder / TOKENIZERS, folder)
+    folders = {}
+    for name, digest in config["tokenizers"].items():
+        folders[name] = folder / TOKENIZERS / name
+        if _checksum_of(folders[name]) != digest:
+            raise ModelError(f"{folders[name]} is not the tokenizer that the model was trained on")
+    return _assemble(config, tensors, folders, folder)
+
+
+def _seal(description: dict, tensors: dict, beside: pathlib.Path, source) -> LoadedModel:
+    """Add the tokenizers found in ``beside`` and the checksum, and make the model."""
+    folders = {}
+    for name in {row["group"] for row in description["modalities"]}:
+        if (beside / name).is_dir():
+            folders[name] = beside / name
+    digests = {name: _checksum_of(folder) for name, folder in sorted(folders.items())}
+    digest = checksum(description["objective"], tensors, digests)
+    description = {**description, "tokenizers": digests, "checksum": digest}
+    return _assemble(description, tensors, folders, source)
+
+
+def _with_tokenizers(model: LoadedModel, folder: pathlib.Path) -> LoadedModel:
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder of tokenizers")
+    return _seal(model.config, _flat(model.variables), folder, folder)
+
+
+def _checksum_of(folder: pathlib.Path) -> str:
+    if _is_export(folder):
+        return _read_config(folder)["checksum"]  # its tensors are checked when it is loaded
+    return load_model(folder).checksum
 
 
 def _read_config(folder: pathlib.Path) -> dict:
@@ -272,9 +300,7 @@ def _read_config(folder: pathlib.Path) -> dict:
     try:
         config = json.loads(path.read_text())
         form = config["format"]
-        missing = {"objective", "modalities", "channels", "step", "checksum", "tensors"} - set(
-            config
-        )
+        missing = KEYS - set(config)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not the config of an export: {error!r}") from None
     if form != FORMAT:
@@ -284,20 +310,19 @@ def _read_config(folder: pathlib.Path) -> dict:
     return config
 
 
-def _assemble(config: dict, tensors: dict, beside: pathlib.Path, source) -> LoadedModel:
+def _assemble(config: dict, tensors: dict, tokenizers: dict, source) -> LoadedModel:
     arguments = dict(config["objective"])
     try:
         objective = plugins.load("objectives", arguments.pop("name"))(**frozen(arguments))
     except (TypeError, KeyError, ValueError) as error:
         raise ModelError(f"{source}: its objective cannot be built: {error}") from error
-    folders = sorted(beside.iterdir()) if beside.is_dir() else []
     return LoadedModel(
         objective=objective,
         variables=flax.traverse_util.unflatten_dict(tensors, sep="/"),
         config=config,
         checksum=config["checksum"],
         step=config["step"],
-        tokenizers={folder.name: folder for folder in folders if folder.is_dir()},
+        tokenizers=dict(sorted(tokenizers.items())),
     )
 
 

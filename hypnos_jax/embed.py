@@ -1,0 +1,372 @@
+"""Recordings to embeddings: one vector a second and modality, and one per 30-s epoch.
+
+recording -> channels -> verdict -> preprocessing -> tokens -> backbone, each in chunks with the
+context that makes them equal to a single pass, so that a night of any length takes bounded memory.
+Source: Hypnos, arXiv 2606.09605, section 6 of its released library's behaviour: the embedding is
+the backbone's last norm; the summary of a second is the unweighted mean over the modalities that
+are present; an epoch is the mean of its 30 rows.
+
+Timing: row t is the state from which second t is predicted. It has seen the seconds before t and
+not t itself, as released; ``lag=False`` lets it see second t too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.errors
+import jax
+import numpy as np
+
+from data_pipelines.builders.recording_night import Pending, PrepareRecording
+from data_pipelines.recordings import RecordingError
+from data_pipelines.store import ChannelSignal, NightEntry, NightStore
+from hypnos_jax.export import LoadedModel, ModelError, load_model
+
+EPOCH_S = 30
+CHUNK_S = 2048  # ours: rows kept per pass of the backbone
+SHORTEST_PASS_S = 64  # ours: passes are padded to powers of two from here, to compile few shapes
+
+Example = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingEmbedding:
+    """What a model sees in one recording.
+
+    Attributes:
+        recording: its name.
+        times_s: float32 [S], seconds from the recording's start to the second of each row.
+        modalities: those present, name -> float16 [S, D].
+        epochs: float16 [E, D], means over whole 30-s epochs and over the modalities.
+        model: checksum of the model.
+    """
+
+    recording: str
+    times_s: np.ndarray
+    modalities: dict[str, np.ndarray]
+    epochs: np.ndarray
+    model: str
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write ``.npz`` (no pickle): an array per modality, ``epochs``, ``times_s``, ``model``.
+
+        A reader never sees half a file.
+        """
+        path = pathlib.Path(path)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            with open(partial, "wb") as file:
+                np.savez(
+                    file,
+                    **self.modalities,
+                    epochs=self.epochs,
+                    times_s=self.times_s,
+                    model=np.array(self.model),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class Embedder:
+    """A model of tokens with its tokenizers, compiled once for many recordings.
+
+    Attributes:
+        model: the loaded model.
+        modalities: {name, levels, codes, channel_id, group} in the order of the code axis.
+        checksum: of the model and its tokenizers.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | LoadedModel,
+        *,
+        chunk_s: int = CHUNK_S,
+        lag: bool | None = None,
+    ):
+        """Load a model.
+
+        Args:
+            model: a run's folder, an export's folder, or a loaded model.
+            chunk_s: rows kept per pass of the backbone; bounds the memory, changes no result.
+            lag: see the module; None is what the model was configured with.
+
+        Raises:
+            ModelError: no model, or not one of tokens.
+        """
+        self.model = model if isinstance(model, LoadedModel) else load_model(model)
+        self.modalities = self.model.config["modalities"]
+        if not self.modalities:
+            raise ModelError(
+                f"{type(self.model.objective).__name__} reads no tokens; embed needs a model of"
+                " tokens, such as one of configs/hypnos/rq_transformer.py"
+            )
+        if chunk_s < 1:
+            raise ValueError(f"chunk_s={chunk_s}; give 1 or more seconds")
+        self.checksum, self.chunk_s = self.model.checksum, chunk_s
+        objective = self.model.objective
+        if lag is not None:
+            objective = objective.clone(embed_lag=lag)
+        self.reach = objective.reach
+        self._variables = jax.device_put(self.model.variables)
+        self._apply = jax.jit(functools.partial(objective.apply, method="embed"))
+        self._tokenizers = {}
+
+    def names(self, wanted: Sequence[str] | None = None) -> list[str]:
+        """Return the model's modalities, or those of them that are wanted.
+
+        Raises:
+            ValueError: one that the model does not have.
+        """
+        names = [row["name"] for row in self.modalities]
+        unknown = sorted(set(wanted or ()) - set(names))
+        if unknown:
+            raise ValueError(f"the model has no modality {unknown[0]!r}; it has {names}")
+        return [name for name in names if wanted is None or name in wanted]
+
+    def tokenize(self, channel: ChannelSignal) -> np.ndarray:
+        """Return the codes, int32 [S, K], of one preprocessed channel.
+
+        Raises:
+            ModelError: the model carries no tokenizer for it, or one that does not fit.
+        """
+        row = next(row for row in self.modalities if row["name"] == channel.name)
+        tokenizer = self._tokenizer(row["group"])
+        if tokenizer.objective.rate_hz != channel.rate_hz:
+            raise ModelError(
+                f"the tokenizer of {row['group']} reads {tokenizer.objective.rate_hz} Hz;"
+                f" {channel.name} is prepared at {channel.rate_hz} Hz"
+            )
+        from hypnos_jax.tokenization import encode_signal
+
+        codes = encode_signal(tokenizer, channel.samples)
+        if codes.shape[1] != row["levels"]:
+            raise ModelError(
+                f"the tokenizer of {row['group']} makes {codes.shape[1]} codes a second;"
+                f" the model takes {row['levels']} of {channel.name}"
+            )
+        return codes
+
+    def _tokenizer(self, signal_type: str) -> LoadedModel:
+        if signal_type not in self._tokenizers:
+            if signal_type not in self.model.tokenizers:
+                raise ModelError(
+                    f"the model carries no tokenizer of {signal_type}: it was trained on tokens"
+                    " without them; export it with --tokenizers=DIR"
+                )
+            self._tokenizers[signal_type] = load_model(self.model.tokenizers[signal_type])
+        return self._tokenizers[signal_type]
+
+    def embed_signals(
+        self, signals: dict[str, ChannelSignal], *, recording: str = ""
+    ) -> RecordingEmbedding:
+        """Embed preprocessed channels of one recording.
+
+        Args:
+            signals: name -> channel, any subset of the model's; all are cut to the shortest.
+            recording: its name.
+
+        Raises:
+            RecordingError: no channel, or one without a single second.
+            ModelError: a tokenizer that is missing or does not fit.
+        """
+        signals = {name: signals[name] for name in self.names() if name in signals}
+        if not signals:
+            raise RecordingError(f"{recording}: none of the model's modalities {self.names()}")
+        for name, channel in signals.items():
+            if not len(channel.valid):
+                raise RecordingError(f"{recording}: {name} is shorter than one second: no token")
+        codes = {name: self.tokenize(channel) for name, channel in signals.items()}
+        valid = {name: channel.valid for name, channel in signals.items()}
+        tracks = {name: channel.tracks for name, channel in signals.items()}
+        return self.embed_codes(codes, valid=valid, tracks=tracks, recording=recording)
+
+    def embed_codes(
+        self,
+        codes: dict[str, np.ndarray],
+        *,
+        valid: dict[str, np.ndarray] | None = None,
+        tracks: dict[str, np.ndarray] | None = None,
+        recording: str = "",
+    ) -> RecordingEmbedding:
+        """Embed the tokens of one recording.
+
+        Args:
+            codes: name -> [S, K], any subset of the model's modalities; cut to the shortest.
+            valid: name -> bool [S], seconds that hold signal; all by default.
+            tracks: name -> float32 [S, 2] as in ``ChannelSignal``; zeros by default.
+            recording: its name.
+        """
+        seconds = min(len(own) for own in codes.values())
+        count = len(self.modalities)
+        whole = {
+            "codes": np.zeros((seconds, sum(row["levels"] for row in self.modalities)), np.int32),
+            "present": np.array([row["name"] in codes for row in self.modalities]),
+            "channel_ids": np.array([row["channel_id"] for row in self.modalities], np.int32),
+            "valid": np.zeros((seconds, count), bool),
+            "tracks": np.zeros((seconds, count, 2), np.float32),
+            "weight": np.float32(1),
+        }
+        column = 0
+        for i, row in enumerate(self.modalities):
+            name, stop = row["name"], column + row["levels"]
+            if name in codes:
+                whole["codes"][:, column:stop] = codes[name][:seconds]
+                whole["valid"][:, i] = True if valid is None else valid[name][:seconds]
+                if tracks is not None:
+                    whole["tracks"][:, i] = tracks[name][:seconds]
+            column = stop
+        names = [name for name in self.names() if name in codes]
+        pieces = {name: [] for name in names}
+        pooled = []
+        for piece in self.chunks(functools.partial(_cut, whole), seconds):
+            own = {name: piece[name] for name in names}
+            pooled.append(mean_over_modalities(own))
+            for name in names:
+                pieces[name].append(own[name].astype(np.float16))
+        return RecordingEmbedding(
+            recording=recording,
+            times_s=np.arange(seconds, dtype=np.float32),
+            modalities={name: np.concatenate(parts) for name, parts in pieces.items()},
+            epochs=epoch_means(np.concatenate(pooled)).astype(np.float16),
+            model=self.checksum,
+        )
+
+    def chunks(self, read: Callable[[int, int], Example], seconds: int) -> Iterator[Example]:
+        """Yield name -> float32 [n, D] over the seconds of ``read``; see ``embed_tokens``."""
+        apply = functools.partial(self._apply, self._variables)
+        try:
+            yield from embed_tokens(apply, read, seconds, reach=self.reach, chunk_s=self.chunk_s)
+        except flax.errors.FlaxError as error:
+            raise ModelError(f"the model's variables do not fit its objective: {error}") from error
+
+
+def embed_tokens(
+    apply: Callable[[Example], dict[str, Any]],
+    read: Callable[[int, int], Example],
+    seconds: int,
+    *,
+    reach: int,
+    chunk_s: int = CHUNK_S,
+) -> Iterator[Example]:
+    """Yield the embeddings of a token sequence, chunk after chunk, as if it were one pass.
+
+    Each chunk starts ``reach + 1`` seconds early, and those rows are dropped: what is left has seen
+    all that it could have seen. All chunks have one shape, so there is one compilation.
+
+    Args:
+        apply: batch of one row -> name -> [1, S, D].
+        read: (start_s, stop_s) -> example without batch axis, arrays over time padded beyond the
+            end; as ``data_pipelines.pipeline`` describes it.
+        seconds: S.
+        reach: seconds of the past that a row depends on.
+        chunk_s: rows kept per chunk.
+
+    Yields:
+        name -> float32 [n, D], the n of all chunks adding up to ``seconds``.
+    """
+    context = reach + 1
+    length = context + chunk_s
+    if seconds <= length:
+        shortest = SHORTEST_PASS_S
+        while shortest < seconds:
+            shortest *= 2
+        length = min(length, shortest)
+    done = 0
+    while done < seconds:
+        start = max(0, done - context)
+        batch = {name: np.asarray(x)[None] for name, x in read(start, start + length).items()}
+        rows = apply(batch)
+        stop = min(start + length, seconds)
+        yield {name: np.asarray(x)[0, done - start : stop - start] for name, x in rows.items()}
+        done = stop
+
+
+def _cut(whole: Example, start: int, stop: int) -> Example:
+    """Rows ``start:stop`` of what runs over time, with zeros beyond the end."""
+    seconds = len(whole["codes"])
+    out = dict(whole)
+    for name in ("codes", "valid", "tracks"):
+        rows = whole[name][start:stop]
+        beyond = [(0, stop - max(start, min(stop, seconds)))] + [(0, 0)] * (rows.ndim - 1)
+        out[name] = np.pad(rows, beyond)
+    return out
+
+
+def read_window(
+    store: NightStore, night: NightEntry, names: Sequence[str], start_s: int, stop_s: int
+) -> Example:
+    """Read a stretch of a token night as ``embed_tokens`` wants it.
+
+    Args:
+        store: a store of tokens.
+        night: one of its nights.
+        names: modalities, in the order of the model.
+        start_s, stop_s: may reach beyond the night.
+    """
+    there = [row["name"] for row in store.modalities]
+    keep = [there.index(name) for name in names]
+    firsts = np.cumsum([0, *(row["levels"] for row in store.modalities)])
+    columns = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in keep])
+    ids = [store.modalities[i]["channel_id"] for i in keep]
+    return {
+        "codes": store.codes(night, start_s, stop_s)[:, columns].astype(np.int32),
+        "present": store.present(night)[keep],
+        "channel_ids": np.array(ids, np.int32),
+        "valid": store.token_valid(night, start_s, stop_s)[:, keep],
+        "tracks": store.token_tracks(night, start_s, stop_s)[:, keep],
+        "weight": np.float32(1),
+    }
+
+
+def mean_over_modalities(modalities: Example) -> np.ndarray:
+    """Return float32 [S, D], the unweighted mean of name -> [S, D]."""
+    return np.mean([x.astype(np.float32) for x in modalities.values()], axis=0)
+
+
+def epoch_means(rows: np.ndarray) -> np.ndarray:
+    """Return [E, D], the mean of every 30 rows of [S, D]; a part of an epoch at the end is cut."""
+    epochs = len(rows) // EPOCH_S
+    return rows[: epochs * EPOCH_S].reshape(epochs, EPOCH_S, -1).mean(axis=1)
+
+
+def embed_recording(
+    model: str | os.PathLike | LoadedModel | Embedder,
+    recording,
+    modalities: Sequence[str] | None = None,
+    *,
+    mains_hz: int | None = None,
+    aliases: dict[str, list] | None = None,
+    chunk_s: int = CHUNK_S,
+    lag: bool | None = None,
+) -> RecordingEmbedding:
+    """Embed one recording from its raw signals.
+
+    Args:
+        model: a run's folder, an export's folder, or (to compile once for many) an ``Embedder``,
+            which then decides ``chunk_s`` and ``lag``.
+        recording: path of an EDF, BDF or WFDB file, or an ``mne.io.Raw``.
+        modalities: only these, those of them that the recording has; all by default.
+        mains_hz: 50 or 60; None infers it from the spectrum.
+        aliases: further channel labels, as ``channels.load_aliases`` returns them.
+        chunk_s, lag: see ``Embedder``.
+
+    Raises:
+        RecordingError: not a recording, or it has none of the modalities.
+        ModelError: no model, or one that does not fit.
+        ValueError: a modality that the model does not have.
+    """
+    if not isinstance(model, Embedder):
+        model = Embedder(model, chunk_s=chunk_s, lag=lag)
+    prepare = PrepareRecording(tuple(model.names(modalities)), mains_hz=mains_hz, aliases=aliases)
+    name = pathlib.Path(recording).stem if isinstance(recording, str | os.PathLike) else "raw"
+    night = prepare(Pending(name=name, path=recording, scoring=False))
+    return model.embed_signals(night.channels, recording=name)

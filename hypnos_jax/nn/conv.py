@@ -144,7 +144,15 @@ def _finish(module: nn.Module, y, features: int, norm: str, dtype) -> jax.Array:
     y = y + bias.astype(dtype)[None, None]
     if norm == "layer":
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-        layer = nn.LayerNorm(1e-5, scale_init=ones, bias_init=zeros, parent=module, name="norm")
+        # The fast variance, E[x^2] - E[x]^2, cancels: few channels, far from zero.
+        layer = nn.LayerNorm(
+            1e-5,
+            use_fast_variance=False,
+            scale_init=ones,
+            bias_init=zeros,
+            parent=module,
+            name="norm",
+        )
         y = layer(y.astype(jnp.float32)).astype(dtype)
     return y
 

@@ -1,0 +1,167 @@
+"""Signals of any length to codes, in bounded memory: chunks with enough past to change nothing.
+
+A token depends on no more than ``reach`` tokens before it, so a chunk that is encoded with that
+much of the signal in front of it has the codes of a single pass over the whole signal.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from hypnos_jax.export import load_model
+from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
+
+CHUNK_S = 1800
+ROWS = 8  # windows encoded at once, at most; ours
+SHORTEST_S = 32
+
+
+class TokenizerError(ValueError):
+    """A model that is no tokenizer, or not one that fits."""
+
+
+class Tokenizer:
+    """A trained tokenizer, ready to encode whole channels.
+
+    Attributes:
+        signal_type: what it was trained on.
+        rate_hz: samples per second of its input; a token is one second.
+        levels, codes: K and V.
+        reach: seconds of the past that a token depends on, at most.
+        checksum: of the model.
+    """
+
+    def __init__(self, model, *, dtype: str = "float32"):
+        """Take a model from ``hypnos_jax.export.load_model``.
+
+        Args:
+            model: a ``LoadedModel`` of the objective ``rvq_reconstruction``.
+            dtype: of the products. Not the one it was trained in: in bfloat16 the codes of close
+                calls depend on where a chunk starts.
+
+        Raises:
+            TokenizerError: another objective, or tokens that are not one second long.
+        """
+        objective = model.objective
+        if not isinstance(getattr(objective, "model", None), Mapping) or not hasattr(
+            objective, "token_s"
+        ):
+            raise TokenizerError(
+                f"a {type(objective).__name__} is no tokenizer; train one with"
+                " configs/hypnos/rvq_tokenizer.py"
+            )
+        if objective.token_s != 1.0:
+            raise TokenizerError(
+                f"the {objective.signal_type} tokenizer has tokens of {objective.token_s} s; all"
+                " modalities must share tokens of 1 s"
+            )
+        self.signal_type, self.rate_hz = objective.signal_type, objective.rate_hz
+        self.checksum, self.step = model.checksum, model.step
+        # The network alone, so that tokenizers of equal shape share one compiled program.
+        self._network = RvqTokenizer(**{**objective.model, "dtype": dtype})
+        inner = {name: tree["tokenizer"] for name, tree in model.variables.items()}
+        self._variables = jax.device_put(inner)
+        self.levels, self.codes = self._network.levels, self._network.codes
+        self.reach = self._network.reach
+
+    def encode(self, signals: np.ndarray, *, chunk_s: int = CHUNK_S) -> np.ndarray:
+        """Return the codes of some channels, uint16 [C, S, K].
+
+        Args:
+            signals: float32 [C, S x rate_hz], as prepared nights hold them.
+            chunk_s: seconds encoded at once.
+
+        Raises:
+            TokenizerError: a length that is not whole seconds, or codes that 16 bits cannot hold.
+        """
+        if self.codes > 2**16:
+            raise TokenizerError(f"{self.codes} codes per level do not fit 16 bits")
+        return self._run("encode", signals, chunk_s).astype(np.uint16)
+
+    def latents(self, signals: np.ndarray, *, chunk_s: int = CHUNK_S) -> np.ndarray:
+        """Return the vectors before quantisation, float32 [C, S, D]; arguments as ``encode``."""
+        return self._run("latents", signals, chunk_s)
+
+    def _run(self, method: str, signals: np.ndarray, chunk_s: int) -> np.ndarray:
+        signals = np.asarray(signals, np.float32)
+        hop, (channels, length) = self.rate_hz, signals.shape
+        if length % hop or not length:
+            raise TokenizerError(
+                f"a {self.signal_type} signal of {length} samples is not whole seconds at {hop} Hz"
+            )
+        # Few shapes, each compiled once: a whole number of chunks, or the next power of two.
+        seconds = length // hop
+        if seconds <= chunk_s:
+            chunk = window = max(SHORTEST_S, _power_of_two(seconds))
+        else:
+            # One second more than a chunk and its past: the last token of a tokenizer with the
+            # released alignment sees the first sample of the second to come.
+            chunk, window = chunk_s, self.reach + chunk_s + 1
+        places = []  # channel, first token, first second of the window
+        for channel in range(channels):
+            for start in range(0, seconds, chunk):
+                places.append((channel, start, max(0, start - self.reach)))
+        rows = min(ROWS, _power_of_two(len(places)))
+        out = None
+        for at in range(0, len(places), rows):
+            group = places[at : at + rows]
+            cut = np.zeros((rows, window * hop), np.float32)
+            for row, (channel, _, first) in enumerate(group):
+                piece = signals[channel, first * hop : (first + window) * hop]
+                cut[row, : len(piece)] = piece
+            found = np.asarray(_apply(self._network, method, self._variables, cut))
+            if out is None:
+                out = np.zeros((channels, seconds, found.shape[-1]), found.dtype)
+            for row, (channel, start, first) in enumerate(group):
+                stop = min(start + chunk, seconds)
+                out[channel, start:stop] = found[row, start - first : stop - first]
+        return out
+
+
+def encode_signal(model, signal: np.ndarray, **options) -> np.ndarray:
+    """Return the codes, uint16 [S, K], of one channel, float32 [S x rate]; see ``Tokenizer``."""
+    return Tokenizer(model).encode(np.asarray(signal)[None], **options)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(network: RvqTokenizer, method: str, variables: dict[str, Any], signal: jax.Array):
+    return network.apply(variables, signal, method=method)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def load_tokenizers(folder: str | pathlib.Path) -> dict[str, tuple[pathlib.Path, Tokenizer]]:
+    """Return signal type -> (folder, tokenizer) of every model in the folders of ``folder``.
+
+    Args:
+        folder: holds one run's workdir or export per signal type, under any names.
+
+    Raises:
+        ModelError: a folder that holds no model that can be trusted.
+        TokenizerError: no model there, two of one signal type, or one that is no tokenizer.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise TokenizerError(f"{folder} is not a folder of tokenizers")
+    found: dict[str, tuple[pathlib.Path, Tokenizer]] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        tokenizer = Tokenizer(load_model(path))
+        if tokenizer.signal_type in found:
+            raise TokenizerError(
+                f"{found[tokenizer.signal_type][0]} and {path} are both tokenizers of"
+                f" {tokenizer.signal_type}; leave one"
+            )
+        found[tokenizer.signal_type] = (path, tokenizer)
+    if not found:
+        raise TokenizerError(f"{folder} holds no tokenizer: give a folder of runs or exports")
+    return found

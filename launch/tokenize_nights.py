@@ -1,0 +1,39 @@
+"""Turn nights into tokens: ``python -m launch.tokenize_nights --nights=DIR --tokenizers=DIR ...``.
+
+``--tokenizers`` holds a run's workdir or an export per signal type; channels of other signal types
+stay out. The output is a store of tokens with the tokenizers' exports beside it, so that it needs
+nothing else. Run again after an interruption, the same command goes on where it was; with further
+nights in the store, it adds them.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+NIGHTS = flags.DEFINE_string("nights", None, "Store of prepared nights.")
+TOKENIZERS = flags.DEFINE_string("tokenizers", None, "Folder of tokenizers, one per signal type.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder of the token store.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    from hypnos_jax.token_nights import tokenize_nights  # after the flags: imports start jax
+
+    try:
+        summary = tokenize_nights(NIGHTS.value, TOKENIZERS.value, OUTPUT.value)
+    except ValueError as error:
+        print(f"tokenize_nights: {error}", file=sys.stderr)
+        return 1
+    for name, reason in summary.rejected:
+        logging.warning("rejected %s: %s", name, reason)
+    print(
+        f"{OUTPUT.value}: {len(summary.added)} nights added, {len(summary.kept)} were there, "
+        f"{len(summary.rejected)} rejected (rejects.jsonl)"
+    )
+    return 0 if summary.added or summary.kept else 1
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["nights", "tokenizers", "output"])
+    sys.exit(app.run(main))

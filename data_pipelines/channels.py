@@ -267,7 +267,7 @@ def _offer_table(labels, meanings, offer, reasons) -> None:
     for i, (meaning, demerit) in meanings.items():
         if meaning.kind == "electrode":
             _offer_electrode(labels, i, meaning, demerit, references, offer, reasons)
-    _offer_chin(labels, chin, nox, offer)
+    _offer_chin(labels, chin, nox, offer, reasons)
     ecg = [aliases.get("ecg", {}).get(alias_rank("ecg", label)) for label in table.ECG_PAIR]
     if None not in ecg:
         left, right = ecg
@@ -328,7 +328,7 @@ def _offer_electrode(labels, i, meaning, demerit, references, offer, reasons) ->
     )
 
 
-def _offer_chin(labels, chin, nox, offer) -> None:
+def _offer_chin(labels, chin, nox, offer, reasons) -> None:
     for rank, (first, second) in enumerate(table.CHIN_PAIRS):
         if first in chin and second in chin:
             i, j = chin[first], chin[second]
@@ -341,6 +341,7 @@ def _offer_chin(labels, chin, nox, offer) -> None:
         i = nox[table.NOX_PREFERRED]
         notes = ("Nox chin electrodes, known by standing together",)
         offer(100, Binding("emg_chin", labels[i], i, notes=notes))
+        reasons.update(dict.fromkeys(nox.values(), "Nox chin electrode that is not needed"))
 
 
 def _generic_reason(label: str, reason: str) -> str:

@@ -1,0 +1,133 @@
+r"""Say of each recording how its labels resolve, why the others do not, and whether to trust them.
+
+    python -m launch.check_recordings night.edf /folder/of/recordings
+    python -m launch.check_recordings --cohort=shhs shhs1-200001.edf
+    python -m launch.check_recordings --aliases=our_labels.toml night.edf
+
+Reads headers and a few minutes of each channel; writes nothing. The exit code is 1 where any file
+cannot be read; the other files are still checked.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from data_pipelines import channels
+from data_pipelines.channel_table import COHORTS
+from data_pipelines.recordings import SUFFIXES, Recording, RecordingError, open_recording
+from data_pipelines.verdict import Verdict, judge
+
+_ALIASES = flags.DEFINE_string(
+    "aliases", None, "JSON or TOML file of canonical channel -> list of this site's labels."
+)
+_COHORT = flags.DEFINE_enum(
+    "cohort", None, sorted(COHORTS), "Cohort whose generic labels (EEG, EMG ...) are documented."
+)
+_MAINS_HZ = flags.DEFINE_integer("mains_hz", None, "50 or 60; by default seen in the spectrum.")
+
+# In a folder, a record is found by its header, not by its signal files too.
+_FOLDER_SUFFIXES = set(SUFFIXES) - {".dat", ".mat"}
+
+
+def find_recordings(path: pathlib.Path) -> list[pathlib.Path]:
+    """The file itself, or every recording below the folder, sorted."""
+    if not path.is_dir():
+        return [path]
+    found = (p for p in path.rglob("*") if p.suffix.lower() in _FOLDER_SUFFIXES and p.is_file())
+    return sorted(found)
+
+
+def describe(recording: Recording, resolution: channels.Resolution, verdict: Verdict) -> str:
+    """The report on one recording, as text for a terminal."""
+    lines = [f"{recording.path}", f"  {_extent(recording)}"]
+    lines += [f"  note: {note}" for note in verdict.notes]
+    if verdict.channels:
+        rows = [("CHANNEL", "FROM", "RATE", "AMPLITUDE", "VERDICT")]
+        for name, channel in verdict.channels.items():
+            binding = channel.binding
+            source = binding.label if binding.reference is None else f"{binding.label} - "
+            source += binding.reference_label or ""
+            amplitude = "-" if channel.amplitude is None else f"{channel.amplitude:.3g}"
+            rows.append(
+                (
+                    name,
+                    source,
+                    f"{channel.rate_hz:g} Hz",
+                    f"{amplitude} {channel.unit}".strip(),
+                    "; ".join((channel.status, *_how(binding), *channel.notes)),
+                )
+            )
+        lines += _table(rows)
+    elif recording.labels:
+        lines.append("  none of its labels is a known channel")
+    if resolution.unused:
+        rows = [("NOT USED", "BECAUSE"), *resolution.unused]
+        lines += ["", *_table(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _how(binding: channels.Binding) -> list[str]:
+    """How the channel comes about, where the columns do not already say it."""
+    plain = binding.reference is not None or binding.how == "as labelled"
+    return [] if plain else [binding.how]
+
+
+def _extent(recording: Recording) -> str:
+    minutes, seconds = divmod(round(recording.duration_s), 60)
+    text = (
+        f"{minutes // 60} h {minutes % 60:02d} min {seconds:02d} s, {len(recording.labels)} labels"
+    )
+    if recording.start_of_day_s is not None:
+        clock = int(recording.start_of_day_s)
+        text += f", from {clock // 3600:02d}:{clock // 60 % 60:02d}:{clock % 60:02d}"
+    if not recording.labels:
+        text += f", {len(recording.annotations)} annotations (scoring, not signals)"
+    return text
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their contents; the last one runs free."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return [
+        "  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[-1]]).rstrip()
+        for row in rows
+    ]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) < 2:
+        raise app.UsageError("name at least one recording or folder")
+    if _MAINS_HZ.value not in (None, 50, 60):
+        raise app.UsageError(f"--mains_hz={_MAINS_HZ.value}: the mains frequency is 50 or 60 Hz")
+    try:
+        aliases = None if _ALIASES.value is None else channels.load_aliases(_ALIASES.value)
+    except channels.AliasError as error:
+        raise app.UsageError(str(error)) from None
+    checked = unread = 0
+    for argument in argv[1:]:
+        paths = find_recordings(pathlib.Path(argument))
+        if not paths:
+            print(f"{argument}: no recording in this folder", file=sys.stderr)
+            unread += 1
+        for path in paths:
+            try:
+                recording = open_recording(path)
+                resolution = channels.resolve(
+                    recording.labels,
+                    aliases=aliases,
+                    cohort=_COHORT.value,
+                    unreadable=recording.unreadable,
+                )
+                verdict = judge(recording, resolution, mains_hz=_MAINS_HZ.value)
+                print(describe(recording, resolution, verdict), flush=True)
+                checked += 1
+            except RecordingError as error:
+                print(f"CANNOT BE READ  {error}\n", file=sys.stderr, flush=True)
+                unread += 1
+    print(f"{checked} checked, {unread} could not be read")
+    sys.exit(1 if unread else 0)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -5,27 +5,66 @@ import pathlib
 import numpy as np
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.store import TokenNight
+from data_pipelines.channels import CHANNELS, HYPNOS
+from data_pipelines.preprocess import preprocess_channel
+from data_pipelines.store import Night, TokenNight
+from data_pipelines.synthetic.night import simulate_night
+from data_pipelines.synthetic.subjects import draw_subject, stream
 
-_MODALITIES = (
-    ("eeg_c3", "eeg"),
-    ("eeg_c4", "eeg"),
-    ("eog_e1", "eog"),
-    ("eog_e2", "eog"),
-    ("emg_chin", "emg"),
-    ("ecg", "ecg"),
-    ("resp_abd", "resp"),
-    ("resp_thx", "resp"),
-)
 _SPLITS = ("train", "train", "train", "validation", "train", "train", "test", "train")
 
 
 def tiny_modalities(levels: int = 4, codes: int = 64) -> list[dict]:
     """The eight modalities of Hypnos as a token store names them, all of one shape."""
     return [
-        {"name": name, "levels": levels, "codes": codes, "channel_id": i, "signal_type": kind}
-        for i, (name, kind) in enumerate(_MODALITIES)
+        {
+            "name": name,
+            "levels": levels,
+            "codes": codes,
+            "channel_id": CHANNELS[name].id,
+            "signal_type": CHANNELS[name].signal_type,
+        }
+        for name in HYPNOS
     ]
+
+
+def write_tiny_nights(folder, seed: int = 0, *, nights: int = 8, minutes: float = 6.0) -> None:
+    """Write a small store of simulated, preprocessed nights: the trial input of signal models.
+
+    Args:
+        folder: The store to write.
+        seed: Another seed is other people.
+        nights: Recordings; their splits go round train (6 of 8), validation and test.
+        minutes: Length of a recording, at least 3.5; all stages occur in each.
+    """
+
+    def make_night(index):
+        subject = draw_subject(seed, index, name=f"tiny-{seed}-{index:03d}")
+        made = simulate_night(seed, minutes / 60, subject=subject, channels=HYPNOS)
+        channels = {
+            name: preprocess_channel(
+                made.signals[name], made.rates[name], CHANNELS[name], mains_hz=None
+            )
+            for name in HYPNOS
+        }
+        return Night(
+            recording=subject.name,
+            subject=subject.name,
+            split=_SPLITS[index % len(_SPLITS)],
+            channels=channels,
+            stages=made.scoring.stages,
+            events=made.scoring.events,
+            metadata={"age": subject.age, "sex": subject.sex, "site": "tiny"},
+        )
+
+    write_store(
+        pathlib.Path(folder),
+        kind="signals",
+        items={f"tiny-{seed}-{i:03d}": i for i in range(nights)},
+        make_night=make_night,
+        provenance={"synthetic": "tiny nights", "seed": seed},
+        progress=False,
+    )
 
 
 def write_tiny_tokens(
@@ -71,7 +110,7 @@ class _Language:
     STAGES, PHASES = 5, 6
 
     def __init__(self, seed, modalities):
-        rng = np.random.default_rng([seed, 1])
+        rng = stream(seed, "language")
         self.seed, self.modalities = seed, modalities
         states = self.STAGES * self.PHASES
         self.first = [rng.integers(m["codes"], size=states) for m in modalities]
@@ -80,7 +119,7 @@ class _Language:
         ]
 
     def night(self, recording, index, duration_s):
-        rng = np.random.default_rng([self.seed, 2, index])
+        rng = stream(self.seed, "tokens", index)
         epochs = duration_s // 30
         stages = np.zeros(epochs, np.int8)
         for e in range(1, epochs):

@@ -1,0 +1,253 @@
+"""A simulated cohort on disk: EDF+ recordings, scoring beside them, participants.csv."""
+
+import concurrent.futures
+import csv
+import dataclasses
+import datetime
+import io
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipelines.scoring import EPOCH_S, Scoring, ScoringError, read_scoring
+from data_pipelines.synthetic.edf_writer import write_edf
+from data_pipelines.synthetic.night import simulate_night
+from data_pipelines.synthetic.scoring_files import SUFFIXES, write_scoring
+from data_pipelines.synthetic.sites import SITES, channels_of, record, site_named
+from data_pipelines.synthetic.subjects import draw_subject, stream
+
+SECOND_NIGHT_SHARE = 0.3  # ours: of the subjects, how many stay for a second night
+BLANK_DATE = datetime.date(1985, 1, 1)  # what anonymised EDF files commonly have
+
+
+class CohortError(ValueError):
+    """The folder holds another cohort, or the request makes no sense."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedNight:
+    """One recording of a cohort: everything that decides its bytes.
+
+    Attributes:
+        recording: File stem.
+        seed, subject_index, night: Which night of whom.
+        site: Name of the laboratory.
+        hours: Length where no labels are given.
+        labels: A scoring file to follow, or None.
+        code_book: What bare entries of that file mean.
+    """
+
+    recording: str
+    seed: int
+    subject_index: int
+    night: int
+    site: str
+    hours: float
+    labels: str | None = None
+    code_book: str | None = None
+
+
+def plan_cohort(
+    nights: int, seed: int, hours: float, *, labels=None, code_book: str | None = None
+) -> list[PlannedNight]:
+    """Decide who sleeps where: sites in turn, some subjects for two nights.
+
+    A larger cohort of the same seed begins with the same nights.
+
+    Args:
+        nights: Recordings.
+        seed: Of the cohort.
+        hours: Length of each.
+        labels: Scoring files to follow, used in turn.
+        code_book: Of plain lists among them.
+    """
+    planned, subject = [], 0
+    while len(planned) < nights:
+        stays = 1 + (stream(seed, "nights", subject).random() < SECOND_NIGHT_SHARE)
+        site = SITES[subject % len(SITES)]
+        for night in range(stays):
+            index = len(planned)
+            planned.append(
+                PlannedNight(
+                    recording=f"{site.name}-s{subject + 1:04d}-n{night + 1}",
+                    seed=seed,
+                    subject_index=subject,
+                    night=night,
+                    site=site.name,
+                    hours=float(hours),
+                    labels=str(labels[index % len(labels)]) if labels else None,
+                    code_book=code_book,
+                )
+            )
+        subject += 1
+    return planned[:nights]
+
+
+def write_night_files(folder, planned: PlannedNight) -> str:
+    """Simulate one night and write its recording and scoring; finished files are kept.
+
+    Returns:
+        The recording's name.
+    """
+    folder = pathlib.Path(folder)
+    site = site_named(planned.site)
+    path = folder / f"{planned.recording}.edf"
+    scored = path.with_name(path.stem + SUFFIXES[site.scoring])
+    if path.is_file() and scored.is_file():
+        return planned.recording
+    labels = None
+    if planned.labels is not None:
+        labels = read_scoring(planned.labels, code_book=planned.code_book)
+        labels = _whole(labels)
+    night = simulate_night(
+        planned.seed,
+        planned.hours,
+        subject=draw_subject(planned.seed, planned.subject_index),
+        night=planned.night,
+        rates=site.rates,
+        channels=channels_of(site),
+        labels=labels,
+    )
+    rng = stream(planned.seed, "site", planned.subject_index, planned.night)
+    minutes = int(rng.integers(21 * 60 + 30, 23 * 60 + 30))
+    start = datetime.datetime.combine(BLANK_DATE, datetime.time(minutes // 60, minutes % 60))
+    # The scoring first: a recording without one would pass for unscored.
+    write_scoring(path, night.scoring, site.scoring, start)
+    write_edf(path, record(rng, night, site), start)
+    return planned.recording
+
+
+def _whole(labels: Scoring) -> Scoring:
+    """Cut long unscored or waking ends: from 30 min before the first sleep to 30 min after."""
+    asleep = np.flatnonzero(labels.stages > 0)
+    if not len(asleep):
+        raise CohortError("a label file holds no sleep; give scored nights")
+    first = max(0, int(asleep[0]) - 60)
+    stop = min(len(labels.stages), int(asleep[-1]) + 61)
+    shift, end = first * EPOCH_S, stop * EPOCH_S
+    events = [
+        dataclasses.replace(event, onset_s=event.onset_s - shift)
+        for event in labels.events
+        if shift <= event.onset_s < end
+    ]
+    return dataclasses.replace(labels, stages=labels.stages[first:stop], events=events)
+
+
+def find_labels(folder, *, code_book: str | None = None) -> list[pathlib.Path]:
+    """List the files under a folder that are scorings of sleep, in order of name.
+
+    Raises:
+        CohortError: There is none.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise CohortError(f"{folder} is not a folder of label files")
+    found, reasons = [], []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            stages = read_scoring(path, code_book=code_book).stages
+        except ScoringError as error:
+            reasons.append(str(error))
+            continue
+        if np.any(stages > 0):
+            found.append(path)
+    if not found:
+        why = f"; the first file: {reasons[0]}" if reasons else ""
+        raise CohortError(f"{folder} holds no scored night{why}")
+    return found
+
+
+def write_cohort(
+    output,
+    nights: int,
+    seed: int,
+    hours: float = 8.0,
+    labels=None,
+    *,
+    code_book: str | None = None,
+    jobs: int = 1,
+    finished: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Write a simulated cohort: ``<recording>.edf``, its scoring, ``participants.csv``.
+
+    Resumable: a file is complete or absent, and complete ones are kept. The same arguments give
+    the same bytes, whatever the number of jobs.
+
+    Args:
+        output: Folder; made where missing.
+        nights: Recordings.
+        seed: Same seed, same cohort; a larger one begins with the same nights.
+        hours: Length of each recording.
+        labels: Folder of scoring files to take stages (and events, where scored) from.
+        code_book: What bare entries of plain lists in ``labels`` mean.
+        jobs: Processes.
+        finished: Called with each recording's name when it is complete.
+
+    Returns:
+        The names of the recordings.
+
+    Raises:
+        CohortError: Nonsense sizes, no labels found, or the folder holds another cohort.
+    """
+    if nights < 1:
+        raise CohortError(f"nights is {nights}; must be at least 1")
+    if not (math.isfinite(hours) and 0.06 <= hours <= 24):
+        raise CohortError(f"hours is {hours}; must be between 0.06 (3.5 min) and 24")
+    output = pathlib.Path(output)
+    files = find_labels(labels, code_book=code_book) if labels else None
+    planned = plan_cohort(nights, seed, hours, labels=files, code_book=code_book)
+    output.mkdir(parents=True, exist_ok=True)
+    _claim(output, seed, hours, labels is not None)
+    for leftover in output.glob("*.tmp"):
+        leftover.unlink()
+    _write_participants(output, planned)
+    finished = finished or (lambda name: None)
+    if jobs <= 1 or len(planned) == 1:
+        for one in planned:
+            finished(write_night_files(output, one))
+    else:
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(
+            min(jobs, len(planned)), mp_context=context
+        ) as pool:
+            futures = [pool.submit(write_night_files, output, one) for one in planned]
+            for future in concurrent.futures.as_completed(futures):
+                finished(future.result())
+    return [one.recording for one in planned]
+
+
+def _claim(output, seed, hours, labelled):
+    """Keep two cohorts from mixing in one folder."""
+    settings = {"simulated": True, "seed": seed, "hours": float(hours), "from_labels": labelled}
+    path = output / "cohort.json"
+    if path.is_file():
+        try:
+            old = json.loads(path.read_text())
+        except ValueError:
+            old = None
+        if old != settings:
+            raise CohortError(f"{output} holds another cohort ({old}); choose another folder")
+    elif any(output.glob("*.edf")):
+        raise CohortError(f"{output} already holds recordings; choose another folder")
+    _write_whole(path, json.dumps(settings) + "\n")
+
+
+def _write_participants(output, planned):
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["recording", "subject", "age", "sex", "site"])
+    for one in planned:
+        subject = draw_subject(one.seed, one.subject_index)
+        rows.writerow([one.recording, subject.name, subject.age, subject.sex, one.site])
+    _write_whole(output / "participants.csv", text.getvalue())
+
+
+def _write_whole(path, text):
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text)
+    os.replace(partial, path)

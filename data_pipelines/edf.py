@@ -42,6 +42,7 @@ _SPARSE_BYTES = (
 )  # beyond this distance, one read per record beats reading what lies between
 # A record may start this far from where the last one ended and still count as its continuation.
 _CONTIGUOUS_S = Fraction(1, 20)
+_LONGEST_GAPS_S = 36 * 3600
 
 
 class EdfRecording(Recording):
@@ -153,16 +154,19 @@ class EdfRecording(Recording):
         self._runs = [(0, self._num_records, Fraction(0))]  # first record, records, start in s
         if self._annotation_signals:
             first = self._record_onset(self._annotation_bytes(file, 0, 0))
-            if first is not None and abs(first) < 86_400:
+            if first is not None:
                 self._first_onset = first
         if self._discontinuous and self._signals:
             self._runs = self._find_runs(file)
         start, stop, onset = self._runs[-1]
         end = onset + (stop - start) * self._record_s
-        if end > LONGEST_DURATION_S:
-            raise self._error(f"gaps make it longer than {LONGEST_DURATION_S // 86_400} days")
+        gaps = end - self._num_records * self._record_s
+        if gaps > _LONGEST_GAPS_S:
+            raise self._error(
+                f"{float(gaps):.0f} s of gaps (EDF+D), more than {_LONGEST_GAPS_S} s: these are "
+                "several recordings in one file"
+            )
         self.duration_s = float(end)
-        self._duration = end
 
     def _find_runs(self, file) -> list[tuple[int, int, Fraction]]:
         if not self._annotation_signals:
@@ -217,25 +221,36 @@ class EdfRecording(Recording):
         return self._signals[index].declared_unit
 
     def num_samples(self, index):
-        if len(self._runs) == 1:
-            return self._num_records * self._signals[index].samples
-        return round(self._duration * self.sfreq_hz(index))
+        return self._placed_runs(index)[-1][-1]
+
+    def _placed_runs(self, index) -> list[tuple[int, int, int, int]]:
+        """Runs of records as ``(first, stop, first sample, stop sample)`` of the time axis.
+
+        A run begins at the nearest sample, or after the run before it where rounding would make
+        the two overlap.
+        """
+        per_record, rate = self._signals[index].samples, self.sfreq_hz(index)
+        placed, end = [], 0
+        for start, stop, onset in self._runs:
+            at = max(end, int(onset * rate + Fraction(1, 2)))
+            end = at + (stop - start) * per_record
+            placed.append((start, stop, at, end))
+        return placed
 
     def read(self, index, start_s=0, stop_s=None):
         signal = self._signals[index]
         if signal.problem:
             raise self._error(f"{signal.label!r} cannot be read: {signal.problem}")
         rate = self.sfreq_hz(index)
-        begin, end = sample_range(start_s, stop_s, rate, self.num_samples(index))
+        runs = self._placed_runs(index)
+        begin, end = sample_range(start_s, stop_s, rate, runs[-1][-1])
         values = np.empty(end - begin)
-        if len(self._runs) > 1:
+        if len(runs) > 1:
             values.fill(np.nan)
         try:
             with open(self.path, "rb") as file:
-                for start, stop, onset in self._runs:
-                    at = round(onset * rate)  # sample of the time axis where the run begins
-                    a = max(begin, at)
-                    b = min(end, at + (stop - start) * signal.samples)
+                for start, _, at, run_end in runs:
+                    a, b = max(begin, at), min(end, run_end)
                     if a < b:
                         offset = start * signal.samples - at
                         self._digital(file, signal, a + offset, b + offset, values[a - begin :])
@@ -310,11 +325,10 @@ class EdfRecording(Recording):
             match = _TAL.fullmatch(tal)
             if match is None:
                 continue
-            onset = float(Fraction(match[1].decode()) - self._first_onset)
-            duration = None if match[2] is None else float(match[2])
-            for text in match[3].split(b"\x14"):
-                if text:
-                    yield onset, duration, _decode_text(text).strip()
+            for text in filter(None, match[3].split(b"\x14")):
+                onset = float(Fraction(match[1].decode()) - self._first_onset)
+                duration = None if match[2] is None else float(match[2])
+                yield onset, duration, _decode_text(text).strip()
 
 
 class _Signal:

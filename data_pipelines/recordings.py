@@ -27,7 +27,7 @@ MICROVOLTS_PER = {
     "nv": 1e-3,
 }
 SUFFIXES = (".edf", ".bdf", ".rec", ".hea", ".dat", ".mat")
-LONGEST_READ = 2**28  # samples of one call to read: 9 h at 8 kHz, 2 GiB
+LONGEST_READ = 2**27  # samples of one call to read: 9 h at 4 kHz, 1 GiB
 LONGEST_DURATION_S = 14 * 86_400
 
 

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from data_pipelines.builders.recording_night import Pending, PrepareRecording
 from data_pipelines.recordings import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from hypnos_jax.export import LoadedModel, ModelError, load_model
+from hypnos_jax.tokenization import Tokenizer
 
 EPOCH_S = 30
 CHUNK_S = 2048  # ours: rows kept per pass of the backbone
@@ -53,10 +55,14 @@ class RecordingEmbedding:
     epochs: np.ndarray
     model: str
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike, *, comment: str = "") -> None:
         """Write ``.npz`` (no pickle): an array per modality, ``epochs``, ``times_s``, ``model``.
 
         A reader never sees half a file.
+
+        Args:
+            path: the file.
+            comment: kept as the archive's comment, which readers of arrays do not see.
         """
         path = pathlib.Path(path)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -69,7 +75,9 @@ class RecordingEmbedding:
                     times_s=self.times_s,
                     model=np.array(self.model),
                 )
-                file.flush()
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.comment = comment.encode()
+            with open(partial, "rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
         finally:
@@ -133,37 +141,54 @@ class Embedder:
         return [name for name in names if wanted is None or name in wanted]
 
     def tokenize(self, channel: ChannelSignal) -> np.ndarray:
-        """Return the codes, int32 [S, K], of one preprocessed channel.
+        """Return the codes, [S, K], of one preprocessed channel.
 
         Raises:
             ModelError: the model carries no tokenizer for it, or one that does not fit.
         """
         row = next(row for row in self.modalities if row["name"] == channel.name)
         tokenizer = self._tokenizer(row["group"])
-        if tokenizer.objective.rate_hz != channel.rate_hz:
+        if tokenizer.rate_hz != channel.rate_hz:
             raise ModelError(
-                f"the tokenizer of {row['group']} reads {tokenizer.objective.rate_hz} Hz;"
+                f"the tokenizer of {row['group']} reads {tokenizer.rate_hz} Hz;"
                 f" {channel.name} is prepared at {channel.rate_hz} Hz"
             )
-        from hypnos_jax.tokenization import encode_signal
-
-        codes = encode_signal(tokenizer, channel.samples)
-        if codes.shape[1] != row["levels"]:
+        if (tokenizer.levels, tokenizer.codes) != (row["levels"], row["codes"]):
             raise ModelError(
-                f"the tokenizer of {row['group']} makes {codes.shape[1]} codes a second;"
-                f" the model takes {row['levels']} of {channel.name}"
+                f"the tokenizer of {row['group']} makes {tokenizer.levels} x {tokenizer.codes}"
+                f" levels x codes; the model takes {row['levels']} x {row['codes']} of"
+                f" {channel.name}"
             )
-        return codes
+        return tokenizer.encode(channel.samples[None])[0]
 
-    def _tokenizer(self, signal_type: str) -> LoadedModel:
+    def _tokenizer(self, signal_type: str) -> Tokenizer:
         if signal_type not in self._tokenizers:
             if signal_type not in self.model.tokenizers:
                 raise ModelError(
                     f"the model carries no tokenizer of {signal_type}: it was trained on tokens"
                     " without them; export it with --tokenizers=DIR"
                 )
-            self._tokenizers[signal_type] = load_model(self.model.tokenizers[signal_type])
+            model = load_model(self.model.tokenizers[signal_type])
+            self._tokenizers[signal_type] = Tokenizer(model)
         return self._tokenizers[signal_type]
+
+    def check_tokens(self, store: NightStore) -> None:
+        """Compare a token store's tokenizers with the model's.
+
+        Raises:
+            ModelError: other tokenizers made these tokens, or a modality of the model is missing.
+        """
+        missing = set(self.names()) - {row["name"] for row in store.modalities}
+        if missing:
+            raise ModelError(
+                f"{store.path} has no tokens of {sorted(missing)}; the model needs them"
+            )
+        made = store.manifest["provenance"].get("tokenizers", {})
+        for name, digest in self.model.config["tokenizers"].items():
+            if name in made and made[name]["checksum"] != digest:
+                raise ModelError(
+                    f"{store.path} holds tokens of another {name} tokenizer than the model's"
+                )
 
     def embed_signals(
         self, signals: dict[str, ChannelSignal], *, recording: str = ""
@@ -225,9 +250,27 @@ class Embedder:
                     whole["tracks"][:, i] = tracks[name][:seconds]
             column = stop
         names = [name for name in self.names() if name in codes]
+        return self.collect(functools.partial(_cut, whole), seconds, names, recording=recording)
+
+    def collect(
+        self,
+        read: Callable[[int, int], Example],
+        seconds: int,
+        names: Sequence[str],
+        *,
+        recording: str = "",
+    ) -> RecordingEmbedding:
+        """Embed the tokens that ``read`` gives, as ``embed_tokens`` wants it.
+
+        Args:
+            read: (start_s, stop_s) -> example.
+            seconds: S.
+            names: the modalities that are present in the examples.
+            recording: its name.
+        """
         pieces = {name: [] for name in names}
         pooled = []
-        for piece in self.chunks(functools.partial(_cut, whole), seconds):
+        for piece in self.chunks(read, seconds):
             own = {name: piece[name] for name in names}
             pooled.append(mean_over_modalities(own))
             for name in names:
@@ -325,6 +368,48 @@ def read_window(
         "tracks": store.token_tracks(night, start_s, stop_s)[:, keep],
         "weight": np.float32(1),
     }
+
+
+def embed_night(
+    embedder: Embedder, store: NightStore, night: NightEntry, names: Sequence[str] | None = None
+) -> RecordingEmbedding:
+    """Embed a night of a store, of signals or of tokens.
+
+    Args:
+        embedder: the model.
+        store: of signals, or of tokens made by the model's own tokenizers.
+        night: one of its nights.
+        names: only these modalities; all by default.
+
+    Raises:
+        RecordingError: the night has none of the modalities.
+        ModelError: the tokens are not the model's.
+    """
+    names = [name for name in embedder.names(names) if name in night.channels]
+    if not names or not night.duration_s:
+        raise RecordingError(f"{night.recording} has none of the modalities {embedder.names()}")
+    seconds = night.duration_s
+    if store.kind == "signals":
+        signals = {
+            name: ChannelSignal(
+                name,
+                store.rate_hz(name),
+                store.signal(night, name, 0, seconds),
+                store.valid(night, name, 0, seconds),
+                store.tracks(night, name, 0, seconds),
+            )
+            for name in names
+        }
+        return embedder.embed_signals(signals, recording=night.recording)
+    embedder.check_tokens(store)
+    every = embedder.names()
+    asked = np.isin(every, names)
+
+    def read(start: int, stop: int) -> Example:
+        window = read_window(store, night, every, start, stop)
+        return {**window, "present": asked, "valid": window["valid"] & asked}
+
+    return embedder.collect(read, seconds, names, recording=night.recording)
 
 
 def mean_over_modalities(modalities: Example) -> np.ndarray:

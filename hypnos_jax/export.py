@@ -97,8 +97,8 @@ def export(
     Args:
         workdir: folder of a run, or another export.
         output: folder to write.
-        tokenizers: folder with a model per signal type, for a model of tokens; by default those
-            beside the tokens that it was trained on.
+        tokenizers: folder with a run or an export per signal type, for a model of tokens; by
+            default those beside the tokens that it was trained on.
 
     Raises:
         ModelError: no model there; ``output`` holds something that is no export; or a tokenizer
@@ -123,10 +123,7 @@ def export(
     try:
         _write(model, partial)
         for name in needed if model.tokenizers else ():
-            tokenizer = load_model(model.tokenizers[name])
-            if tokenizer.config["objective"].get("signal_type") != name:
-                raise ModelError(f"{model.tokenizers[name]} holds no tokenizer of {name}")
-            _write(tokenizer, partial / TOKENIZERS / name)
+            _write(load_model(model.tokenizers[name]), partial / TOKENIZERS / name)
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -271,14 +268,23 @@ def _from_export(folder: pathlib.Path) -> LoadedModel:
 
 def _seal(description: dict, tensors: dict, beside: pathlib.Path, source) -> LoadedModel:
     """Add the tokenizers found in ``beside`` and the checksum, and make the model."""
-    folders = {}
-    for name in {row["group"] for row in description["modalities"]}:
-        if (beside / name).is_dir():
-            folders[name] = beside / name
+    wanted = {row["group"] for row in description["modalities"]}
+    folders = {name: folder for name, folder in _find_tokenizers(beside) if name in wanted}
     digests = {name: _checksum_of(folder) for name, folder in sorted(folders.items())}
     digest = checksum(description["objective"], tensors, digests)
     description = {**description, "tokenizers": digests, "checksum": digest}
     return _assemble(description, tensors, folders, source)
+
+
+def _find_tokenizers(beside: pathlib.Path):
+    """Yield (signal type, folder) of every run and export of a tokenizer, whatever their names."""
+    for folder in sorted(beside.iterdir()) if beside.is_dir() else ():
+        try:
+            objective = json.loads((folder / CONFIG).read_text())["objective"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if "signal_type" in objective:
+            yield objective["signal_type"], folder
 
 
 def _with_tokenizers(model: LoadedModel, folder: pathlib.Path) -> LoadedModel:
@@ -337,7 +343,10 @@ def _table(tensors: dict) -> dict[str, list]:
 
 def _write(model: LoadedModel, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True)
-    tensors = {name: np.ascontiguousarray(x) for name, x in _flat(model.variables).items()}
+    # ascontiguousarray alone would give a scalar an axis.
+    tensors = {
+        name: np.ascontiguousarray(x).reshape(x.shape) for name, x in _flat(model.variables).items()
+    }
     safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
     (folder / CONFIG).write_text(json.dumps(model.config, indent=1) + "\n")
     for name in (WEIGHTS, CONFIG):

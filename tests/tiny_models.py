@@ -1,5 +1,7 @@
 """Tiny untrained models of tokens and of signals, as runs' folders and exports, made in seconds."""
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,38 @@ def token_batch(rows=2, seconds=8, modalities=MODALITIES):
     }
 
 
+def rvq_config(signal_type, rate_hz=128, ratios=(4, 4, 4, 2)):
+    """The resolved config of a tokenizer of 2 x 16 codes."""
+    sizes = {"filters": 2, "dim": 8, "layers": 1, "heads": 2, "window": 4, "ffn_dim": 16}
+    model = {"ratios": ratios, **sizes, "codebook_dim": 6, "levels": 2, "codes": 16}
+    own = {"signal_type": signal_type, "rate_hz": rate_hz, "model": model}
+    data = {"name": "signal_crops", "path": "", "signal_type": signal_type, "crop_s": 16}
+    return {
+        **rq_config(),
+        "objective": {"name": "rvq_reconstruction", "stft_windows_s": (0.5,), **own},
+        "data": data,
+    }
+
+
+def signal_batch(rate_hz=128, rows=1, seconds=4):
+    """Zeros in the shapes of a batch of signal crops."""
+    return {
+        "signal": jnp.zeros((rows, seconds * rate_hz)),
+        "valid": jnp.ones((rows, seconds), bool),
+        "channel_id": jnp.zeros(rows, jnp.int32),
+        "weight": jnp.ones(rows),
+    }
+
+
+def write_tokenizers(folder, signal_types=("eeg", "ecg", "resp")):
+    """A run's folder per signal type, as ``launch.train`` leaves them."""
+    for seed, name in enumerate(signal_types):
+        rate_hz, ratios = (32, (4, 4, 2)) if name == "resp" else (128, (4, 4, 4, 2))
+        config = rvq_config(name, rate_hz, ratios)
+        variables = random_variables(config, signal_batch(rate_hz), seed)
+        write_run(folder / name, config, variables)
+
+
 def make_objective(config):
     arguments = dict(config["objective"])
     return plugins.load("objectives", arguments.pop("name"))(**frozen(arguments))
@@ -72,6 +106,8 @@ def write_run(workdir, config, variables, step=3):
     params = variables["params"]
     collections = {name: tree for name, tree in variables.items() if name != "params"}
     whole = state.TrainState(jnp.int32(step), params, (jnp.zeros(()),), collections, None)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(config))
     keep = checkpoint.Checkpoints(workdir)
     keep.save(step, jax.tree.map(jnp.asarray, whole), {"config": config})
     keep.close()

@@ -1,0 +1,58 @@
+"""Embed recordings: ``python -m launch.embed --model=PATH --input=FILE|DIR --output=DIR``.
+
+Writes ``<recording>.npz``: one float16 array [seconds, D] per present modality under its name,
+``epochs`` [E, D] (means over 30 s and the modalities), ``times_s`` [seconds] and ``model`` (the
+model's checksum). Recordings that cannot be embedded are listed in ``rejects.jsonl``. Run again
+after an interruption, the same command goes on where it was; files of another model are replaced.
+
+Exit codes: 0 done, also when some recordings were rejected; 1 when all were, or an error.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+MODEL = flags.DEFINE_string("model", None, "Folder of a training run or of an export.")
+INPUT = flags.DEFINE_string("input", None, "A recording, a folder of them, or a store of nights.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the embeddings.")
+MODALITIES = flags.DEFINE_list("modalities", None, "Only these, such as ecg,eeg_c3; default: all.")
+MAINS_HZ = flags.DEFINE_enum("mains_hz", None, ["50", "60"], "Mains frequency; default: inferred.")
+ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
+COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Processes that read and prepare recordings.", lower_bound=1)
+CHUNK_S = flags.DEFINE_integer("chunk_s", 2048, "Seconds that the backbone embeds at once.", 1)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    from data_pipelines import channels
+    from hypnos_jax import embed_folder  # after the flags: imports start jax
+
+    try:
+        summary = embed_folder.embed_folder(
+            MODEL.value,
+            INPUT.value,
+            OUTPUT.value,
+            modalities=MODALITIES.value,
+            mains_hz=int(MAINS_HZ.value) if MAINS_HZ.value else None,
+            aliases=channels.load_aliases(ALIASES.value) if ALIASES.value else None,
+            cohort=COHORT.value,
+            jobs=JOBS.value,
+            chunk_s=CHUNK_S.value,
+        )
+    except (ValueError, OSError) as error:
+        print(f"embed: {error}", file=sys.stderr)
+        return 1
+    for name, reason in summary.rejected:
+        logging.warning("rejected %s: %s", name, reason)
+    print(
+        f"{OUTPUT.value}: {len(summary.added)} recordings embedded, {len(summary.kept)} were there,"
+        f" {len(summary.rejected)} rejected (rejects.jsonl)"
+    )
+    return 0 if summary.added or summary.kept else 1
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["model", "input", "output"])
+    sys.exit(app.run(main))

@@ -8,7 +8,7 @@ import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import channels, splits
+from data_pipelines import channel_table, channels, splits
 from data_pipelines.builders import (
     cinc2017,
     folder,
@@ -72,6 +72,9 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     try:
+        if COHORT.value is not None and COHORT.value not in channel_table.COHORTS:
+            known = ", ".join(sorted(channel_table.COHORTS))
+            raise ValueError(f"--cohort={COHORT.value} is not one of {known}")
         names = wanted_channels("ecg" if BUILDER.value == "cinc2017" else CHANNELS.value)
         make_night = recording_night.PrepareRecording(
             channels=names,

@@ -109,10 +109,10 @@ def write_store(
             _prepare(task, pending, jobs, run_all, progress)
             nights, rejected = _collect(output / ".work", pending)
             rejected = sorted([*rejected, *left_aside])
+            _write_rejects(output, rejected)  # first: the manifest ends the run
             if nights:
                 sources = [*nights, *(StoredNight(old, entry) for entry in (old or _NONE).nights)]
                 _seal(output, kind, sources, list(modalities), provenance, beside)
-            _write_rejects(output, rejected)
             if nights or kept:
                 _forget_unfinished(output, NightStore(output))
             _forget_work(output)
@@ -273,7 +273,7 @@ def _seal(output, kind, sources, modalities, provenance, beside):
     else:
         os.replace(build, target)
     text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False)
-    write_whole(output / "manifest.json", lambda file: file.write(text.encode()))
+    write_whole(output / "manifest.json", lambda file: file.write(text.encode()), work=build.parent)
 
 
 def _shards(sources):
@@ -406,7 +406,8 @@ def _claim_work(output, kind, provenance):
 def _write_rejects(output, rejected):
     lines = [json.dumps({"recording": n, "reason": r}, ensure_ascii=False) for n, r in rejected]
     text = "".join(line + "\n" for line in lines)
-    write_whole(output / "rejects.jsonl", lambda file: file.write(text.encode("utf-8", "replace")))
+    data = text.encode("utf-8", "replace")
+    write_whole(output / "rejects.jsonl", lambda file: file.write(data), work=output / ".work")
 
 
 def _forget_unfinished(output, store):

@@ -5,6 +5,8 @@ import pathlib
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 tfds.disable_progress_bar()
 
@@ -61,12 +63,30 @@ class NightRecords(tfds.core.ShardBasedBuilder):
             disable_shuffling=True,
         )
 
+    def _example_writer(self):
+        return _SortedWriter(self.info.file_format)
+
     def _shard_iterators_per_split(self, dl_manager):
         del dl_manager  # nothing is downloaded here
         return {
             split: [functools.partial(_examples, nights) for nights in shards]
             for split, shards in self._shards.items()
         }
+
+
+class _SortedWriter(writer.ExampleWriter):
+    """Writes the features of each example in order of name.
+
+    An example is a map, which protobuf serializes in an order that changes from process to process;
+    the same nights would not give the same bytes.
+    """
+
+    def write(self, path, examples):
+        return super().write(path, ((key, _sorted(example)) for key, example in examples))
+
+
+def _sorted(example):
+    return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
 
 
 def _examples(nights):

@@ -4,6 +4,7 @@ The file is an uncompressed ``.npz`` without object arrays; the zip members carr
 that a crash or a disk damaged is found when read and its night is prepared again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -30,9 +31,12 @@ def file_name(recording: str) -> str:
     return hashlib.sha256(recording.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def write_whole(path: pathlib.Path, write):
-    """Call ``write(file)`` on a temporary file and rename it into place once it is on the disk."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def write_whole(path: pathlib.Path, write, *, work: pathlib.Path | None = None):
+    """Call ``write(file)`` on a temporary file and rename it into place once it is on the disk.
+
+    The temporary file is beside ``path``, or in the folder ``work`` of the same file system.
+    """
+    temporary = (work or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -116,10 +120,12 @@ class PendingNight:
             for name in arrays.files:
                 arrays[name]
 
+    @contextlib.contextmanager
     def _open(self):
         try:
-            return np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                yield arrays
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path} is damaged: {type(error).__name__}") from None
 
     def records(self):

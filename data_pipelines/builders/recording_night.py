@@ -9,11 +9,7 @@ import numpy as np
 from data_pipelines import channels, preprocess, scoring, splits
 from data_pipelines.recordings import RecordingError, open_recording, read_channel
 from data_pipelines.store import Night
-
-try:
-    from data_pipelines.verdict import judge
-except ModuleNotFoundError:  # recordings are then taken as their labels say
-    judge = None
+from data_pipelines.verdict import judge
 
 DEFAULT_MAINS_HZ = 50  # the published default, where neither the user nor the spectrum tells
 
@@ -78,18 +74,14 @@ class PrepareRecording:
             )
         # The scoring is read first: it is quick, and a night whose scoring is wrong is refused.
         stages, events, facts = self._scoring(pending, recording)
-        if judge is None:
-            judged, inferred_hz = {}, self.mains_hz
-        else:
-            verdict = judge(recording, resolution, mains_hz=self.mains_hz)
-            judged, inferred_hz = verdict.channels, verdict.mains_hz
-        mains_hz = inferred_hz or DEFAULT_MAINS_HZ
+        bindings = {name: resolution.bindings[name] for name in wanted}
+        resolution = dataclasses.replace(resolution, bindings=bindings)
+        verdict = judge(recording, resolution, mains_hz=self.mains_hz)
+        mains_hz = verdict.mains_hz or DEFAULT_MAINS_HZ
         signals, found, refused = {}, {}, {}
         for name in wanted:
             try:
-                signals[name], found[name] = self._channel(
-                    recording, resolution.bindings[name], judged.get(name), mains_hz
-                )
+                signals[name], found[name] = _read(recording, verdict.channels[name], mains_hz)
             except (RecordingError, preprocess.UnusableSignal) as error:
                 refused[name] = str(error)
         if not signals:
@@ -98,10 +90,10 @@ class PrepareRecording:
         subject = pending.subject or splits.subject_of(pending.name, self.subjects)
         qc = {
             "mains_hz": mains_hz,
-            "mains_from": _mains_from(self.mains_hz, inferred_hz),
+            "mains_from": _mains_from(self.mains_hz, verdict.mains_hz),
             "channels": found,
             "refused": refused,
-            "notes": [*recording.notes, *facts.pop("notes")],
+            "notes": [*verdict.notes, *facts.pop("notes")],
             "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
         }
         metadata = dict(pending.metadata) | facts
@@ -131,36 +123,21 @@ class PrepareRecording:
         facts = {"scoring": scored.source, "events_scored": scored.events_scored}
         return scored.stages, scored.events, facts | {"notes": list(scored.notes or notes)}
 
-    def _channel(self, recording, binding, judged, mains_hz):
-        """Return the prepared channel, and what the manifest says of it."""
-        if judged is not None and judged.status == "refused":
-            raise RecordingError("; ".join(judged.notes))
-        signal, sfreq = read_channel(recording, getattr(judged, "binding", None) or binding)
-        facts = {
-            "sfreq_hz": float(sfreq),
-            "unit": recording.unit(binding.index),
-            "how": binding.how,
-            "clipped_share": _clipped_share(signal),
-        }
-        made = preprocess.preprocess_channel(
-            signal, sfreq, channels.CHANNELS[binding.channel], mains_hz=mains_hz
-        )
-        facts["valid_share"] = round(float(made.valid.mean()), 4)
-        facts["missing_share"] = round(float(np.isnan(signal).mean()), 4)
-        facts["notes"] = list(judged.notes if judged is not None else binding.notes)
-        return made, facts
+
+def _read(recording, judged, mains_hz):
+    """Return the prepared channel, and what the manifest says of it."""
+    if judged.status == "refused":
+        raise RecordingError("; ".join(judged.notes))
+    binding = judged.binding
+    signal, sfreq = read_channel(recording, binding)
+    made = preprocess.preprocess_channel(
+        signal, sfreq, channels.CHANNELS[binding.channel], mains_hz=mains_hz
+    )
+    # Shares of the verdict are of its samples of the night; this one is of the whole.
+    return made, judged.to_json() | {"valid_share": round(float(made.valid.mean()), 4)}
 
 
 def _mains_from(asked, inferred):
     if asked is not None:
         return "flag"
     return "spectrum" if inferred else "default"
-
-
-def _clipped_share(signal):
-    """Share of samples at the very ends of the range: 0 but for the one extreme of each side."""
-    low, high = np.nanmin(signal, initial=np.inf), np.nanmax(signal, initial=-np.inf)
-    if not low < high:
-        return 1.0
-    ends = np.count_nonzero(signal <= low) + np.count_nonzero(signal >= high)
-    return round(max(ends - 2, 0) / len(signal), 4)

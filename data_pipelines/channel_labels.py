@@ -19,7 +19,7 @@ _PREFIXES = {
     "ekg": {"ecg"},
     "resp": {"resp", "flow"},
 }
-_SUFFIXES = {"eg", "cu", "dr", "pds", "0", "1"}  # added by exporters, without meaning
+_SUFFIXES = {"eg", "cu", "dr", "pds", "ref", "0", "1"}  # added by exporters, without meaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,9 @@ def _without_suffix(words: list[str]) -> list[str]:
 def _without_copy_number(words: list[str]) -> list[str]:
     """``C4-A12`` is a second C4-A1 and ``ECG_II2`` a second ECG II; ``E12`` and ``M2`` are not."""
     last = words[-1]
-    copied = re.fullmatch(r"([am][12]|[^\W\d]{2,})[2-9]", last)
+    if re.fullmatch(r"[2-9]", last) and len(words) > 1 and re.fullmatch(r"[^\W\d]{2,}", words[-2]):
+        return words[:-1]
+    copied = re.fullmatch(r"([am][12](?=[2-9])|[^\W\d]{2,})[1-9]", last)
     if copied is None or (last[0] in "am" and last[1].isdigit() and len(words) == 1):
         return []
     return [*words[:-1], copied[1]]

@@ -78,8 +78,13 @@ LINKED_REFERENCES = _labels("M1M2 | A1A2 | M1-M2 | A1-A2 | M1+M2 | A1+A2 | LE | 
 OTHER_PARTNERS = _labels("Cz | Fz | Pz | Oz | Fpz | AVG | P3 | P4 | T3 | T4 | X | CPz")
 RECORDER_REFERENCES = _labels("Ref | REF1 | G2 | G19")
 
-# An occipital electrode is the partner in some one-channel montages.
-SAME_SIDE_PARTNERS = {"eeg_c3": ("O1",), "eeg_c4": ("O2",)}
+# Partners in one-channel montages and bipolar chains.
+SAME_SIDE_PARTNERS = {
+    "eeg_c3": ("O1",),
+    "eeg_c4": ("O2",),
+    "eeg_f3": ("C3",),
+    "eeg_f4": ("C4",),
+}
 ONLY_IN_DERIVATIONS = ("01", "02")  # zero for O; alone they are numbers
 TYPOS_OF_M2_C3 = ("M2-C2",)
 
@@ -393,10 +398,9 @@ EXCLUDED = {
         "between the hemispheres, belongs to neither side": """C3:C4 | C4:C3 | F4:F3 | F3:F4
             | O2:O1 | O1:O2""",
         "scalp electrode of no canonical channel": """Fp1 | Fp2 | Fpz | Fz | Cz | Pz | Oz | F7 | F8
-            | T3 | T4 | T5 | T6 | T7 | T8 | P3 | P4 | P7 | P8 | Fz-Cz | Cz-Oz | C4-P4 | P4-O2
-            | F4-C4
+            | T3 | T4 | T5 | T6 | T7 | T8 | P3 | P4 | P7 | P8 | Fz-Cz | Cz-Oz | P4-O2
             | Fp2-F4 | Fp1-A2 | FP1M2 | CZM2 | CZ/A1 | PZA1 | FZ-A1A2 | FZ-M1M2 | M1-Cz | T3-O1
-            | T4-O2 | F1M2 | F2M1 | F2-C4 | F3-C3""",
+            | T4-O2 | F1M2 | F2M1 | F2-C4""",
     }.items()
     for label in _labels(labels)
 }

@@ -6,6 +6,7 @@ are in no attribute and in no error message. The start time of day is kept.
 """
 
 import abc
+import math
 import pathlib
 import sys
 from fractions import Fraction
@@ -141,16 +142,21 @@ def sample_range(
     Raises:
         RecordingError: The stretch is too long for one call.
     """
-    begin = max(0, -(-Fraction(start_s) * sfreq_hz // 1))
-    end = num_samples
+    begin, end = _first_sample(start_s, sfreq_hz), num_samples
     if stop_s is not None:
-        end = min(end, -(-Fraction(stop_s) * sfreq_hz // 1))
-    begin, end = int(min(begin, num_samples)), int(end)
+        end = min(end, _first_sample(stop_s, sfreq_hz))
+    begin = min(max(begin, 0), num_samples)
     if end - begin > LONGEST_READ:
         raise RecordingError(
             f"{end - begin} samples asked for at once; read at most {LONGEST_READ} per call"
         )
     return begin, max(begin, end)
+
+
+def _first_sample(time_s: float, sfreq_hz: Fraction) -> int:
+    """Index of the first sample at or after a time."""
+    # 1.3 as a float is a little more than 13/10, which would skip the sample at 13/10.
+    return math.ceil(Fraction(time_s).limit_denominator(10**6) * sfreq_hz)
 
 
 class RawRecording(Recording):

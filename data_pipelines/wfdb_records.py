@@ -29,7 +29,7 @@ _RECORD_LINE = re.compile(
     r"(?:\s+(?P<clock>\d{1,2}:\d{1,2}:\d{1,2}(?:\.\d+)?|[\d/-]+\s+\d\d:\d\d:\d\d))?)?)?(?:\s.*)?"
 )
 _SIGNAL_LINE = re.compile(
-    r"(?P<file>\S+)\s+(?P<format>\d{1,3})(?:x(?P<frame>\d{1,6}))?(?::\d{1,9})?(?:\+(?P<offset>\d{1,9}))?"
+    r"(?P<file>[\w./\\~-]+)\s+(?P<format>\d{1,3})(?:x(?P<frame>\d{1,6}))?(?::\d{1,9})?(?:\+(?P<offset>\d{1,9}))?"
     r"(?:\s+(?P<gain>[+-]?\d{1,12}(?:\.\d{1,12})?(?:[eE][+-]?\d{1,2})?)"
     r"(?:\((?P<baseline>[+-]?\d{1,10})\))?(?:/(?P<unit>\S{1,16}))?)?"
     r"(?:\s+[+-]?\d{1,10}(?:\s+(?P<zero>[+-]?\d{1,10})(?:\s+[+-]?\d{1,10}){0,3})?)?"
@@ -144,11 +144,9 @@ class WfdbRecording(Recording):
         for file, signals in files.items():
             if len({(signal["format"], signal["offset"]) for signal in signals}) > 1:
                 raise self._error(f"{file.name} is described in two formats")
-            try:
-                size = file.stat().st_size
-            except OSError as error:
-                reason = error.strerror
-                raise self._error(f"its signal file {file.name} is missing ({reason})") from error
+            if not file.is_file():
+                raise self._error(f"its signal file {file.name} is missing")
+            size = file.stat().st_size
             per_frame = sum(s["frame"] for s in signals) * _SAMPLE_BYTES[signals[0]["format"]]
             frames.append(int((size - signals[0]["offset"]) // per_frame))
         available = min(frames)

@@ -21,7 +21,7 @@ from data_pipelines.synthetic.noise import LATENT_HZ, add_templates, at_rate, bu
 from data_pipelines.synthetic.plan import BREATHING_KINDS
 from data_pipelines.synthetic.subjects import stream
 
-HEART_BY_STAGE = np.array([1.10, 1.03, 1.00, 0.985, 1.05])
+HEART_BY_STAGE = np.array([1.07, 1.03, 1.00, 0.985, 1.04])
 RSA_BY_STAGE = np.array([0.6, 0.9, 1.0, 1.15, 0.55])
 SLOW_HR_BY_STAGE = np.array([0.045, 0.03, 0.02, 0.012, 0.045])
 BREATH_RATE_BY_STAGE = np.array([1.06, 1.02, 1.0, 1.0, 1.05])

@@ -34,7 +34,7 @@ SPECTRA_DB = np.array(  # uV^2/Hz of C3-M2 and C4-M1 at the knots, in W N1 N2 N3
         [12, 13, 11, 7, 4, 3, 3, 0, -3, -4, -7, -11],
         [12, 14, 13, 10, 8, 6, 2, -1, -4, -7, -11, -16],
         [17, 20, 17, 13, 9, 5, 2, 0, -5, -10, -15, -20],
-        [25, 28, 24, 17, 11, 6, 2, -1, -7, -12, -18, -22],
+        [23, 25, 22, 16, 11, 6, 2, -1, -7, -12, -18, -22],
         [11, 13, 12, 10, 7, 4, 1, -2, -5, -7, -11, -16],
     ]
 )
@@ -42,7 +42,7 @@ REGION_DB = {  # added to the spectrum at the knots
     "f": np.array([1.5, 1.5, 1.5, 1, 0.5, 0, -2, 0, 0, 0, 0.5, 1]),
     "c": np.zeros(12),
     "o": np.array([-2, -2, -2, -1.5, -1, 0, 3, -1.5, -1, -1, -0.5, 0]),
-    "e": np.array([0, -0.5, -1, -2, -3, -4, -5, -5, -4, -3, -2, -1]),
+    "e": np.array([-1, -1.5, -2, -2.5, -3, -4, -5, -5, -4, -3, -2, -1]),
 }
 #                slow wave, spindle, vertex, alpha: amplitude relative to C3 and C4
 TOPOGRAPHY = {
@@ -205,7 +205,7 @@ def _waves(seed, subject, plan, weights, rate_hz, side):
     times = times[np.diff(times, prepend=-9) > 0.9]
     period = rng.uniform(0.8, 1.5, len(times))
     deep = weights[np.minimum((times / 2).astype(int), len(weights) - 1), N3]
-    height = (30 + 32 * deep) * subject.slow_wave * rng.lognormal(0, 0.3, len(times))
+    height = (28 + 26 * deep) * subject.slow_wave * rng.lognormal(0, 0.3, len(times))
     height = height * own.lognormal(0, 0.12, len(times))
 
     def slow_wave(t, i):
@@ -283,7 +283,7 @@ def make_eye_movements(seed, subject, plan, rate_hz: int) -> tuple[np.ndarray, n
     phasic = np.repeat(rng.random(windows // 5 + 1) < 0.45, 5)[:windows]
     rate = weights[:, R] * np.where(phasic, 28, 2) + weights[:, W] * (2 + 20 * open_eyes)
     times = _draw_times(rng, rate, duration)
-    steps = rng.lognormal(np.log(65), 0.5, len(times)) * rng.choice([-1.0, 1.0], len(times))
+    steps = rng.lognormal(np.log(85), 0.5, len(times)) * rng.choice([-1.0, 1.0], len(times))
     gaze = np.zeros(duration * rate_hz, np.float32)
     where = (times * rate_hz).astype(int)
     np.add.at(gaze, where, steps.astype(np.float32))

@@ -63,7 +63,7 @@ def simulate_stages(rng: np.random.Generator, hours: float, subject) -> np.ndarr
     Raises:
         ValueError: Shorter than 3.5 min, which cannot hold all stages, or longer than 24 h.
     """
-    epochs = int(hours * 3600 // EPOCH_S)
+    epochs = int(hours * 3600 // EPOCH_S) if np.isfinite(hours) else 0
     if not 7 <= epochs <= 24 * 120:
         raise ValueError(f"a night of {hours:g} h; must be between 0.06 h (3.5 min) and 24 h")
     if epochs < 30:
@@ -90,9 +90,10 @@ def _walk(rng, epochs, pace, subject):
         night = (now - onset) * EPOCH_S / 3600 / pace  # hours of natural time since sleep onset
         mean, spread = DWELL[stage]
         if stage == N3:
-            mean += 0.45 + 0.5 * np.log(subject.slow_wave) - 0.10 * (night - 2)
+            mean += 0.35 + 0.5 * np.log(subject.slow_wave) - 0.10 * (night - 2)
         elif stage == R:
-            mean += 0.07 * (night - 3.5)
+            # Less 0.25: the counted stays have a shorter tail than a lognormal of their moments.
+            mean += 0.07 * (night - 3.5) - 0.25
         elif stage == W:
             # Wake after sleep onset grows with age (9.7 min per decade: Boulos et al. 2019).
             mean += 0.13 * decades
@@ -105,7 +106,10 @@ def _walk(rng, epochs, pace, subject):
         weights = TRANSITIONS[stage]
         if stage == N2:
             minutes = (len(stages) - since) * EPOCH_S / 60 / pace
-            weights = AFTER_N2[min(int(minutes // 20), 5)].copy()
+            row = min(int(minutes // 20), 5)
+            if since == onset:
+                row = max(row, 1)  # the first row is the return to a REM that was interrupted
+            weights = AFTER_N2[row].copy()
             weights[W] *= np.exp(0.10 * decades) * 0.8
             weights[N3] *= subject.slow_wave**0.7 * np.exp(-0.15 * (night - 2.5))
             weights[R] *= np.exp(0.12 * (night - 3))

@@ -102,7 +102,7 @@ def draw_subject(seed: int, index: int, *, name: str | None = None, **fixed) -> 
         "plm_index": float(max(0.2, 2.5 + 1.2 * decades) * rng.lognormal(0, 0.9)),
         "af": bool(rng.random() < 0.02 + 0.03 * old),
         "heart_bpm": float(rng.normal(61 if is_male else 65, 6)),
-        "rsa": float(np.clip(0.06 * np.exp(-0.25 * decades) * rng.lognormal(0, 0.4), 0.005, 0.2)),
+        "rsa": float(np.clip(0.042 * np.exp(-0.25 * decades) * rng.lognormal(0, 0.4), 0.005, 0.2)),
         "breaths_per_min": float(np.clip(rng.normal(14.8, 1.8), 10, 21)),
         "spo2": float(np.clip(rng.normal(96.2 - 0.35 * old, 0.9), 91.5, 98.5)),
         "desaturation": float(rng.lognormal(np.log(5.0), 0.35)),
@@ -116,7 +116,7 @@ def draw_subject(seed: int, index: int, *, name: str | None = None, **fixed) -> 
             * rng.lognormal(0, 0.15)
         ),
         "spectrum_db": _spectrum_offsets(rng),
-        "eeg_gain": float(rng.lognormal(0.25 - 0.04 * decades, 0.18)),
+        "eeg_gain": float(rng.lognormal(0.2 - 0.04 * decades, 0.18)),
         "chin_uv": float(rng.lognormal(np.log(9.0), 0.45)),
         "atonia": float(np.clip(rng.lognormal(np.log(0.3), 0.4), 0.12, 0.8)),
         "r_mv": float(rng.lognormal(np.log(1.0), 0.3)),

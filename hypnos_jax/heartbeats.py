@@ -58,7 +58,7 @@ def find_r_peaks(signal: np.ndarray, rate_hz: int) -> np.ndarray:
     step = max(1, rate_hz // 4)
     coarse = scipy.ndimage.median_filter(near[::step], 41, mode="nearest")
     # A stretch without any beat must not lower the threshold to its noise.
-    coarse = np.maximum(coarse, 0.3 * np.median(coarse))
+    coarse = np.maximum(coarse, 0.6 * np.median(coarse))
     level = np.interp(np.arange(len(energy)), np.arange(len(coarse)) * step, coarse)
     peaks, _ = scipy.signal.find_peaks(energy, distance=max(1, round(REFRACTORY_S * rate_hz)))
     peaks = peaks[energy[peaks] > np.maximum(0.35 * level[peaks], 1e-12)]

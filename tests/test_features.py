@@ -103,7 +103,7 @@ def test_past_mean_leaves_gaps_out():
 
 def beats(times, seconds, rate=128, sign=1):
     t = np.arange(seconds * rate) / rate
-    signal = 0.05 * np.random.default_rng(1).standard_normal(len(t))
+    signal = 0.02 * np.random.default_rng(1).standard_normal(len(t))
     for at in times:
         signal += sign * np.exp(-(((t - at) / 0.012) ** 2)) - 0.2 * np.exp(
             -(((t - at - 0.3) / 0.05) ** 2)

@@ -1,7 +1,9 @@
 """Sleep scoring as recorded by people and their programs, read into one form."""
 
+from data_pipelines.scoring.consensus import consensus
 from data_pipelines.scoring.edf_annotations import write_edf_annotations
 from data_pipelines.scoring.files import find_scoring, read_scoring
+from data_pipelines.scoring.json_lists import read_consensus
 from data_pipelines.scoring.record import (
     EPOCH_S,
     EVENT_KINDS,
@@ -22,7 +24,9 @@ __all__ = [
     "Scoring",
     "ScoringError",
     "align",
+    "consensus",
     "find_scoring",
+    "read_consensus",
     "read_scoring",
     "write_edf_annotations",
 ]

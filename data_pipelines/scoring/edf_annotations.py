@@ -17,6 +17,8 @@ from data_pipelines.scoring.vocabulary import event_of, stage_of
 
 MAX_SIGNALS = 4096
 MAX_ANNOTATIONS = 1_000_000
+MAX_RECORDS = 2_000_000
+MAX_BYTES = 256 * 2**20
 _ONSET = re.compile(rb"[+-]\d{1,12}(\.\d{0,12})?")
 _DURATION = re.compile(rb"\d{1,12}(\.\d{0,12})?")
 _STAGE_NAMES = ("W", "N1", "N2", "N3", "R")
@@ -52,11 +54,19 @@ class AnnotationFile:
 
 def _integer(raw: bytes, what: str, path, low: int, high: int) -> int:
     text = raw.decode("latin-1").strip(" \0")
-    if not re.fullmatch(r"-?\d{1,12}", text) or not low <= int(text) <= high:
+    if not re.fullmatch(r"-?\d{1,12}", text):
+        # The text itself stays out of the message: a shifted header puts a name here.
+        raise ScoringError(f"{path}: the EDF header has no whole number as {what}")
+    if not low <= int(text) <= high:
         raise ScoringError(
-            f"{path}: the EDF header gives {text[:16]!r} as {what}; expected {low} to {high}"
+            f"{path}: the EDF header gives {int(text)} as {what}; expected {low} to {high}"
         )
     return int(text)
+
+
+def is_edf(head: bytes) -> bool:
+    """Whether a file that starts with these 8 bytes is EDF or BDF."""
+    return head[:8] in (b"0       ", b"\xffBIOSEMI")
 
 
 def read_annotation_file(path) -> AnnotationFile:
@@ -69,7 +79,7 @@ def read_annotation_file(path) -> AnnotationFile:
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(256)
-        if len(header) < 256 or not (header[:8] == b"0       " or header[:1] == b"\xff"):
+        if len(header) < 256 or not is_edf(header):
             raise ScoringError(f"{path}: not an EDF or BDF file")
         width = 3 if header[:1] == b"\xff" else 2
         count = _integer(header[252:256], "the number of signals", path, 1, MAX_SIGNALS)
@@ -93,6 +103,8 @@ def read_annotation_file(path) -> AnnotationFile:
             records = max(size - data_start, 0) // record
             if len(wanted) == count and (size - data_start) % record:
                 records += 1  # A file of annotations alone is read to its last byte.
+            if records > MAX_RECORDS or records * sum(lengths[i] for i in wanted) > MAX_BYTES:
+                raise ScoringError(f"{path}: {records} records, or their annotations, are too many")
             for index in range(records):
                 for position, i in enumerate(wanted):
                     file.seek(data_start + index * record + int(bounds[i]))

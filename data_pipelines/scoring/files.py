@@ -10,9 +10,27 @@ from data_pipelines.scoring.clock import (
     date_is_blank,
     recording_start,
 )
-from data_pipelines.scoring.edf_annotations import read_annotation_file, scoring_from_annotations
+from data_pipelines.scoring.edf_annotations import (
+    is_edf,
+    read_annotation_file,
+    scoring_from_annotations,
+)
+from data_pipelines.scoring.json_lists import read_json
+from data_pipelines.scoring.lists import read_eannot, read_list
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
+from data_pipelines.scoring.tables import (
+    is_bids,
+    is_noxturnal,
+    is_remlogic,
+    read_bids,
+    read_luna_annot,
+    read_noxturnal,
+    read_remlogic,
+)
+from data_pipelines.scoring.text import decode, read_bytes, table_of
 from data_pipelines.scoring.vocabulary import stage_of
+from data_pipelines.scoring.wfdb_annotations import read_wfdb
+from data_pipelines.scoring.xml_files import read_xml
 
 _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
 
@@ -34,22 +52,40 @@ def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scori
         ScoringError: the file cannot be read or trusted, or belongs to another recording.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        raise ScoringError(f"{path}: is a folder, not a scoring file")
     try:
         scoring = _read(path, recording, code_book)
     except OSError as error:
-        raise ScoringError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise ScoringError(f"{path}: cannot be read ({error.strerror})") from None
     _check_overlap(path, scoring, recording)
     return scoring
 
 
 def _read(path, recording, code_book):
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if head[:8] == b"0       " or head[:1] == b"\xff" and head[1:8] == b"BIOSEMI":
-        return _read_edf(path, recording)
-    raise ScoringError(f"{path}: not a scoring format known here")
+    suffix = path.suffix.lower()
+    if path.is_file():
+        with path.open("rb") as file:
+            if is_edf(file.read(8)):
+                return _read_edf(path, recording)
+    if suffix in (".st", ".hyp"):
+        return read_wfdb(path)
+    data = read_bytes(path)
+    text = decode(data)
+    if text.lstrip()[:1] == "<":
+        return read_xml(path, data, recording)
+    if suffix == ".json":
+        return read_json(path, data, code_book=code_book)
+    if suffix == ".annot":
+        return read_luna_annot(path, text, recording)
+    if suffix == ".eannot":
+        return read_eannot(path, text, code_book=code_book)
+    rows = table_of(text, path)
+    if is_bids(rows):
+        return read_bids(path, rows, code_book=code_book)
+    if is_noxturnal(rows):
+        return read_noxturnal(path, rows, recording)
+    if is_remlogic(rows):
+        return read_remlogic(path, rows, recording)
+    return read_list(path, text, code_book=code_book)
 
 
 def _read_edf(path, recording):
@@ -141,6 +177,10 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
                 )
             if found:
                 return found[0]
+    for end in ("_events.csv", ".csv", ".txt", ".json"):
+        candidate = folder / f"{stem}{end}"
+        if candidate.is_file() and (code_book is not None or _is_export(candidate)):
+            return candidate
     if path.suffix.lower() in (".edf", ".bdf", ".rec") and path.is_file():
         try:
             file = read_annotation_file(path)
@@ -149,3 +189,15 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
         if any(stage_of(text) is not None for _, _, text in file.annotations):
             return path
     return None
+
+
+def _is_export(path) -> bool:
+    """Whether a file says by its columns that it is an export of events."""
+    if path.suffix == ".json":
+        return False
+    try:
+        with path.open("rb") as file:
+            rows = table_of(decode(file.read(2**16)), path)
+    except (ScoringError, OSError):
+        return False
+    return is_bids(rows) or is_noxturnal(rows) or is_remlogic(rows)

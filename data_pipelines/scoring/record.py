@@ -19,6 +19,9 @@ MAX_TIME_S = 14 * 86400.0
 MAX_EVENT_S = 86400.0
 """The longest believable event (a body position may last all night)."""
 
+MAX_ROWS = 200_000
+"""More rows than a scoring of a week in steps of 5 s has; a file with more is not read."""
+
 STAGES = ("W", "N1", "N2", "N3", "R")
 """Stage names in the order of their codes 0..4; -1 is unscored, movement or artefact."""
 
@@ -166,9 +169,15 @@ def make_scoring(
             holds neither a stage nor an event.
     """
     checked = []
+    if len(runs) > MAX_ROWS:
+        raise ScoringError(f"{path}: {len(runs)} stages; expected at most {MAX_ROWS}")
     for onset, length, stage in runs:
         onset = check_time(onset, "a stage's onset", path)
         checked.append((onset, check_duration(length, "a stage's duration", path), stage))
+    if sum(length for _, length, _ in checked) > 2 * MAX_TIME_S:
+        raise ScoringError(
+            f"{path}: its stages add up to more than {2 * MAX_TIME_S / 86400:g} days"
+        )
     notes = list(notes)
     kept, before = [], 0
     for event in events:
@@ -177,6 +186,8 @@ def make_scoring(
         if onset + length < 0:
             before += 1
             continue
+        if len(kept) == MAX_ROWS:
+            raise ScoringError(f"{path}: more than {MAX_ROWS} events")
         kept.append(dataclasses.replace(event, onset_s=onset, duration_s=length))
     if before:
         notes.append(f"{before} events before the start of the recording left out")

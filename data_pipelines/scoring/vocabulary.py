@@ -36,7 +36,7 @@ _STAGE_WORDS = {
     "sleep stage rem|sleep rem|sleep r|sdo rapideyemovementsleep|sr|paradoxical sleep",
     -1: "?|sleep stage ?|unknown|unscored|stage ?|not scored|sleep unscored|unscored stage|"
     "movement|movement time|mt|m|sleep mt|sleep stage m|sleep stage mt|stage m|stage mt|"
-    "stage movement|sleep movement|sdo movementtime|indeterminate|stage unscored|artifact|artefact|"
+    "stage movement|sleep movement|sdo movementtime|indeterminate|stage unscored|"
     "sleep stage n|nicht bewertet|non score|u|unsure stage|stage unknown|sleep stage unknown|"
     "no stage|stage no stage|stage undefined|undefined",
 }
@@ -67,12 +67,12 @@ _EVENT_WORDS = {
     "spo2 desat|desaturation en oxygene|relative desaturation",
     ("arousal", ""): "arousal|eeg arousal|asda arousal|micro eveil|microeveil|mikroarousal|"
     "micro arousal|microarousal|sdo sleeparousalfinding|sdo arousalfinding|arousal asda|"
-    "external arousal|arousal cheshire|weckreaktion|arousal external|arousal asda arousal",
+    "external arousal|arousal cheshire|weckreaktion|arousal external|arousal adsa",
     ("arousal", "spontaneous"): "spontaneous arousal|arousal spont|arousal spontaneous|"
-    "arousal aro spont|spont arousal|spontane arousal",
+    "arousal aro spont|spont arousal|spontane arousal|arousal spon aro|arousal apon aro",
     ("arousal", "respiratory"): "arousal resulting from respiratory effort|arousal resp|"
     "respiratory arousal|arousal respiratory|arousal apnea|arousal hypopnea|arousal rera|"
-    "arousal aro res|arousal desat|arousal snore",
+    "arousal aro res|arousal resp aro|arousal desat|arousal snore",
     ("arousal", "leg_movement"): "arousal plm|arousal lm|arousal limb|plm arousal|lm arousal|"
     "arousal aro limb|arousal resulting from periodic leg movement|limb movement arousal|"
     "arousal resulting from limb movement|leg movement arousal",

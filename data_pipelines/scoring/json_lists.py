@@ -1,0 +1,65 @@
+"""Stages in JSON: a list of codes, a list per scorer, or a file per scorer (Dreem)."""
+
+import json
+import pathlib
+
+from data_pipelines.scoring.consensus import consensus
+from data_pipelines.scoring.lists import runs_of, stage_of_entry
+from data_pipelines.scoring.record import Scoring, ScoringError, make_scoring
+from data_pipelines.scoring.text import decode, read_bytes
+from data_pipelines.scoring.vocabulary import code_book_of
+
+
+def _content(path, data: bytes):
+    try:
+        return json.loads(decode(data))
+    except (ValueError, RecursionError):
+        raise ScoringError(f"{path}: not JSON") from None
+
+
+def _stages(path, entries, book) -> list[int]:
+    if not isinstance(entries, list) or not all(type(entry) in (int, str) for entry in entries):
+        raise ScoringError(f"{path}: expected a list of stage codes, or a list per scorer")
+    return [
+        stage_of_entry(str(entry), book, path, f"entry {place}")
+        for place, entry in enumerate(entries)
+    ]
+
+
+def read_json(path, data: bytes, *, code_book: str | None) -> Scoring:
+    """Read a JSON list of codes (one scorer), or a list of such lists (their consensus).
+
+    Raises:
+        ScoringError: another structure, no code book named, or an entry is not in it.
+    """
+    content = _content(path, data)
+    book = code_book_of(code_book, path)
+    several = isinstance(content, list) and content and all(isinstance(x, list) for x in content)
+    if several:
+        stages = consensus([_stages(path, entries, book) for entries in content], path)
+    else:
+        stages = _stages(path, content, book)
+    source = "json_consensus" if several else "json"
+    return make_scoring(path, source, runs=runs_of(stages, book.step_s), events_scored=False)
+
+
+def read_consensus(paths, *, code_book: str = "dod") -> Scoring:
+    """Read one night's files by several scorers and return their consensus.
+
+    Args:
+        paths: one JSON file per scorer, as the Dreem Open Datasets have them
+            (`scorer_1/<night>.json` ... `scorer_5/<night>.json`).
+        code_book: coding of the files.
+
+    Raises:
+        ScoringError: no file, or one that cannot be read, or files of different lengths.
+    """
+    paths = [pathlib.Path(path) for path in paths]
+    if not paths:
+        raise ScoringError("a consensus needs the file of at least one scorer")
+    book = code_book_of(code_book, paths[0])
+    scorers = [_stages(path, _content(path, read_bytes(path)), book) for path in paths]
+    stages = consensus(scorers, paths[0])
+    return make_scoring(
+        paths[0], "json_consensus", runs=runs_of(stages, book.step_s), events_scored=False
+    )

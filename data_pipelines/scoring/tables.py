@@ -1,0 +1,227 @@
+"""Scoring in tables: BIDS events, Noxturnal and RemLogic exports, Luna annotations."""
+
+import re
+
+from data_pipelines.scoring.clock import DAY_S, ClockTime, onsets_from_start, parse_clock
+from data_pipelines.scoring.edf_annotations import scoring_from_annotations
+from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
+from data_pipelines.scoring.text import number_of
+from data_pipelines.scoring.vocabulary import (
+    CODE_BOOKS,
+    code_book_of,
+    event_of,
+    normalise,
+    stage_of,
+)
+
+Rows = list[list[str]]
+
+
+def is_bids(rows: Rows) -> bool:
+    """Whether the first line has the columns that every BIDS events file has."""
+    return bool(rows) and {"onset", "duration"} <= set(rows[0])
+
+
+def read_bids(path, rows: Rows, *, code_book: str | None = None) -> Scoring:
+    """Read a BIDS `_events.tsv`.
+
+    The stage is in the column `stage_hum` (BOAS: codes of its own, 4 is R, 8 an artefact), else in
+    `trial_type`, `stage`, `sleep_stage` or `value` as words; bare numbers there need a code book.
+
+    Raises:
+        ScoringError: no such column, a row without a number as onset, or an unknown code.
+    """
+    header = rows[0]
+    choices = ("stage_hum", "sleep_stage", "stage", "trial_type", "value")
+    column = next((header.index(name) for name in choices if name in header), None)
+    if column is None:
+        raise ScoringError(f"{path}: BIDS events without a column {', '.join(choices)}")
+    book = CODE_BOOKS["boas"] if header[column] == "stage_hum" else None
+    onset_at, length_at = header.index("onset"), header.index("duration")
+    values = [row[column] for row in rows[1:] if len(row) > column]
+    if book is None and values and all(number_of(value) is not None for value in values):
+        book = code_book_of(code_book, path)
+    annotations, runs = [], []
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) <= max(column, onset_at, length_at):
+            raise ScoringError(f"{path}: line {number} has {len(row)} fields of {len(header)}")
+        onset, length = number_of(row[onset_at]), number_of(row[length_at])
+        if onset is None or (length is None and row[length_at] not in ("", "n/a")):
+            raise ScoringError(f"{path}: line {number} has no number as onset or duration")
+        if book is None:
+            annotations.append((onset, length, row[column]))
+            continue
+        code = row[column]
+        if code not in book.stages and code not in ("", "n/a"):
+            raise ScoringError(
+                f"{path}: line {number} has a stage code that is not in {book.about}"
+            )
+        length = book.step_s if length is None else length
+        runs.append((onset, length, book.stages.get(code, -1)))
+    if book is None:
+        return scoring_from_annotations(path, annotations, source="bids_events")
+    return make_scoring(path, "bids_events", runs=runs, events_scored=False)
+
+
+def is_noxturnal(rows: Rows) -> bool:
+    """Whether one of the first rows has two clock times and a text, as Noxturnal exports."""
+    return any(_is_noxturnal_row(row) for row in rows[:10])
+
+
+def _is_noxturnal_row(row) -> bool:
+    return len(row) >= 3 and all(parse_clock(field) for field in row[:2]) and bool(row[2])
+
+
+def read_noxturnal(path, rows: Rows, recording) -> Scoring:
+    """Read a Noxturnal event export: start, end, event, duration; headings in any language.
+
+    Raises:
+        ScoringError: the recording's start is not known, or the export is of another night.
+    """
+    rows = [row for row in rows if _is_noxturnal_row(row)]
+    starts = [parse_clock(row[0]) for row in rows]
+    annotations = []
+    for row, onset in zip(rows, onsets_from_start(starts, recording, path), strict=True):
+        if normalise(row[2]) == "plm":
+            continue  # A series of leg movements; its movements have rows of their own.
+        length = number_of(row[3]) if len(row) > 3 and row[3] else None
+        if length is None:
+            start, end = parse_clock(row[0]), parse_clock(row[1])
+            length = (end.second_of_day - start.second_of_day) % DAY_S
+        annotations.append((onset, length, row[2]))
+    return scoring_from_annotations(path, annotations, source="noxturnal_csv")
+
+
+def _remlogic_columns(row) -> tuple[int, int, int] | None:
+    names = [normalise(field) for field in row]
+    found = []
+    for choices in (("time hh mm ss", "time"), ("event",), ("duration s", "duration")):
+        places = [names.index(choice) for choice in choices if choice in names]
+        if not places:
+            places = [i for i, name in enumerate(names) if name.startswith(f"{choices[0]} ")]
+        if not places:
+            return None
+        found.append(places[0])
+    return tuple(found)
+
+
+def is_remlogic(rows: Rows) -> bool:
+    """Whether a heading with the columns time, event and duration stands in the first rows."""
+    return any(_remlogic_columns(row) for row in rows[:100])
+
+
+def read_remlogic(path, rows: Rows, recording) -> Scoring:
+    """Read the text that RemLogic (Embla) exports: free lines, a heading, then one event a line.
+
+    Raises:
+        ScoringError: the recording's start is not known, or a row has no clock time.
+    """
+    first = next(index for index, row in enumerate(rows) if _remlogic_columns(row))
+    time_at, event_at, length_at = _remlogic_columns(rows[first])
+    times: list[ClockTime] = []
+    found = []
+    for number, row in enumerate(rows[first + 1 :], first + 2):
+        if len(row) <= max(time_at, event_at):
+            continue
+        time = parse_clock(row[time_at])
+        if time is None:
+            raise ScoringError(f"{path}: row {number} has no clock time in the column of times")
+        length = number_of(row[length_at]) if len(row) > length_at else None
+        times.append(time)
+        found.append((length, row[event_at]))
+    if not times:
+        raise ScoringError(f"{path}: no event stands under its heading")
+    onsets = onsets_from_start(times, recording, path)
+    annotations = [(onset, length, text) for onset, (length, text) in zip(onsets, found)]
+    return scoring_from_annotations(path, annotations, source="remlogic_text")
+
+
+_LUNA_STAGES = {"l": -1, "m": -1, "u": -1, "?": -1, "": -1, "lights": -1, "gap": -1}
+_LUNA_STAGE_CLASSES = {"sleepstage", "sleep stage", "stage", "stages"}
+
+
+def luna_stage(text: str) -> int | None:
+    """Return the stage of a Luna label, with its own M, L, U and `-` for no stage."""
+    stage = stage_of(text)
+    return _LUNA_STAGES.get(normalise(text)) if stage is None else stage
+
+
+def read_luna_annot(path, text: str, recording) -> Scoring:
+    """Read Luna's `.annot`: class, instance, channel, start, stop, meta, separated by tabs.
+
+    Times are seconds, elapsed (`0+00:10:00`), epochs (`e:12`), clock times or dated clock times;
+    a stop may be a duration (`+30`) or `...` for until the next row.
+
+    Raises:
+        ScoringError: a row with too few fields or a time that is none of these.
+    """
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        fields = [field.strip() for field in fields]
+        if fields[0].casefold() == "class":
+            continue
+        if len(fields) < 4:
+            raise ScoringError(f"{path}: line {number} has {len(fields)} fields; expected 4 to 6")
+        start, stop = fields[2:4] if len(fields) == 4 else fields[3:5]
+        rows.append((number, fields[0], fields[1], start, stop))
+    clocks = [(at, _luna_clock(row[at])) for row in rows for at in (3, 4)]
+    placed = iter(())
+    if any(clock for _, clock in clocks):
+        times = [clock for _, clock in clocks if clock]
+        placed = iter(onsets_from_start(times, recording, path))
+    spans = []
+    for number, _, _, start, stop in rows:
+        onset = next(placed) if _luna_clock(start) else _luna_time(start, path, number)
+        if _luna_clock(stop):
+            length = next(placed) - onset
+        elif stop in ("...", "."):
+            length = None if stop == "..." else 0.0
+        elif stop.startswith("+"):
+            length = _luna_time(stop[1:], path, number)
+        else:
+            length = _luna_time(stop, path, number, ends=True) - onset
+        spans.append((onset, length))
+    runs, events, dropped = [], [], 0
+    for index, ((_, label, instance, _, _), (onset, length)) in enumerate(zip(rows, spans)):
+        if length is None:
+            length = spans[index + 1][0] - onset if index + 1 < len(spans) else float(EPOCH_S)
+        named = instance if normalise(label) in _LUNA_STAGE_CLASSES else label
+        stage = luna_stage(named)
+        event = event_of(f"{label} {instance}") or event_of(label)
+        if stage is not None:
+            runs.append((onset, length, stage))
+        elif event:
+            events.append(Event(event[0], onset, length, event[1]))
+        else:
+            dropped += 1
+    notes = [f"{dropped} annotations that are neither a stage nor an event left out"]
+    return make_scoring(
+        path,
+        "luna_annot",
+        runs=runs,
+        events=events,
+        events_scored=bool(events),
+        notes=notes if dropped else (),
+    )
+
+
+def _luna_clock(text: str) -> ClockTime | None:
+    return parse_clock(text.removeprefix("+")) if ":" in text and "0+" not in text else None
+
+
+def _luna_time(text: str, path, number: int, *, ends: bool = False) -> float:
+    """Return a time in s; an epoch `e:1` starts at 0 s and ends at 30 s."""
+    value = number_of(text)
+    if value is not None:
+        return value
+    epoch = re.fullmatch(r"e:(\d{1,7})", text)
+    if epoch:
+        return (int(epoch[1]) - (0 if ends else 1)) * float(EPOCH_S)
+    elapsed = re.fullmatch(r"0\+(\d{1,3}):(\d{2})(?::(\d{2}(?:\.\d{1,9})?))?", text)
+    if elapsed:
+        hours, minutes, seconds = elapsed.groups()
+        return int(hours) * 3600.0 + int(minutes) * 60 + float(seconds or 0)
+    raise ScoringError(f"{path}: line {number} has a time that is not seconds, clock or epoch")

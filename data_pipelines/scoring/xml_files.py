@@ -1,0 +1,167 @@
+"""Scoring in XML: NSRR's annotation files, old and new, and Compumedics Profusion's.
+
+Elements are found by name, in whatever order they stand; entities, external references and DTDs
+are refused (defusedxml), so a hostile file cannot grow in memory or reach for another file.
+"""
+
+import xml.etree.ElementTree
+
+import defusedxml
+import defusedxml.ElementTree
+
+from data_pipelines.scoring.clock import circular_difference, parse_clock
+from data_pipelines.scoring.record import (
+    EPOCH_S,
+    Event,
+    Scoring,
+    ScoringError,
+    check_duration,
+    check_time,
+    make_scoring,
+)
+from data_pipelines.scoring.text import number_of
+from data_pipelines.scoring.vocabulary import CODE_BOOKS, event_of, stage_of
+
+START_TOLERANCE_S = 60.0
+
+
+def read_xml(path, data: bytes, recording=None) -> Scoring:
+    """Read NSRR or Profusion XML.
+
+    Args:
+        path: for messages.
+        data: the file's bytes; its own declaration says their encoding.
+        recording: the recording it belongs to, or None.
+
+    Raises:
+        ScoringError: not well-formed, hostile, of another kind, or of another recording.
+    """
+    try:
+        root = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
+    except defusedxml.DefusedXmlException as error:
+        raise ScoringError(
+            f"{path}: XML with a DTD, entities or references is not read ({type(error).__name__})"
+        ) from None
+    except (xml.etree.ElementTree.ParseError, ValueError, LookupError) as error:
+        where = getattr(error, "position", None)
+        raise ScoringError(
+            f"{path}: not well-formed XML" + (f" (line {where[0]})" if where else "")
+        ) from None
+    name = _name(root)
+    if name == "CMPStudyConfig":
+        return _profusion(path, root)
+    if name == "PSGAnnotation" or any(_name(node) == "ScoredEvents" for node in root.iter()):
+        return _nsrr(path, root, recording)
+    raise ScoringError(
+        f"{path}: XML of another kind; expected the root PSGAnnotation (NSRR) or CMPStudyConfig "
+        "(Profusion)"
+    )
+
+
+def _name(node) -> str:
+    return node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""
+
+
+def _fields(node) -> dict[str, str]:
+    """Return an element's children: the text of each under its name, first one first."""
+    fields: dict[str, str] = {}
+    for child in node:
+        fields.setdefault(_name(child), (child.text or "").strip())
+    return fields
+
+
+def _number(fields, name, path, number):
+    value = number_of(fields.get(name, ""))
+    if value is None:
+        raise ScoringError(f"{path}: event {number} has no number as {name}")
+    return value
+
+
+def _event(concepts, onset, length) -> Event | None:
+    for concept in concepts:
+        if concept.casefold() == "unsure":
+            # NSRR: a hypopnea of more than 50 % of flow or with a 3 % desaturation.
+            return Event("hypopnea", onset, length)
+        found = event_of(concept)
+        if found:
+            return Event(found[0], onset, length, found[1])
+    return None
+
+
+def _nsrr(path, root, recording) -> Scoring:
+    """Both dialects: `EventType` and `Stage 2 sleep|2`, or bare `SDO:...` concepts."""
+    runs, events, dropped, unknown = [], [], 0, 0
+    scored = (node for node in root.iter() if _name(node) == "ScoredEvent")
+    for number, node in enumerate(scored, 1):
+        fields = _fields(node)
+        concept = fields.get("EventConcept", "")
+        concepts = [part.strip() for part in concept.split("|")]
+        kind = fields.get("EventType", "").split("|")[0].strip().casefold()
+        if concepts[0] == "Recording Start Time" or (not concept and "ClockTime" in fields):
+            _check_recording(path, fields, recording)
+            continue
+        stage = stage_of(concepts[0]) if kind in ("", "stages") else None
+        if kind == "stages" and stage is None:
+            stage, unknown = -1, unknown + 1
+        event = None if stage is not None else _event(concepts, 0.0, 0.0)
+        if stage is None and event is None:
+            dropped += 1
+            continue
+        onset = _number(fields, "Start", path, number)
+        length = _number(fields, "Duration", path, number)
+        if stage is not None:
+            runs.append((onset, length, stage))
+        else:
+            events.append(Event(event.kind, onset, length, event.value))
+    notes = [f"{dropped} annotations that are neither a stage nor an event left out"] * bool(
+        dropped
+    )
+    notes += [f"{unknown} stages of unknown names taken as unscored"] * bool(unknown)
+    return make_scoring(path, "nsrr_xml", runs=runs, events=events, notes=notes)
+
+
+def _check_recording(path, fields, recording) -> None:
+    """Compare NSRR's own record of the recording's start and length with the recording.
+
+    Either may be wrong alone (clock times are blanked, files are cut), so it takes both.
+    """
+    start_s = getattr(recording, "start_of_day_s", None)
+    duration_s = getattr(recording, "duration_s", None)
+    clock = parse_clock(fields.get("ClockTime", "").split(" ")[-1])
+    length = number_of(fields.get("Duration", ""))
+    if None in (start_s, duration_s, clock, length):
+        return
+    later = circular_difference(clock.second_of_day, start_s)
+    if abs(later) > START_TOLERANCE_S and abs(length - duration_s) > START_TOLERANCE_S:
+        raise ScoringError(
+            f"{path}: scores a recording of {length:g} s that starts {later:+.0f} s from this one "
+            f"of {duration_s:g} s: it belongs to another recording"
+        )
+
+
+def _profusion(path, root) -> Scoring:
+    """Stages by position, one per `EpochLength`; events with names, starts and durations."""
+    epoch_s = number_of(root.findtext("EpochLength", str(EPOCH_S)))
+    if epoch_s is None or not 0 < check_time(epoch_s, "EpochLength", path) <= 3600:
+        raise ScoringError(f"{path}: EpochLength is not a positive number of seconds")
+    stages = CODE_BOOKS["rk5"].stages
+    runs, events, dropped, unknown = [], [], 0, 0
+    for index, node in enumerate(node for node in root.iter() if _name(node) == "SleepStage"):
+        code = (node.text or "").strip()
+        unknown += code not in stages
+        runs.append((index * epoch_s, epoch_s, stages.get(code, -1)))
+    scored = (node for node in root.iter() if _name(node) == "ScoredEvent")
+    for number, node in enumerate(scored, 1):
+        fields = _fields(node)
+        event = _event([fields.get("Name", "")], 0.0, 0.0)
+        if event is None:
+            dropped += 1
+            continue
+        onset = check_time(_number(fields, "Start", path, number), "an event's onset", path)
+        length = check_duration(_number(fields, "Duration", path, number), "an event", path)
+        events.append(Event(event.kind, onset, length, event.value))
+    notes = [f"{dropped} annotations that are neither a stage nor an event left out"] * bool(
+        dropped
+    )
+    notes += [f"{unknown} stages of unknown codes taken as unscored"] * bool(unknown)
+    return make_scoring(path, "profusion_xml", runs=runs, events=events, notes=notes)

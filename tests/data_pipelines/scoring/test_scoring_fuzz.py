@@ -105,7 +105,7 @@ def test_damaged_edf_annotations(tmp_path, data):
 )
 def test_the_grid_gives_an_epoch_the_stage_that_holds_most_of_it(runs):
     stages = epochs_from_runs(runs)
-    end = max((onset + length for onset, length, _ in runs if length > 0), default=0)
+    end = max((onset + length for onset, length, _ in runs if length > 1e-3), default=0)
     assert len(stages) * EPOCH_S >= end - 1e-6
     for epoch, stage in enumerate(stages):
         held = np.zeros(6)
@@ -142,6 +142,6 @@ def test_more_stages_than_a_fortnight_holds_are_refused_at_once(tmp_path):
     path.write_text("onset\tduration\tstage_hum\n" + "0\t1000000\t2\n" * 150_000)
     with pytest.raises(ScoringError, match="add up to more than"):
         read_scoring(path)
-    path.write_text("onset\tduration\tstage_hum\n" + "0\t1\t2\n" * 250_000)
+    path.write_text("onset\tduration\tstage_hum\n" + "0\t1\t2\n" * 200_001)
     with pytest.raises(ScoringError, match="at most"):
         read_scoring(path)

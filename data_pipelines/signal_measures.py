@@ -5,6 +5,7 @@ Thresholds that turn these numbers into decisions are in :mod:`data_pipelines.ve
 """
 
 import numpy as np
+import scipy.fft
 import scipy.ndimage
 import scipy.signal
 
@@ -58,23 +59,25 @@ def beat_score(pieces: np.ndarray, sfreq_hz: float) -> float:
     if sfreq_hz < 50:
         return 0.0
     sos = scipy.signal.butter(2, [5, min(25, 0.45 * sfreq_hz)], "band", fs=sfreq_hz, output="sos")
-    smooth = max(1, round(0.1 * sfreq_hz))
     low, high = round(0.35 * sfreq_hz), round(1.5 * sfreq_hz)
+    whole = _whole(pieces)
+    length = whole.shape[1]
+    if not len(whole) or length < 3 * high:
+        return 0.0
+    slope = np.abs(np.gradient(scipy.signal.sosfiltfilt(sos, whole), axis=1))
+    envelope = scipy.ndimage.uniform_filter1d(slope, max(1, round(0.1 * sfreq_hz)), axis=1)
+    # One electrode pop must not hide the beats around it.
+    envelope = np.minimum(envelope, 4 * np.percentile(envelope, 90, axis=1, keepdims=True))
+    envelope -= envelope.mean(axis=1, keepdims=True)
+    padded = scipy.fft.next_fast_len(length + high + 2, real=True)
+    spectrum = np.abs(scipy.fft.rfft(envelope, padded)) ** 2
+    correlation = scipy.fft.irfft(spectrum, padded)[:, : high + 2]
+    correlation /= np.maximum(correlation[:, :1], _EPS)
     scores = []
-    for piece in _whole(pieces):
-        if len(piece) < 3 * high:
-            continue
-        slope = np.abs(np.gradient(scipy.signal.sosfiltfilt(sos, piece - piece.mean())))
-        envelope = scipy.ndimage.uniform_filter1d(slope, smooth)
-        # One electrode pop must not hide the beats around it.
-        envelope = np.minimum(envelope, 4 * np.percentile(envelope, 90))
-        envelope -= envelope.mean()
-        spectrum = np.abs(np.fft.rfft(envelope, 2 * len(envelope))) ** 2
-        correlation = np.fft.irfft(spectrum)[: high + 2]
-        correlation /= max(correlation[0], _EPS)
-        peaks, _ = scipy.signal.find_peaks(correlation[low : high + 2])
-        scores.append(correlation[low + peaks].max(initial=0.0))
-    return float(np.median(scores)) if scores else 0.0
+    for row in correlation[:, low : high + 2]:
+        peaks, _ = scipy.signal.find_peaks(row)
+        scores.append(row[peaks].max(initial=0.0))
+    return float(np.median(scores))
 
 
 def peakedness(pieces: np.ndarray, sfreq_hz: float) -> tuple[float, float]:
@@ -86,34 +89,28 @@ def peakedness(pieces: np.ndarray, sfreq_hz: float) -> tuple[float, float]:
     """
     top = min(40, 0.45 * sfreq_hz)
     sos = scipy.signal.butter(2, [1, top], "band", fs=sfreq_hz, output="sos")
-    ratios, kurtosis = [], []
-    for piece in _whole(pieces):
-        if len(piece) < 3 * sfreq_hz:
-            continue
-        filtered = scipy.signal.sosfiltfilt(sos, piece - piece.mean())
-        cut = windows(filtered[None], round(1.5 * sfreq_hz))
-        cut = cut - np.median(cut, axis=1, keepdims=True)
-        up, down = cut.max(axis=1), -cut.min(axis=1)
-        ratios.extend(np.log2((up + _EPS) / (down + _EPS)))
-        deviation = filtered - filtered.mean()
-        variance = np.mean(deviation**2)
-        kurtosis.append(np.mean(deviation**4) / max(variance**2, _EPS) - 3)
-    if not ratios:
+    whole = _whole(pieces)
+    if not len(whole) or whole.shape[1] < 3 * sfreq_hz:
         return 0.0, 0.0
+    filtered = scipy.signal.sosfiltfilt(sos, whole)
+    cut = windows(filtered, round(1.5 * sfreq_hz))
+    cut = cut - np.median(cut, axis=1, keepdims=True)
+    ratios = np.log2((cut.max(axis=1) + _EPS) / (_EPS - cut.min(axis=1)))
+    deviation = filtered - filtered.mean(axis=1, keepdims=True)
+    variance = np.maximum(np.mean(deviation**2, axis=1), _EPS)
+    kurtosis = np.mean(deviation**4, axis=1) / variance**2 - 3
     return float(np.median(ratios)), float(np.median(kurtosis))
 
 
 def breath_share(pieces: np.ndarray, sfreq_hz: float) -> float:
     """Share of the power between 0.05 and 2 Hz (or Nyquist) that lies at 0.1-0.6 Hz."""
-    shares = []
-    for piece in _whole(pieces):
-        freqs, power = scipy.signal.periodogram(
-            piece - piece.mean(), sfreq_hz, window="hann", detrend="linear"
-        )
-        total = power[(freqs >= 0.05) & (freqs <= 2)].sum()
-        if total > _EPS:
-            shares.append(power[(freqs >= 0.1) & (freqs <= 0.6)].sum() / total)
-    return float(np.median(shares)) if shares else 0.0
+    whole = _whole(pieces)
+    if not len(whole):
+        return 0.0
+    freqs, power = scipy.signal.periodogram(whole, sfreq_hz, window="hann", detrend="linear")
+    total = power[:, (freqs >= 0.05) & (freqs <= 2)].sum(axis=1)
+    breath = power[:, (freqs >= 0.1) & (freqs <= 0.6)].sum(axis=1)
+    return float(np.median(breath / np.maximum(total, _EPS)))
 
 
 def line_hum_db(pieces: np.ndarray, sfreq_hz: float) -> dict[int, float]:
@@ -121,14 +118,11 @@ def line_hum_db(pieces: np.ndarray, sfreq_hz: float) -> dict[int, float]:
 
     A frequency is left out where it is not safely below Nyquist. Welch's method, 4-s windows.
     """
-    whole = [piece for piece in _whole(pieces) if len(piece) >= 4 * sfreq_hz]
+    whole = _whole(pieces)
     found: dict[int, float] = {}
-    if not whole:
+    if not len(whole) or whole.shape[1] < 4 * sfreq_hz:
         return found
-    spectra = []
-    for piece in whole:
-        freqs, power = scipy.signal.welch(piece, sfreq_hz, nperseg=int(4 * sfreq_hz))
-        spectra.append(power)
+    freqs, spectra = scipy.signal.welch(whole, sfreq_hz, nperseg=int(4 * sfreq_hz))
     power = np.median(spectra, axis=0)
     for line in (50, 60):
         if line + 1.5 > sfreq_hz / 2:
@@ -141,16 +135,12 @@ def line_hum_db(pieces: np.ndarray, sfreq_hz: float) -> dict[int, float]:
     return found
 
 
-def _whole(pieces: np.ndarray) -> list[np.ndarray]:
-    """Pieces with few gaps, those filled by straight lines; flat pieces are left out."""
-    whole = []
-    for piece in pieces:
-        gaps = np.isnan(piece)
-        if gaps.mean() > 0.2:
-            continue
-        if gaps.any():
-            at = np.arange(len(piece))
-            piece = np.interp(at, at[~gaps], piece[~gaps])
-        if np.ptp(piece) > 0:
-            whole.append(piece)
-    return whole
+def _whole(pieces: np.ndarray) -> np.ndarray:
+    """Pieces with few gaps, those filled by straight lines, less their means; no flat ones."""
+    pieces = pieces[np.isnan(pieces).mean(axis=1) <= 0.2]
+    at = np.arange(pieces.shape[1])
+    for row in np.flatnonzero(np.isnan(pieces).any(axis=1)):
+        gaps = np.isnan(pieces[row])
+        pieces[row, gaps] = np.interp(at[gaps], at[~gaps], pieces[row, ~gaps])
+    pieces = pieces[np.ptp(pieces, axis=1) > 0]
+    return pieces - pieces.mean(axis=1, keepdims=True)

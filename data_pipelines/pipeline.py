@@ -313,15 +313,12 @@ def write_synthetic(name: str, folder: str | os.PathLike, seed: int) -> None:
     """
     from data_pipelines import synthetic  # only where no data are given
 
-    write = {
-        "signal_crops": synthetic.write_tiny_nights,
-        "token_windows": synthetic.write_tiny_tokens,
-    }
-    if name not in write:
+    if name not in SOURCES:
         raise PipelineError(f"no data source named {name!r}; there are {sorted(SOURCES)}")
+    kind = "tokens" if name == "token_windows" else "nights"
     folder = pathlib.Path(folder)
     partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
-    write[name](partial, seed=seed)
+    getattr(synthetic, f"write_tiny_{kind}")(partial, seed=seed)
     partial.rename(folder)
 
 

@@ -24,6 +24,15 @@ from hypnos_jax.state import TrainState
 MANIFEST = "sha256.json"
 
 
+def quiet() -> None:
+    """Keep Orbax's progress, a dozen lines a save, out of the log; its errors stay."""
+
+    def ours(record) -> bool:
+        return record.levelname in ("ERROR", "CRITICAL") or "orbax" not in record.pathname
+
+    logging.get_absl_logger().addFilter(ours)
+
+
 class CheckpointError(ValueError):
     """There is no checkpoint that can be loaded, or the one asked for is damaged."""
 

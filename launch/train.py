@@ -17,7 +17,10 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
-    from hypnos_jax.train import train  # after the flags: imports start jax
+    from hypnos_jax import checkpoint  # after the flags: importing takes seconds
+    from hypnos_jax.train import train
+
+    checkpoint.quiet()
 
     try:
         return train(CONFIG.value, WORKDIR.value)

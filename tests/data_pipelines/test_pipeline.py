@@ -1,0 +1,193 @@
+"""Sources: every example once an epoch, the same batch for any number of hosts, honest padding."""
+
+import functools
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipelines import pipeline
+from data_pipelines.store import NightEntry, NightStore
+from data_pipelines.synthetic import write_tiny_nights, write_tiny_tokens
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens") / "store"
+    write_tiny_tokens(folder, 1, nights=8, duration_s=200)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("signals") / "store"
+    write_tiny_nights(folder, 1, nights=2, minutes=4)
+    return folder
+
+
+def windows(path, split="train", seed=3, **options):
+    return pipeline.load("token_windows", path=path, split=split, seed=seed, **options)
+
+
+def take(iterator, count):
+    try:
+        return [next(iterator) for _ in range(count)]
+    finally:
+        iterator.close()
+
+
+def same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_token_windows_have_the_documented_arrays(tokens):
+    source = windows(tokens, window_s=50)
+    (batch,) = take(source.batches(4, 0, 4, 0), 1)
+    shapes = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
+    assert shapes == {
+        "codes": ((4, 50, 32), "int32"),
+        "present": ((4, 8), "bool"),
+        "channel_ids": ((4, 8), "int32"),
+        "valid": ((4, 50, 8), "bool"),
+        "tracks": ((4, 50, 8, 2), "float32"),
+        "weight": ((4,), "float32"),
+    }
+    modalities = source.describe()["modalities"]
+    assert [m["name"] for m in modalities][:2] == ["eeg_c3", "eeg_c4"]
+    assert set(modalities[0]) == {"name", "levels", "codes", "channel_id", "group"}
+
+
+def test_signal_crops_have_the_documented_arrays(signals):
+    source = pipeline.load(
+        "signal_crops", path=signals, split="train", seed=0, signal_type="resp", crop_s=20
+    )
+    (batch,) = take(source.batches(6, 0, 6, 0), 1)
+    shapes = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
+    assert shapes == {
+        "signal": ((6, 640), "float32"),
+        "valid": ((6, 20), "bool"),
+        "channel_id": ((6,), "int32"),
+        "weight": ((6,), "float32"),
+    }
+    assert set(batch["channel_id"]) <= {6, 7}
+    assert np.isfinite(batch["signal"]).all()
+    assert source.describe()["rate_hz"] == 32
+
+
+def test_every_slot_comes_once_an_epoch_and_no_night_leaves_its_split(tokens):
+    store = NightStore(tokens)
+    for split in ("train", "validation", "test"):
+        source = windows(tokens, split, window_s=50)
+        assert source.num_examples == 4 * len(store.select(split))
+        visited = [(slot.night.recording, slot.start) for slot in source._slots]
+        assert len(set(visited)) == source.num_examples
+        assert {name for name, _ in visited} == {n.recording for n in store.select(split)}
+
+
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_the_global_batch_is_the_same_for_any_number_of_hosts(tokens, hosts):
+    source = windows(tokens, window_s=20)
+    (whole,) = take(source.batches(8, 0, 8, 5), 1)
+    rows = 8 // hosts
+    parts = [take(source.batches(8, i * rows, i * rows + rows, 5), 1)[0] for i in range(hosts)]
+    same({k: np.concatenate([part[k] for part in parts]) for k in whole}, whole)
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(tokens):
+    source = windows(tokens, window_s=20)
+    straight = take(source.batches(4, 0, 4, 0), 40)  # more than one epoch
+    for step in (0, 7, 13, 14, 39):
+        again = windows(tokens, window_s=20, threads=1)
+        same(take(again.batches(4, 0, 4, step), 1)[0], straight[step])
+    other = take(windows(tokens, window_s=20, seed=4).batches(4, 0, 4, 0), 1)[0]
+    assert (other["codes"] != straight[0]["codes"]).any()
+
+
+def test_each_epoch_has_its_own_order_and_every_slot(tokens):
+    source = windows(tokens, window_s=200)  # a night is one slot, one crop
+    key = lambda example: example["codes"].tobytes()
+    epochs = [
+        [key(source.examples[e * source.num_examples + i]) for i in range(source.num_examples)]
+        for e in range(3)
+    ]
+    assert len(set(epochs[0])) == source.num_examples
+    assert set(epochs[0]) == set(epochs[1]) == set(epochs[2])
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_evaluation_sees_every_example_once_and_pads_with_weight_zero(tokens):
+    source = windows(tokens, window_s=50)
+    batches = list(source.evaluation_batches(5))
+    assert sum(int(batch["weight"].sum()) for batch in batches) == source.num_examples
+    assert {len(batch["weight"]) for batch in batches} == {5}
+    last = batches[-1]
+    padding = last["weight"] == 0
+    assert padding.sum() == -source.num_examples % 5
+    assert not last["valid"][padding].any()
+    assert len(list(source.evaluation_batches(5, 2))) == 2
+
+
+def test_a_night_shorter_than_the_window_is_padded_as_invalid(tokens):
+    source = windows(tokens, window_s=300)
+    assert source.num_examples == len(NightStore(tokens).select("train"))
+    example = source.examples[0]
+    assert example["valid"][:200].any()
+    assert not example["valid"][200:].any()
+    assert not example["codes"][200:].any()
+    assert example["weight"] == 1
+
+
+def test_some_modalities_can_be_chosen(tokens):
+    whole = windows(tokens, window_s=50).examples[3]
+    source = windows(tokens, window_s=50, modalities=("ecg", "eeg_c4"))
+    example = source.examples[3]
+    assert [m["name"] for m in source.describe()["modalities"]] == ["eeg_c4", "ecg"]
+    assert example["channel_ids"].tolist() == [1, 5]
+    columns = [4, 5, 6, 7, 20, 21, 22, 23]
+    np.testing.assert_array_equal(example["codes"], whole["codes"][:, columns])
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("token_windows", {"modalities": ("ppg",)}, "no modality 'ppg'; it has ['eeg_c3'"),
+        ("token_windows", {"split": "dev"}, "no night in split 'dev'"),
+        ("signal_crops", {"signal_type": "ecg"}, "reads a store of signals"),
+        ("tokens", {}, "no data source named 'tokens'"),
+    ],
+)
+def test_a_store_that_does_not_fit_says_why(tokens, name, options, message):
+    with pytest.raises(pipeline.PipelineError) as error:
+        pipeline.load(name, **{"path": tokens, "split": "train", "seed": 0, **options})
+    assert message in str(error.value)
+
+
+def test_a_missing_signal_type_says_what_there_is(signals):
+    load = functools.partial(
+        pipeline.load, "signal_crops", path=signals, split="train", seed=0, signal_type="spo2"
+    )
+    with pytest.raises(pipeline.PipelineError, match=r"no spo2 channel in split 'train'.*ecg"):
+        load()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 700))
+def test_slots_cover_every_start_once_and_stay_inside(duration_s, crop_s):
+    night = NightEntry("n", "s", "train", duration_s, (), {}, {}, {}, 0, (0, 0))
+    slots = pipeline.cut_night(night, None, crop_s)
+    starts = [second for slot in slots for second in range(slot.first, slot.last + 1)]
+    assert starts == list(range(max(1, duration_s - crop_s + 1)))
+    assert all(slot.start == i * crop_s for i, slot in enumerate(slots))
+    assert slots[-1].start + crop_s <= max(duration_s, crop_s)
+
+
+def test_a_store_can_be_pickled_for_other_processes(tokens):
+    store = pickle.loads(pickle.dumps(NightStore(tokens)))
+    night = store.nights[0]
+    np.testing.assert_array_equal(
+        store.codes(night, 0, 9), NightStore(tokens).codes(store.nights[0], 0, 9)
+    )

@@ -10,6 +10,7 @@ table of spectra are ours.
 """
 
 import numpy as np
+import scipy.ndimage
 import scipy.signal
 
 from data_pipelines.synthetic.noise import (
@@ -75,10 +76,9 @@ def stage_weights(rng, plan) -> np.ndarray:
     moved = edges * EPOCH_S + rng.uniform(-12, 12, len(edges))
     run = np.searchsorted(np.sort(moved), times)
     sequence = np.concatenate([stages[:1], stages[edges]])
-    weights = np.eye(5, dtype=np.float32)[sequence[run]]
+    weights = np.eye(5)[sequence[run]]
     kernel = np.hanning(7)[1:-1]
-    weights = scipy.signal.convolve(weights, (kernel / kernel.sum())[:, None], mode="same")
-    weights /= weights.sum(axis=1, keepdims=True)
+    weights = scipy.ndimage.convolve1d(weights, kernel / kernel.sum(), axis=0, mode="nearest")
     neighbours = np.array(
         [
             [0, 0.8, 0.1, 0, 0.1],
@@ -91,7 +91,7 @@ def stage_weights(rng, plan) -> np.ndarray:
     # A slow random walk between 0 and 0.6: how far the state leans to a neighbouring stage.
     wander = scipy.signal.lfilter([0.2], [1, -0.98], rng.standard_normal((len(times), 5)), axis=0)
     lean = 0.6 / (1 + np.exp(2.2 - 1.6 * wander))
-    towards = weights @ (neighbours * 1.0)
+    towards = weights @ neighbours
     tilt = np.exp(
         0.8 * scipy.signal.lfilter([0.2], [1, -0.98], rng.standard_normal((len(times), 5)), axis=0)
     )
@@ -291,7 +291,7 @@ def make_eye_movements(seed, subject, plan, rate_hz: int) -> tuple[np.ndarray, n
     memory = float(np.exp(-1 / (0.7 * rate_hz)))
     gaze = scipy.signal.lfilter([1.0], [1.0, -memory], gaze).astype(np.float32)
     blunt = max(1, int(0.05 * rate_hz))
-    gaze = scipy.signal.convolve(gaze, np.full(blunt, 1 / blunt, np.float32), mode="same")
+    gaze = scipy.ndimage.uniform_filter1d(gaze, blunt)
 
     times = _draw_times(rng, weights @ np.array([2.5, 7.0, 0.4, 0.0, 0.3]), duration)
     period = rng.uniform(2.0, 4.5, len(times))

@@ -72,19 +72,21 @@ def subject_of(recording: str, subject_map: dict[str, str] | None = None) -> str
     BOAS's `participants.tsv` does; the recording's own name.
 
     Args:
-        recording: name of the recording, its file's stem.
+        recording: name of the recording: its file's stem, after folders if it has any.
         subject_map: recording -> subject, as `load_subject_map` returns it.
     """
+    # A name may begin with folders; the cohorts' rules are about the file's own name.
+    stem = recording.rpartition("/")[2]
     subject = recording
     for rule in _SUBJECT_RULES:
-        match = rule.fullmatch(recording)
+        match = rule.fullmatch(stem)
         if match:
             parts = match.groupdict()
             cohort = parts.get("cohort")
             subject = f"{cohort.lower()}-{parts['subject']}" if cohort else parts["subject"]
             break
-    subject_map = subject_map or {}
-    return subject_map.get(recording) or subject_map.get(subject) or subject
+    known = subject_map or {}
+    return known.get(recording) or known.get(stem) or known.get(subject) or subject
 
 
 def load_subject_map(path) -> dict[str, str]:

@@ -66,6 +66,9 @@ def test_impossible_shares_are_refused(fractions):
         ("mros-visit2-aa0001", "mros-aa0001"),
         ("chat-followup-300001", "chat-300001"),
         ("sub-1_task-Sleep_acq-psg_eeg", "sub-1"),
+        ("cassette/SC4002E0-PSG", "SC400"),
+        ("shhs2/shhs2-200001", "shhs-200001"),
+        ("a/night", "a/night"),
         ("A00001", "A00001"),
         ("my night 1", "my night 1"),
     ],
@@ -80,6 +83,7 @@ def test_a_map_overrides_names(tmp_path):
     people = splits.load_subject_map(path)
     assert splits.subject_of("night 1", people) == splits.subject_of("night 2", people) == "anna"
     assert splits.subject_of("SC4001E0-PSG", people) == "x"
+    assert splits.subject_of("folder/night 1", people) == "anna"
     assert splits.subject_of("SC4002E0-PSG", people) == "SC400"
 
 

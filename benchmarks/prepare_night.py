@@ -1,0 +1,161 @@
+"""Time per core to prepare one night, by stage, beside the published preprocessing.
+
+    python benchmarks/prepare_night.py --hours=8 --reference_python=/path/to/venv/bin/python
+
+The reference is ``hypnos.embedding.pipeline.preprocess_edf`` of ``pip install hypnos==0.1.0`` (it
+needs torch) in its own environment, on the same EDF file; without the flag its row is left out.
+Each measurement is a fresh process on one thread; its CPU time counts, as the machine may have
+other work, the least of ``--repeats``. The reference reads, resamples, filters and z-scores; ours
+does this and judges each channel, keeps tracks and writes the store.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+
+HOURS = flags.DEFINE_float("hours", 8.0, "Length of the night.")
+RATE_HZ = flags.DEFINE_integer("sfreq_hz", 256, "Native rate of every channel.")
+EXTRA = flags.DEFINE_integer("extra", 0, "Further channels in the file that nobody asks for.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Measurements of each; the fastest counts.")
+REFERENCE = flags.DEFINE_string("reference_python", None, "Python that has hypnos==0.1.0.")
+INSIDE = flags.DEFINE_string("inside", None, "Measure this file in this process (internal).")
+
+LABELS = ("C3-M2", "C4-M1", "E1-M2", "E2-M1", "Chin", "ECG", "ABD", "THX")
+
+REFERENCE_CODE = """
+import json, resource, sys, time
+from hypnos.embedding.manifest import ModalitySpec, ModelMetadata
+from hypnos.embedding.pipeline import preprocess_edf
+names = ["eeg_c3", "eeg_c4", "eog_e1", "eog_e2", "emg_chin", "ecg", "resp_abd", "resp_thx"]
+channels = ["C3", "C4", "E1", "E2", "Chin", "ECG", "ABD", "THX"]
+keys = ["eeg", "eeg", "eeg", "eeg", "emg", "ecg", "respiratory", "respiratory"]
+specs = [
+    ModalitySpec(n, k, [c], k, 8, 2048, 1.0, 32 if k == "respiratory" else 128, k)
+    for n, c, k in zip(names, channels, keys)
+]
+metadata = ModelMetadata("", {}, specs, {})
+started = time.process_time()
+signals = preprocess_edf(sys.argv[1], metadata)
+total_s = time.process_time() - started
+assert len(signals) == 8, sorted(signals)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"stages": {}, "total_s": total_s, "peak_mib": peak}))
+"""
+
+
+def write_edf(path, hours, sfreq_hz, extra):
+    """Write an EDF of noise shaped like the eight signals, plus ``extra`` channels of noise."""
+    rng = np.random.default_rng(0)
+    labels = [*LABELS, *(f"X{n}" for n in range(extra))]
+    count, seconds = len(labels), int(hours * 3600)
+    head = f"0       {'X':80}{'X':80}01.01.8522.30.00{256 * (count + 1):<8}{'':44}"
+    head += f"{seconds:<8}{1:<8}{count:<4}"
+    fields = (("", 80), ("uV", 8), ("-3276.8", 8), ("3276.7", 8), ("-32768", 8), ("32767", 8))
+    columns = [f"{label:16}" for label in labels]
+    columns += [f"{text:{width}}" for text, width in fields for _ in labels]
+    columns += [f"{'':80}"] * count + [f"{sfreq_hz:<8}"] * count + [f"{'':32}"] * count
+    with open(path, "wb") as file:
+        file.write((head + "".join(columns)).encode("ascii"))
+        t = np.arange(60 * sfreq_hz) / sfreq_hz
+        slow = np.sin(2 * np.pi * t)  # beats and breaths of a sort, so that no channel is refused
+        for at in range(0, seconds, 60):
+            block = rng.normal(0, 300, (count, 60 * sfreq_hz))
+            block[5] += 5000 * np.maximum(slow, 0) ** 60
+            block[6:8] = block[6:8] / 10 + 2000 * np.sin(2 * np.pi * 0.25 * t)
+            block = block[:, : min(60, seconds - at) * sfreq_hz]
+            records = block.reshape(count, -1, sfreq_hz).transpose(1, 0, 2)
+            file.write(records.astype("<i2").tobytes())
+
+
+def measure(path):
+    """Prepare the file here; print stages, total and peak memory as JSON."""
+    from data_pipelines import channels, preprocess
+    from data_pipelines.builders import folder, night_builder, recording_night
+
+    stages = {}
+
+    def time_calls(module, name, stage):
+        function = getattr(module, name)
+
+        def timed(*args, **kwargs):
+            began = time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                stages[stage] = stages.get(stage, 0.0) + time.process_time() - began
+
+        setattr(module, name, timed)
+
+    time_calls(recording_night, "judge", "judge")
+    time_calls(recording_night, "read_channel", "read")
+    time_calls(preprocess, "resample", "resample")
+    time_calls(preprocess, "filter_forward", "filter")
+    time_calls(preprocess, "_flat_seconds", "flat")
+    time_calls(preprocess, "_tracks", "tracks")
+    time_calls(preprocess, "normalize", "z-score")
+    time_calls(night_builder, "write_night", "write night")
+    time_calls(night_builder, "_seal", "write store")
+    importlib.import_module("data_pipelines.builders.night_records")  # once a run, not once a night
+    with tempfile.TemporaryDirectory(dir=path.parent) as output:
+        items, _ = folder.find_recordings(path.parent)
+        items = {path.stem: items[path.stem]}
+        make_night = recording_night.PrepareRecording(channels=channels.HYPNOS, mains_hz=50)
+        started = time.process_time()
+        with contextlib.redirect_stderr(sys.stdout):
+            summary = night_builder.write_store(
+                output, kind="signals", items=items, make_night=make_night, progress=False
+            )
+        total_s = time.process_time() - started
+        assert summary.added, summary.rejected
+    stages["other"] = total_s - sum(stages.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"stages": stages, "total_s": total_s, "peak_mib": peak}))
+
+
+def run(arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{arguments[0]}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(_):
+    if INSIDE.value:
+        measure(pathlib.Path(INSIDE.value))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "night.edf"
+        write_edf(path, HOURS.value, RATE_HZ.value, EXTRA.value)
+        size = path.stat().st_size / 2**20
+        print(
+            f"{HOURS.value:g} h, {len(LABELS) + EXTRA.value} channels at {RATE_HZ.value} Hz, "
+            f"{size:.0f} MiB; 1 process, best of {REPEATS.value}"
+        )
+        rows = {"ours": [], "reference": []}
+        for _ in range(REPEATS.value):
+            rows["ours"].append(run([sys.executable, __file__, f"--inside={path}"]))
+            if REFERENCE.value:
+                rows["reference"].append(run([REFERENCE.value, "-c", REFERENCE_CODE, str(path)]))
+    best = {name: min(runs, key=lambda r: r["total_s"]) for name, runs in rows.items() if runs}
+    for name, row in best.items():
+        print(f"{name:>10}: {row['total_s']:6.2f} CPU-s, peak {row['peak_mib']:5.0f} MiB")
+        for stage, seconds in row["stages"].items():
+            print(f"{stage:>22} {seconds:6.2f} s {seconds / row['total_s']:6.1%}")
+    if "reference" in best:
+        ratio = best["ours"]["total_s"] / best["reference"]["total_s"]
+        print(f"ours / reference: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    app.run(main)

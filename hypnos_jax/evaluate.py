@@ -67,6 +67,10 @@ class Context:
             self._jitted[name] = jax.jit(apply)
         return self._jitted[name]
 
+    def attribute(self, name: str, default=None):
+        """Return a plain attribute or property of the objective, such as ``reach``."""
+        return getattr(self._objective, name, default)
+
     def init(self, seed: int) -> dict:
         """Return freshly initialised variables: the baseline of every probe."""
         return jax.jit(lambda: nn.unbox(self._init(seed)))()

@@ -416,39 +416,48 @@ EXCLUDING_WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class CohortLabel:
-    """What a label means in one cohort: a channel, perhaps minus another label, and a note."""
+    """What a label means in one cohort.
 
-    channel: str
+    ``channel`` None says that it is none of the channels; ``minus`` is a label to subtract.
+    """
+
+    channel: str | None
     note: str
+    minus: str | None = None
+
+
+def _chin(cohort: str) -> dict[str, CohortLabel]:
+    return {"EMG": CohortLabel("emg_chin", f"chin in {cohort}")}
+
+
+def _chin_pair(cohort: str) -> dict[str, CohortLabel]:
+    return {"EMG1": CohortLabel("emg_chin", f"chin electrode in {cohort}", minus="EMG2")}
 
 
 # Cohorts whose generic labels are documented. Lower-case name -> label -> meaning.
 COHORTS: dict[str, dict[str, CohortLabel]] = {
-    "shhs": {
-        "EEG": CohortLabel("eeg_c4", "C4-A1 in SHHS"),
-        **{
-            label: CohortLabel("eeg_c3", "C3-A2 in SHHS")
-            for label in _labels("EEG(sec) | EEG2 | EEG sec | EEG 2")
-        },
-        "EMG": CohortLabel("emg_chin", "chin in SHHS"),
-        "AUX": CohortLabel("airflow", "airflow in part of SHHS"),
-    },
-    "mesa": {
+    "shhs": _chin("SHHS")
+    | {"EEG": CohortLabel("eeg_c4", "C4-A1 in SHHS")}
+    | dict.fromkeys(
+        _labels("EEG(sec) | EEG2 | EEG sec | EEG 2"), CohortLabel("eeg_c3", "C3-A2 in SHHS")
+    )
+    | {"AUX": CohortLabel("airflow", "airflow in part of SHHS")},
+    "mesa": _chin("MESA")
+    | {
+        "EEG1": CohortLabel(None, "Fz-Cz in MESA, which is no channel of any model here"),
+        "EEG2": CohortLabel(None, "Cz-Oz in MESA, which is no channel of any model here"),
         "EEG3": CohortLabel("eeg_c4", "C4-M1 in MESA"),
-        "EMG": CohortLabel("emg_chin", "chin in MESA"),
         "Flow": CohortLabel("nasal_pressure", "nasal cannula in MESA"),
         "Aux_AC": CohortLabel("airflow", "thermistor in MESA"),
+        "Leg": CohortLabel(None, "a 32-Hz piezo sensor in MESA, not an EMG"),
     },
+    "cfs": _chin_pair("CFS"),
+    "ccshs": _chin_pair("CCSHS"),
+    "slpdb": _chin("the MIT-BIH polysomnographic database"),
+    # None of the eight channels of Hypnos was recorded; these are the nearest ones.
     "sleep_edf": {
         "EEG Fpz-Cz": CohortLabel("eeg_c3", "stand-in: Fpz-Cz, not C3-M2"),
         "EEG Pz-Oz": CohortLabel("eeg_c4", "stand-in: Pz-Oz, not C4-M1"),
         "EOG horizontal": CohortLabel("eog_e1", "stand-in: horizontal EOG, not E1-M2"),
-    },
-    "slpdb": {"EMG": CohortLabel("emg_chin", "chin in the MIT-BIH polysomnographic database")},
-    "cfs": {
-        "EMG1": CohortLabel("emg_chin", "chin in CFS"),
-    },
-    "ccshs": {
-        "EMG1": CohortLabel("emg_chin", "chin in CCSHS"),
     },
 }

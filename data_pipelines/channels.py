@@ -66,10 +66,18 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
-    """The bindings by canonical name (in the table's order), and the labels left over."""
+    """What :func:`resolve` found.
+
+    Attributes:
+        bindings: By canonical name, in the order of the table.
+        unused: The labels left over, each with the reason.
+        alternatives: Further bindings of a channel, best first, for the case that the first one
+            turns out to be flat or unreadable.
+    """
 
     bindings: dict[str, Binding]
     unused: list[tuple[str, str]]
+    alternatives: dict[str, tuple[Binding, ...]] = dataclasses.field(default_factory=dict)
 
 
 def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None) -> Resolution:
@@ -107,9 +115,10 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
             continue
         meaning, form, demerit = look_up(label)
         special = cohort_labels.get(form) or cohort_labels.get(normalise(label))
-        if special is not None:
-            notes = (special.note,)
-            offer(1 + demerit, Binding(special.channel, label, i, how="cohort", notes=notes))
+        if special is not None and special.channel is None:
+            reasons[i] = special.note
+        elif special is not None:
+            offer(1 + demerit, _cohort_binding(labels, i, special, unread))
         elif meaning is None:
             reasons[i] = "not in the table of channels; name it in an alias file to use it"
         else:
@@ -117,10 +126,13 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
     _offer_table(labels, meanings, offer, reasons)
 
     bindings: dict[str, Binding] = {}
+    alternatives: dict[str, tuple[Binding, ...]] = {}
     for name in CHANNELS:
         offers = sorted(candidates.get(name, []), key=lambda item: (item[0], item[1].index))
         if offers:
             bindings[name] = offers[0][1]
+        if len(offers) > 1:
+            alternatives[name] = tuple(binding for _, binding in offers[1:])
         for _, loser in offers[1:]:
             reasons.setdefault(
                 loser.index, f"{name} is taken from {offers[0][1].label!r}, which ranks before it"
@@ -129,7 +141,7 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
     unused = [
         (label, reasons.get(i, "not needed")) for i, label in enumerate(labels) if i not in used
     ]
-    return Resolution(bindings, unused)
+    return Resolution(bindings, unused, alternatives)
 
 
 def load_aliases(path) -> dict[str, list]:
@@ -239,6 +251,25 @@ def _cohort_labels(cohort):
     return {normalise(label): meaning for label, meaning in COHORTS[cohort].items()}
 
 
+def _cohort_binding(labels, i, special, unread) -> Binding:
+    how, reference = "by cohort", None
+    minus = [
+        j for j, x in enumerate(labels) if x.strip() == special.minus and j not in unread | {i}
+    ]
+    if minus:
+        reference = minus[0]
+        how += f", minus {labels[reference]}"
+    return Binding(
+        special.channel,
+        labels[i],
+        i,
+        reference,
+        None if reference is None else labels[reference],
+        how=how,
+        notes=(special.note,),
+    )
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 
@@ -345,7 +376,8 @@ def _offer_chin(labels, chin, nox, offer, reasons) -> None:
 
 
 def _generic_reason(label: str, reason: str) -> str:
-    cohorts = [name for name in COHORTS if normalise(label) in _cohort_labels(name)]
+    meanings = {name: _cohort_labels(name).get(normalise(label)) for name in COHORTS}
+    cohorts = [name for name, meaning in meanings.items() if meaning and meaning.channel]
     known = f", or name the cohort ({', '.join(cohorts)})" if cohorts else ""
     if reason in table.NOX_CHIN:
         reason = "is a chin electrode on Nox devices only, where six such labels stand together"

@@ -99,6 +99,8 @@ class Verdict:
 def judge(recording: Recording, resolution: Resolution, *, mains_hz: int | None = None) -> Verdict:
     """Judge every bound channel on up to 24 stretches of 20 s.
 
+    Where the first binding of a channel is refused, its alternatives are tried in their order.
+
     Args:
         recording: An open recording.
         resolution: Its resolved labels.
@@ -112,17 +114,22 @@ def judge(recording: Recording, resolution: Resolution, *, mains_hz: int | None 
     verdicts: dict[str, ChannelVerdict] = {}
     seen: dict[str, np.ndarray] = {}
     hums: list[dict[int, float]] = []
-    for name, binding in resolution.bindings.items():
-        case = _Case(recording, name, binding)
-        pieces = case.examine()
+    for name, first in resolution.bindings.items():
+        for binding in (first, *resolution.alternatives.get(name, ())):
+            case = _Case(recording, name, binding)
+            pieces = case.examine()
+            twin = None if case.status == "refused" else _twin(name, pieces, seen)
+            if twin is not None:
+                case.refuse(f"sample for sample the same as {twin}: one of the labels is wrong")
+            if case.status != "refused":
+                break
+            verdicts.setdefault(name, case.verdict())
+        if case.status == "refused":
+            continue
+        if name in verdicts:
+            why = verdicts[name].notes[-1]
+            case.notes.append(f"taken because {first.label!r} was refused ({why})")
         verdicts[name] = case.verdict()
-        if verdicts[name].status == "refused":
-            continue
-        twin = _twin(name, pieces, seen)
-        if twin is not None:
-            case.refuse(f"sample for sample the same as {twin}: one of the two labels is wrong")
-            verdicts[name] = case.verdict()
-            continue
         seen[name] = pieces
         if CHANNELS[name].signal_type in PLAUSIBLE_UV:
             hums.append(measures.line_hum_db(pieces, case.rate_hz))

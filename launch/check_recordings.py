@@ -61,8 +61,11 @@ def describe(recording: Recording, resolution: channels.Resolution, verdict: Ver
         lines += _table(rows)
     elif recording.labels:
         lines.append("  none of its labels is a known channel")
-    if resolution.unused:
-        rows = [("NOT USED", "BECAUSE"), *resolution.unused]
+    taken = [channel.binding for channel in verdict.channels.values()]
+    used = {b.label for b in taken} | {b.reference_label for b in taken}
+    unused = [(label, reason) for label, reason in resolution.unused if label not in used]
+    if unused:
+        rows = [("NOT USED", "BECAUSE"), *unused]
         lines += ["", *_table(rows)]
     return "\n".join(lines) + "\n"
 

@@ -231,6 +231,24 @@ def test_the_same_label_differs_between_cohorts():
     assert bound(labels) == {}
 
 
+def test_labels_that_mean_nothing_here_in_a_cohort():
+    assert "Fz-Cz in MESA" in reason("EEG1", cohort="mesa")
+    assert "piezo" in reason("Leg", cohort="mesa")
+
+
+def test_chin_electrodes_of_a_cohort():
+    assert bound(["EMG1", "EMG2", "EMG3"], cohort="cfs") == {"emg_chin": "EMG1 - EMG2"}
+    assert bound(["EMG1"], cohort="cfs") == {"emg_chin": "EMG1"}
+    assert bound(["EMG1", "EMG2", "EMG3"]) == {}
+
+
+def test_alternatives_come_in_their_order():
+    resolution = resolve(["C3", "C3-M1", "M2", "C3-M2", "C4"])
+    alternatives = resolution.alternatives["eeg_c3"]
+    assert [b.label for b in alternatives] == ["C3", "C3-M1"]
+    assert "eeg_c4" not in resolution.alternatives
+
+
 def test_sleep_edf_stand_ins_are_named_as_such():
     labels = ["EEG Fpz-Cz", "EEG Pz-Oz", "EOG horizontal"]
     assert set(bound(labels)) == {"eeg_fpz_cz", "eeg_pz_oz", "eog_horizontal"}

@@ -236,6 +236,24 @@ def test_copies_of_a_channel_are_refused():
     assert verdict.channels["eeg_f3"].status == "ok"
 
 
+def test_the_next_best_takes_the_place_of_a_flat_channel():
+    flat = np.zeros(SECONDS * RATE)
+    recording, verdict = judged(
+        {"C3-M2": (flat, "uV"), "C3": (eeg(1) + eeg(2), "uV"), "M2": (eeg(2), "uV")}
+    )
+    channel = verdict.channels["eeg_c3"]
+    assert channel.status == "ok"
+    assert channel.notes == ("taken because 'C3-M2' was refused (flat: 100% of it does not move)",)
+    np.testing.assert_allclose(read_channel(recording, channel.binding)[0], eeg(1), atol=1e-9)
+
+
+def test_the_first_refusal_stands_where_nothing_else_is_better():
+    flat = np.zeros(SECONDS * RATE)
+    _, verdict = judged({"ECG": (flat, "uV"), "ECG2": (np.nan * flat, "uV")})
+    assert verdict.channels["ecg"].binding.label == "ECG"
+    assert "flat" in verdict.channels["ecg"].notes[-1]
+
+
 @pytest.mark.parametrize("level, status", [(0.96, "fixed"), (96, "ok"), (3000, "refused")])
 def test_saturation_in_per_cent(level, status):
     recording, channel = one("SpO2", np.full(SECONDS * RATE, level), "%")

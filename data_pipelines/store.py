@@ -150,6 +150,7 @@ class NightStore:
                     raise StoreError(f"{self.path}: {shard} is missing; prepare the store again")
             self._shards[split] = (paths, starts.tolist())
         self._readers = {}
+        self._last = threading.local()
         self._lock = threading.Lock()
 
     def __getstate__(self):
@@ -276,9 +277,15 @@ class NightStore:
         while low < high:
             segment, skip = divmod(low, self.segment_s)
             count = min(self.segment_s - skip, high - low)
-            record = self._record(night.split, first + segment)
-            yield parse_record(record), low - start_s, skip, count
+            yield self._features(night.split, first + segment), low - start_s, skip, count
             low += count
+
+    def _features(self, split, index):
+        # The signal, validity and tracks of a crop are asked for one after the other.
+        if getattr(self._last, "key", None) != (split, index):
+            self._last.features = parse_record(self._record(split, index))
+            self._last.key = split, index
+        return self._last.features
 
     def _record(self, split, index):
         paths, starts = self._shards[split]

@@ -60,6 +60,7 @@ class EdfRecording(Recording):
         self.path = pathlib.Path(path)
         self.name = self.path.stem
         self.notes: list[str] = []
+        self._placed: dict[int, list[tuple[int, int, int, int]]] = {}
         try:
             size = self.path.stat().st_size
             with open(self.path, "rb") as file:
@@ -229,12 +230,16 @@ class EdfRecording(Recording):
         A run begins at the nearest sample, or after the run before it where rounding would make
         the two overlap.
         """
-        per_record, rate = self._signals[index].samples, self.sfreq_hz(index)
+        rate = self.sfreq_hz(index)
+        if index in self._placed:  # a file can have thousands of gaps, and is read in many pieces
+            return self._placed[index]
+        per_record = self._signals[index].samples
         placed, end = [], 0
         for start, stop, onset in self._runs:
             at = max(end, int(onset * rate + Fraction(1, 2)))
             end = at + (stop - start) * per_record
             placed.append((start, stop, at, end))
+        self._placed[index] = placed
         return placed
 
     def read(self, index, start_s=0, stop_s=None):

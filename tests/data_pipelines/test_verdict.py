@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.io
 
 from data_pipelines import channels
 from data_pipelines.recordings import Recording, open_recording, read_channel, sample_range
@@ -311,6 +312,16 @@ def test_the_nox_night(test_data):
     assert verdict.mains_hz == 50
     assert {channel.status for channel in verdict.channels.values()} == {"ok"}
     assert verdict.channels["emg_leg_l"].flat_share > 0.5
+
+
+@pytest.mark.parametrize("wrong", [1, 1e3, 1e-3, 1e-6])
+def test_84_minutes_of_sleep_eeg_in_any_unit(test_data, wrong):
+    """All stages of a real night's EEG in uV: sound as it is, and set right when it is not."""
+    signal = scipy.io.loadmat(test_data / "dynamo/segment_data.mat")["data"].ravel()
+    recording, channel = one("C3-M2", signal * wrong, "uV", "uV", 100)
+    assert channel.status == ("ok" if wrong == 1 else "fixed")
+    read, _ = read_channel(recording, channel.binding, 0, 60)
+    np.testing.assert_allclose(read, signal[:6000])
 
 
 def test_the_sleep_edf_night(test_data):

@@ -27,14 +27,14 @@ SLOW_HR_BY_STAGE = np.array([0.045, 0.03, 0.02, 0.012, 0.045])
 BREATH_RATE_BY_STAGE = np.array([1.06, 1.02, 1.0, 1.0, 1.05])
 BREATH_NOISE_BY_STAGE = np.array([0.22, 0.15, 0.08, 0.04, 0.20])
 
-# Positions (s before or after R at 60 bpm) and widths (s): McSharry et al. 2003, table I. Heights
-# relative to R are ours, for lead II.
+# Positions and widths in s at 60 beats per min: McSharry et al. 2003, table I (angles as seconds of
+# a beat). Heights relative to R are ours, for lead II, and QRS is drawn at 0.7 of its width.
 BEAT = {
-    "P": (-0.194, 0.040, 0.12),
-    "Q": (-0.042, 0.016, -0.10),
+    "P": (-0.200, 0.040, 0.12),
+    "Q": (-0.050, 0.016, -0.10),
     "R": (0.0, 0.016, 1.0),
-    "S": (0.042, 0.016, -0.18),
-    "T": (0.278, 0.064, 0.28),
+    "S": (0.050, 0.016, -0.18),
+    "T": (0.300, 0.064, 0.28),
 }
 
 
@@ -285,7 +285,7 @@ def make_ecg(seed, subject, plan, breathing, beats, rate_hz: int) -> np.ndarray:
             wave += np.float32(height * factor) * np.exp(-0.5 * ((t - 0.3 - late) / wide) ** 2)
         return wave * tall[i][:, None]
 
-    add_templates(signal, beats - 0.3, rate_hz, np.full(len(beats), 0.95), beat)
+    add_templates(signal, beats - 0.3, rate_hz, np.full(len(beats), 1.05), beat)
     if subject.af:
         pitch = 6.0 + 1.0 * _wander(rng, duration * LATENT_HZ + 1, 2.0)
         phase = _phase_at(2 * np.pi * np.cumsum(pitch) / LATENT_HZ, rate_hz, duration)

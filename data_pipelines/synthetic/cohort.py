@@ -1,6 +1,7 @@
 """A simulated cohort on disk: EDF+ recordings, scoring beside them, participants.csv."""
 
 import concurrent.futures
+import concurrent.futures.process
 import csv
 import dataclasses
 import datetime
@@ -8,8 +9,10 @@ import io
 import json
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -183,7 +186,9 @@ def write_cohort(
         nights: Recordings.
         seed: Same seed, same cohort; a larger one begins with the same nights.
         hours: Length of each recording.
-        labels: Folder of scoring files to take stages (and events, where scored) from.
+        labels: Folder of scoring files to take stages (and events, where scored) from, in turn;
+            each is cut to 30 min before the first sleep until 30 min after the last, and gives
+            the length of its recording. Unscored epochs stay unscored.
         code_book: What bare entries of plain lists in ``labels`` mean.
         jobs: Processes.
         finished: Called with each recording's name when it is complete.
@@ -192,7 +197,8 @@ def write_cohort(
         The names of the recordings.
 
     Raises:
-        CohortError: Nonsense sizes, no labels found, or the folder holds another cohort.
+        CohortError: Nonsense sizes, no labels found, the folder holds another cohort, or a worker
+            process died.
     """
     if nights < 1:
         raise CohortError(f"nights is {nights}; must be at least 1")
@@ -211,14 +217,35 @@ def write_cohort(
         for one in planned:
             finished(write_night_files(output, one))
     else:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(
-            min(jobs, len(planned)), mp_context=context
-        ) as pool:
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(jobs, len(planned)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_end_with_parent,
+        )
+        with pool:
             futures = [pool.submit(write_night_files, output, one) for one in planned]
-            for future in concurrent.futures.as_completed(futures):
-                finished(future.result())
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    finished(future.result())
+            except concurrent.futures.process.BrokenProcessPool:
+                raise CohortError(
+                    "a worker process died, likely for want of memory; finished nights are kept: "
+                    "run the same command again with fewer jobs"
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
     return [one.recording for one in planned]
+
+
+def _end_with_parent():
+    """End this worker when its parent is gone; a killed parent would leave it waiting for ever."""
+    sentinel = multiprocessing.parent_process().sentinel
+
+    def watch():
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _claim(output, seed, hours, labelled):

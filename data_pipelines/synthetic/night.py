@@ -183,20 +183,21 @@ def _mastoids(key, subject, plan, beats, rate):
 
 
 def _scoring(plan: Plan, breathing) -> Scoring:
-    """Apply the scoring rules: desaturations are found, hypopneas need one or an arousal."""
-    if plan.events_given:
-        return Scoring(plan.scored, list(plan.events), "synthetic, after given labels")
+    """Apply the scoring rules: desaturations are found, hypopneas need one or an arousal.
+
+    Events that somebody gave all stay; desaturations are still those of the simulated oxygen.
+    """
     falls = body.desaturations(breathing, plan)
     arousals = np.array([e.onset_s for e in plan.of("arousal")])
     starts = np.array([e.onset_s for e in falls])
     events: list[Event] = [*falls]
     for event in plan.events:
-        if event.kind == "hypopnea":
+        if event.kind == "hypopnea" and not plan.events_given:
             end = event.onset_s + event.duration_s
-            woke = np.any((arousals > end - 5) & (arousals < end + 5)) if len(arousals) else False
-            fell = np.any((starts > event.onset_s) & (starts < end + 30)) if len(starts) else False
+            woke = np.any((arousals > end - 5) & (arousals < end + 5))
+            fell = np.any((starts > event.onset_s) & (starts < end + 30))
             if not (woke or fell):
                 continue
         events.append(event)
-    events.sort(key=lambda e: (e.onset_s, e.kind))
+    events.sort(key=lambda event: (event.onset_s, event.kind))
     return Scoring(plan.scored, events, "synthetic")

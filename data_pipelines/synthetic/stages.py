@@ -4,7 +4,8 @@ Transitions and dwell times were counted by us over the majority of five scorers
 healthy sleepers, 40 with sleep apnea) of the Dreem Open Datasets (Guillot, Sauvet, During and
 Thorey 2020, IEEE Trans Neural Syst Rehabil Eng 28:1955; MIT licence), from the first to the last
 epoch of sleep. What follows N2 was counted by the time since the last REM (or since sleep onset):
-that alone makes NREM-REM cycles. Ours, because the counts do not hold them: N3 fading and REM
+that alone makes NREM-REM cycles (of about 90 min, the first REM after 80 to 100 min: Carskadon and
+Dement, Normal human sleep). Ours, because the counts do not hold them: N3 fading and REM
 lengthening over the night, and the sizes of the effects of age beyond the cited ones.
 """
 

@@ -1,5 +1,6 @@
 """Whatever the bytes say: a RecordingError or a recording, quickly, and never out of memory."""
 
+import json
 import tracemalloc
 
 import edf_files
@@ -7,19 +8,24 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
+from data_pipelines.channels import resolve
 from data_pipelines.edf import EdfRecording
 from data_pipelines.recordings import RecordingError
+from data_pipelines.verdict import judge
 
 GAIN = {"physical": ("-100", "100"), "digital": ("-32768", "32767")}
+NOISE = np.random.default_rng(0).normal(0, 5000, (4, 64)).round()
 SOUND = edf_files.edf(
     [
-        edf_files.signal("C3", edf_files.ramp(4, 8), **GAIN),
+        edf_files.signal("C3", NOISE, **GAIN),
+        edf_files.signal("ECG", NOISE[::-1], **GAIN),
+        edf_files.signal("THOR RES", NOISE[:, :8], **GAIN),
         edf_files.signal("SpO2", edf_files.ramp(4, 1), unit="%", **GAIN),
         edf_files.annotations([edf_files.onset(i, (i, 1, "note")) for i in range(4)]),
     ],
     reserved="EDF+D",
 )
-HEADER = 256 * 4
+HEADER = 256 * 6
 # What stands in numeric fields of broken files, and what parsers trip over.
 FIELDS = st.sampled_from(
     [
@@ -62,7 +68,7 @@ def broken_files(draw):
 
 
 def exhaust(path):
-    """Do everything that can be done with a recording."""
+    """Do everything that can be done with a recording, as a builder would."""
     recording = EdfRecording(path)
     assert np.isfinite(recording.duration_s)
     list(recording.annotations)
@@ -73,10 +79,11 @@ def exhaust(path):
             recording.read(i, 0, 10)
             if recording.num_samples(i) < 10_000_000:
                 assert len(recording.read(i)) == recording.num_samples(i)
+    json.dumps(judge(recording, resolve(recording.labels)).to_json(), allow_nan=False)
 
 
-@hypothesis.given(content=broken_files() | st.binary(max_size=1200))
-@hypothesis.settings(max_examples=300, deadline=2000)
+@hypothesis.given(content=broken_files() | st.binary(max_size=1600))
+@hypothesis.settings(max_examples=200, deadline=2000)
 def test_only_recording_errors(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.edf"
     path.write_bytes(content)

@@ -123,7 +123,9 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
             reasons[i] = "not in the table of channels; name it in an alias file to use it"
         else:
             meanings[i] = meaning, demerit
-    _offer_table(labels, meanings, offer, reasons)
+    # A mastoid that cannot be read still shows that the recorder did not reference by itself.
+    lost = [labels[i] for i in unread if getattr(look_up(labels[i])[0], "kind", "") == "reference"]
+    _offer_table(labels, meanings, lost, offer, reasons)
 
     bindings: dict[str, Binding] = {}
     alternatives: dict[str, tuple[Binding, ...]] = {}
@@ -273,7 +275,7 @@ def _cohort_binding(labels, i, special, unread) -> Binding:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def _offer_table(labels, meanings, offer, reasons) -> None:
+def _offer_table(labels, meanings, lost, offer, reasons) -> None:
     references: dict[str, int] = {}
     chin: dict[str, int] = {}
     nox: dict[str, int] = {}
@@ -297,7 +299,7 @@ def _offer_table(labels, meanings, offer, reasons) -> None:
             _offer_alias(labels, i, meaning, demerit, offer)
     for i, (meaning, demerit) in meanings.items():
         if meaning.kind == "electrode":
-            _offer_electrode(labels, i, meaning, demerit, references, offer, reasons)
+            _offer_electrode(labels, i, meaning, demerit, references, lost, offer, reasons)
     _offer_chin(labels, chin, nox, offer, reasons)
     ecg = [aliases.get("ecg", {}).get(alias_rank("ecg", label)) for label in table.ECG_PAIR]
     if None not in ecg:
@@ -314,7 +316,7 @@ def _offer_alias(labels, i, meaning, demerit, offer) -> None:
     offer(priority, Binding(meaning.channel, labels[i], i, notes=notes))
 
 
-def _offer_electrode(labels, i, meaning, demerit, references, offer, reasons) -> None:
+def _offer_electrode(labels, i, meaning, demerit, references, lost, offer, reasons) -> None:
     """The decision tree of rule 3."""
     channel, partner, sign = meaning.channel, meaning.detail, meaning.sign
     wanted = table.WANTED_REFERENCE[channel]
@@ -335,8 +337,8 @@ def _offer_electrode(labels, i, meaning, demerit, references, offer, reasons) ->
     elif wanted in references:
         priority, reference = 20, references[wanted]
         how = f"minus {labels[reference]}"
-    elif references:
-        others = ", ".join(labels[j] for j in references.values())
+    elif references or lost:
+        others = ", ".join([labels[j] for j in references.values()] + [f"{x} (bad)" for x in lost])
         reasons[i] = f"unreferenced: needs {wanted}, and the file holds only {others}"
         return
     else:

@@ -211,6 +211,12 @@ def test_unreadable_channels_make_way():
     assert resolution.unused == [("C3-M2", "cannot be read: flat header")]
 
 
+def test_an_unreadable_mastoid_is_not_taken_for_none():
+    resolution = resolve(["C3", "M2"], unreadable={1: "flat header"})
+    assert resolution.bindings == {}
+    assert "needs M2, and the file holds only M2 (bad)" in dict(resolution.unused)["C3"]
+
+
 # --- cohorts and users' aliases -------------------------------------------------------------------
 
 

@@ -87,7 +87,7 @@ class PrepareRecording:
         if not signals:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise RecordingError(f"{recording.name}: no usable channel ({reasons})")
-        subject = pending.subject or splits.subject_of(pending.name, self.subjects)
+        subject = pending.subject or self._subject(pending.name)
         qc = {
             "mains_hz": mains_hz,
             "mains_from": _mains_from(self.mains_hz, verdict.mains_hz),
@@ -110,6 +110,12 @@ class PrepareRecording:
             metadata=metadata,
             qc=qc,
         )
+
+    def _subject(self, name):
+        """By the file's own name where a rule or the map knows it, else by its whole path."""
+        stem = name.rpartition("/")[2]
+        subject = splits.subject_of(stem, self.subjects)
+        return subject if subject != stem else splits.subject_of(name, self.subjects)
 
     def _scoring(self, pending, recording):
         path = pending.scoring

@@ -33,9 +33,10 @@ def download(output, *, limit: int | None = None, url: str = URL) -> pathlib.Pat
     """
     import tensorflow_datasets as tfds  # slow to import, and needed for this alone
 
-    folder = pathlib.Path(output) / "downloads"
+    downloads = pathlib.Path(output) / "downloads"
+    folder = downloads / "sleep-edf"
     manager = tfds.download.DownloadManager(
-        download_dir=folder / "tfds", max_simultaneous_downloads=SIMULTANEOUS
+        download_dir=downloads / "tfds", max_simultaneous_downloads=SIMULTANEOUS
     )
     sums = _fetch(manager, {SUMS: url + SUMS})[SUMS].read_text("utf-8")
     wanted = _chosen({name: digest for digest, name in _LINE.findall(sums)}, limit)
@@ -44,10 +45,11 @@ def download(output, *, limit: int | None = None, url: str = URL) -> pathlib.Pat
     missing = {name: url + name for name in wanted if not (folder / name).is_file()}
     for name, path in _fetch(manager, missing).items():
         if sha256(path) != wanted[name]:
+            path.with_name(f"{path.name}.INFO").unlink()  # the manager's note of what it fetched
             path.unlink()
             raise ValueError(f"{url}{name}: the download is damaged; run the same command again")
         target = folder / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path, target)
         except OSError:  # a file system without links

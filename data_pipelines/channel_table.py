@@ -45,8 +45,8 @@ def _labels(text: str) -> tuple[str, ...]:
 # Electrodes of EEG and EOG channels. Derivations (C3-M2, C3M2, M2-C3, EEG C3-Ref ...) are composed
 # from these by the resolver, so a new electrode name works in every derivation.
 ELECTRODES = {
-    "eeg_c3": _labels("C3 | CENTRAL | L_CENT"),
-    "eeg_c4": _labels("C4 | R_CENT"),
+    "eeg_c3": _labels("C3 | EEG(sec) C3 | CENTRAL | L_CENT"),
+    "eeg_c4": _labels("C4 | EEG(sec) C4 | R_CENT"),
     "eeg_f3": _labels("F3 | FRONTAL"),
     "eeg_f4": _labels("F4"),
     "eeg_o1": _labels("O1 | 01 | OCC | L_OCC"),

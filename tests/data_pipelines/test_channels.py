@@ -31,7 +31,7 @@ ALONE = {
     "eeg_c3": """C3 | C3-A2 | C3-M2 | C3_M2 | C3:M2 | C3/A2 | C3M2 | C3A2 | C3 - A2 | c3-a2
         | EEG C3-A2 | EEG_C3-M2 | EEG C3-Ref | C3-M1 | C3-A1 | C3-O1 | C3-Cz | C3-P3 | C3-AVG
         | C3:M1:M2 | C3:M1-M2 | C3:M1+M2 | EEG (C3-O1) | CENTRAL | L_CENT | PSG_C3 | EEG_C3-A22
-        | C3-M2_PDS""",
+        | C3-M2_PDS | EEG(sec) C3""",
     "eeg_c4": """C4 | C4-A1 | C4-M1 | C4_M1 | C4:M1 | C4/A1 | C4M1 | EEG C4-A1 | C4-M2 | C4-A2
         | EEG (C4-A1) | R_CENT | C4.1 | PSG_C4 | EEG_C4-A12 | C4-P4""",
     "eeg_f3": "F3 | F3-A2 | F3M2 | F3:M2 | EEG F3-M2 | F3-AVG | FRONTAL | PSG_F3",

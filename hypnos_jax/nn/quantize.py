@@ -134,6 +134,22 @@ class ResidualQuantizer(nn.Module):
         """Return [K]: exp of the entropy of each level's running counts; at most V."""
         return jnp.exp(entropy(self.state["counts"].value))
 
+    def usage(self, codes: jax.Array, counted: jax.Array) -> dict[str, jax.Array]:
+        """Return how often each code occurs in ``codes`` [..., K] where ``counted`` bool [...].
+
+        Returns:
+            ``counts`` float32 [K, V]; ``trained`` [K, V], raw assignments since the start of
+            training; ``perplexity`` [K].
+        """
+        weight = counted.reshape(-1, 1).astype(jnp.float32)
+        rows = codes.reshape(-1, self.levels).T
+        counts = jax.vmap(lambda row: (jax.nn.one_hot(row, self.codes) * weight).sum(0))(rows)
+        return {
+            "counts": counts,
+            "trained": self.state["usage"].value,
+            "perplexity": self.perplexity(),
+        }
+
     def _assign(self, state, points):
         """Codes [K, N], codewords [K, N, C] and initialised levels [K] under fixed codebooks."""
 

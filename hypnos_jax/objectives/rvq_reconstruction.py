@@ -132,6 +132,17 @@ class RvqReconstruction(nn.Module):
         """Return the codes, int32 [B, S, K], of a batch's signals."""
         return self.tokenizer.encode(batch["signal"])
 
+    def usage(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Return how the codes are used: on a batch, and in training so far.
+
+        Returns:
+            ``counts`` float32 [K, V], valid seconds of the batch that got each code;
+            ``perplexity`` [K], of the codebooks' running counts; ``trained`` [K, V], assignments
+            since training began.
+        """
+        counted = batch["valid"] & (batch["weight"] > 0)[:, None]
+        return self.tokenizer.quantizer.usage(self.codes(batch), counted)
+
     def reconstruct(self, batch: dict[str, jax.Array]) -> jax.Array:
         """Return a batch's signals [B, T] after their way through the codes."""
         return self.tokenizer.decode(self.tokenizer.encode(batch["signal"]))

@@ -112,13 +112,15 @@ def fit_predict(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     model = make_pipeline(
         SimpleImputer(keep_empty_features=True),
         StandardScaler(),
         LogisticRegression(C=1 / strength, max_iter=5000),
     )
-    with warnings.catch_warnings():
+    # Threads cost such small products more than they give.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(np.asarray(train_x, np.float64), train_y)
     out[:, present] = model.predict_proba(np.asarray(test_x, np.float64))

@@ -1,0 +1,362 @@
+"""What a linear probe reads out of the frozen embeddings, beside honest baselines.
+
+Tasks, each where the nights have labels for it: sleep staging, apnea or hypopnea and arousal by
+30-s epoch of sleep, rhythm by record. Beside the embedding: the same backbone with random weights,
+the tokenizers' codewords before the backbone, hand-made features (``hypnos_jax.features``), and no
+features at all. Protocol: ``hypnos_jax.probe``. Results go to ``workdir/probe.json`` and, as a
+picture, to ``workdir/figures/<step>_probe.png``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from absl import logging
+
+from data_pipelines.store import EPOCH_S, NightEntry, NightStore
+from hypnos_jax import features, probe
+from hypnos_jax.embed import (
+    CHUNK_S,
+    embed_tokens,
+    epoch_means,
+    mean_over_modalities,
+    read_window,
+)
+from hypnos_jax.export import TOKENIZERS, load_model
+from hypnos_jax.probe_figure import draw_probe
+
+EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
+    "embedding",
+    "random_backbone",
+    "token_latents",
+    "hand_features",
+    "no_features",
+)
+SLEEP = (1, 2, 3, 4)
+BREATHING = ("apnea_obstructive", "apnea_central", "apnea_mixed", "hypopnea")
+LEAST_OVERLAP_S = 5  # ours: or half of the event, for an epoch to count as one of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A question with labels in the store.
+
+    Attributes:
+        name: its name.
+        classes: names of the labels 0, 1, ...
+        ranked: scored by areas under curves and not by agreement.
+        by_record: one label per recording and not per epoch.
+        label: (store, night) -> int [N], negative where unknown.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    ranked: bool
+    by_record: bool
+    label: Callable[[NightStore, NightEntry], np.ndarray]
+
+
+def stage_labels(store: NightStore, night: NightEntry) -> np.ndarray:
+    """Stage of each whole epoch, int [E]; -1 unscored."""
+    found = np.full(night.duration_s // EPOCH_S, -1, int)
+    stages = store.stages(night)[: len(found)]
+    found[: len(stages)] = stages
+    return found
+
+
+def event_labels(kinds: Sequence[str], store: NightStore, night: NightEntry) -> np.ndarray:
+    """Whether each epoch of sleep holds an event of the kinds, int [E]; -1 awake or unscored."""
+    stages = stage_labels(store, night)
+    if not night.metadata.get("events_scored"):
+        return np.full(len(stages), -1)
+    found = np.zeros(len(stages), int)
+    for event in store.events(night):
+        if event.kind not in kinds:
+            continue
+        needed = min(LEAST_OVERLAP_S, event.duration_s / 2)
+        stop = event.onset_s + event.duration_s
+        for epoch in range(int(event.onset_s // EPOCH_S), int(stop // EPOCH_S) + 1):
+            overlap = min(stop, (epoch + 1) * EPOCH_S) - max(event.onset_s, epoch * EPOCH_S)
+            if 0 <= epoch < len(found) and overlap >= needed:
+                found[epoch] = 1
+    return np.where(np.isin(stages, SLEEP), found, -1)
+
+
+def rhythm_labels(store: NightStore, night: NightEntry) -> np.ndarray:
+    """Int [1]: 1 atrial fibrillation, 0 normal; -1 any other rhythm, or none given."""
+    return np.array([{"N": 0, "A": 1}.get(night.labels.get("rhythm"), -1)])
+
+
+TASKS = (
+    Task("staging", ("W", "N1", "N2", "N3", "R"), False, False, stage_labels),
+    Task("apnea", ("none", "event"), True, False, functools.partial(event_labels, BREATHING)),
+    Task("arousal", ("none", "event"), True, False, functools.partial(event_labels, ("arousal",))),
+    Task("rhythm", ("normal", "fibrillation"), True, True, rhythm_labels),
+)
+
+
+class LinearProbe:
+    """Probe the embeddings of a store of tokens."""
+
+    def __init__(
+        self,
+        context,
+        *,
+        nights: str = "",
+        tasks: Sequence[str] = (),
+        fractions: Sequence[float] = (0.01, 0.1, 1.0),
+        repeats: int = 3,
+        strength: float = 1.0,
+        fewest_test_subjects: int = probe.FEWEST_TEST_SUBJECTS,
+        chunk_s: int = CHUNK_S,
+        draws: int = 1000,
+    ):
+        """Plan the probe.
+
+        Args:
+            context: ``hypnos_jax.evaluate.Context``.
+            nights: the store of signals that the tokens were made of, for the hand-made features.
+            tasks: only these; all that the store has labels for by default.
+            fractions: of the training subjects, for the label-efficiency curve.
+            repeats: draws of each fraction.
+            strength: of the probe's L2 penalty.
+            fewest_test_subjects: fewer of them, and folds over all subjects replace the split.
+            chunk_s: seconds that the backbone embeds at once.
+            draws: bootstrap samples.
+
+        Raises:
+            ValueError: an unknown task.
+        """
+        unknown = sorted(set(tasks) - {task.name for task in TASKS})
+        if unknown:
+            known = [task.name for task in TASKS]
+            raise ValueError(f"linear_probe has no task {unknown[0]!r}; there are {known}")
+        self.context, self.nights = context, nights
+        self.tasks = [task for task in TASKS if not tasks or task.name in tasks]
+        self.fractions, self.repeats, self.strength = sorted(fractions), repeats, strength
+        self.fewest, self.chunk_s, self.draws = fewest_test_subjects, chunk_s, draws
+
+    def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
+        """Yield ``<task>/<feature set>/<metric>``, and write and draw everything.
+
+        Raises:
+            ValueError: the store holds no tokens, or ``nights`` are not theirs.
+        """
+        store = self.context.store
+        if store is None or store.kind != "tokens":
+            raise ValueError("linear_probe reads a store of tokens; config.data has another")
+        signals = self._signals(store)
+        report = {"step": step, "chunk_s": self.chunk_s, "strength": self.strength}
+        report["protocol"], report["tasks"], report["left_out"] = PROTOCOL, {}, {}
+        for by_record in (False, True):
+            labelled = {}
+            names = self._names(by_record)
+            for task in (task for task in self.tasks if task.by_record == by_record):
+                labels, reason = self._labels(task, store, names)
+                if reason:
+                    report["left_out"][task.name] = reason
+                else:
+                    labelled[task] = labels
+            nights = [n for n in store.nights if any(n.recording in x for x in labelled.values())]
+            if not nights:
+                continue
+            sets, reasons = self._features(by_record, store, nights, names, variables, signals)
+            for task, labels in labelled.items():
+                keep = [i for i, night in enumerate(nights) if night.recording in labels]
+                examples = probe.Examples(
+                    recordings=[nights[i].recording for i in keep],
+                    subjects=[nights[i].subject for i in keep],
+                    splits=[nights[i].split for i in keep],
+                    labels=[labels[nights[i].recording] for i in keep],
+                    features={name: [rows[i] for i in keep] for name, rows in sets.items()},
+                    classes=task.classes,
+                )
+                report["tasks"][task.name] = self._judge(task, examples) | {"not_run": reasons}
+        write_json(self.context.workdir / "probe.json", report)
+        if report["tasks"]:
+            figures = self.context.workdir / "figures"
+            figures.mkdir(exist_ok=True)
+            draw_probe(report, figures / f"{step}_probe.png")
+        for name, reason in report["left_out"].items():
+            logging.info("linear_probe leaves out %s: %s", name, reason)
+        for task, found in report["tasks"].items():
+            for name, own in found["sets"].items():
+                for metric, values in own["metrics"].items():
+                    if values["value"] is not None:
+                        yield f"{task}/{name}/{metric}", values["value"]
+
+    def _signals(self, store):
+        """The store of signals for the hand-made features, or None; it must hold every night."""
+        if not self.nights:
+            return None
+        signals = NightStore(self.nights)
+        there = {night.recording for night in signals.nights}
+        missing = [night.recording for night in store.nights if night.recording not in there]
+        if signals.kind != "signals" or missing:
+            raise ValueError(
+                f"linear_probe.nights={self.nights} is not the store of signals that the tokens"
+                f" were made of: it holds {signals.kind}"
+                + f", without {missing[:1]}"
+                * bool(missing)
+            )
+        return signals
+
+    def _names(self, by_record):
+        """The modalities that are embedded: the ECG alone for the rhythm of a record."""
+        names = [row["name"] for row in self.context.source("train").describe()["modalities"]]
+        return ["ecg"] if by_record and "ecg" in names else names
+
+    def _labels(self, task, store, names):
+        """Recording -> labels of a task, and why there are not enough."""
+        nights = [night for night in store.nights if set(names) & set(night.channels)]
+        found = {night.recording: task.label(store, night) for night in nights}
+        found = {name: labels for name, labels in found.items() if (labels >= 0).any()}
+        subjects = {night.subject for night in nights if night.recording in found}
+        if len(subjects) < 2:
+            return {}, f"{len(subjects)} subjects have labels; two or more are needed"
+        seen = np.unique(np.concatenate(list(found.values())))
+        if len(seen[seen >= 0]) < 2:
+            return {}, "all labels are of one class"
+        return found, ""
+
+    def _features(self, by_record, store, nights, names, variables):
+        """Feature set -> per night [N, F]; and why a set was not run."""
+        sets, reasons = {}, {}
+        sets[EMBEDDING] = self._embed(by_record, store, nights, names, variables)
+        fresh = self.context.init(self.context.config.get("seed", 0) + 1)
+        sets[RANDOM] = self._embed(by_record, store, nights, names, fresh)
+        folder = store.path / TOKENIZERS
+        if folder.is_dir():
+            dequantize = {p.name: _dequantizer(p) for p in sorted(folder.iterdir()) if p.is_dir()}
+            sets[LATENTS] = [_latents(by_record, store, n, names, dequantize) for n in nights]
+        else:
+            reasons[LATENTS] = f"{store.path} carries no tokenizers"
+        if signals is not None:
+            sets[HAND] = _hand_made(by_record, signals, nights)
+        else:
+            reasons[HAND] = "no store of signals was given (option nights)"
+        return sets, reasons
+
+    def _embed(self, by_record, store, nights, names, variables):
+        """Mean over the modalities that are there, pooled: per night [N, D]."""
+        every = self._names(False)
+        apply = functools.partial(self.context.functions("embed"), variables)
+        reach = self.context.attribute("reach", 0)
+        out = []
+        for night in nights:
+            here = [name for name in names if name in night.channels]
+            kept = np.isin(every, here)
+
+            def read(start, stop, night=night, kept=kept):
+                window = read_window(store, night, every, start, stop)
+                return {**window, "present": kept, "valid": window["valid"] & kept}
+
+            pieces = embed_tokens(apply, read, night.duration_s, reach=reach, chunk_s=self.chunk_s)
+            rows = [mean_over_modalities({name: piece[name] for name in here}) for piece in pieces]
+            out.append(_pool(by_record, np.concatenate(rows)))
+        return out
+
+    def _judge(self, task, examples):
+        """Probe every feature set, all subjects and fractions of them."""
+        pairs, words = probe.split_subjects(examples, fewest_test=self.fewest)
+        out = {
+            "classes": list(task.classes),
+            "ranked": task.ranked,
+            "how": words,
+            "subjects": len(set(examples.subjects)),
+            "recordings": len(examples.recordings),
+            "counts": np.bincount(
+                np.concatenate([y[y >= 0] for y in examples.labels]), minlength=len(task.classes)
+            ).tolist(),
+            "sets": {},
+            "label_efficiency": {},
+        }
+        size, metric = len(task.classes), "auroc" if task.ranked else "kappa"
+        scored = functools.partial(probe.score, classes=size, ranked=task.ranked)
+        train_sizes = [len(train) for train, _ in pairs]
+        for name in [*examples.features, NOTHING]:
+            own = "" if name == NOTHING else name
+            cross = functools.partial(
+                probe.cross_predict, examples, own, pairs, strength=self.strength
+            )
+            out["sets"][name] = scored(cross(), draws=self.draws)
+            if name == NOTHING:
+                continue
+            curve, before = [], None
+            for fraction in self.fractions:
+                taken = [max(1, -(-n * fraction // 1)) for n in train_sizes]
+                if fraction == 1.0:
+                    values = [out["sets"][name]["metrics"][metric]["value"]]
+                elif taken == before:
+                    values = curve[-1]["values"]
+                else:
+                    found = (
+                        scored(cross(fraction=fraction, seed=seed), draws=1)
+                        for seed in range(self.repeats)
+                    )
+                    values = [one["metrics"][metric]["value"] for one in found]
+                before = taken
+                row = {"fraction": fraction, "subjects": float(np.mean(taken)), "values": values}
+                curve.append(row)
+            out["label_efficiency"][name] = curve
+        return out
+
+
+PROTOCOL = (
+    "Logistic regression on standardised features of frozen models; no subject is in training and"
+    " test of the probe. The models were pretrained without labels on the store's training nights:"
+    " where folds over all subjects are used, pretraining has seen most of the tested nights'"
+    " signals, though no label. Intervals: 95 %, bootstrap over test subjects."
+)
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
+
+
+def _pool(by_record, rows):
+    """[S, D] -> [E, D] for tasks by epoch, [1, D] for tasks by record."""
+    return rows.mean(axis=0, keepdims=True) if by_record else epoch_means(rows)
+
+
+def _hand_made(by_record, signals, nights):
+    entries = {night.recording: night for night in signals.nights}
+    compute = features.record_features if by_record else features.epoch_features
+    rows = [compute(signals, entries[night.recording])[0] for night in nights]
+    return [x[None] for x in rows] if by_record else rows
+
+
+def _dequantizer(folder):
+    model = load_model(folder)
+    apply = functools.partial(model.objective.apply, method="dequantize")
+    return functools.partial(jax.jit(apply), jax.device_put(model.variables))
+
+
+def _latents(by_record, store, night, names, dequantize):
+    """Sums of codewords, averaged over the channels of a signal type, types side by side."""
+    firsts = np.cumsum([0, *(row["levels"] for row in store.modalities)])
+    length = -(-night.duration_s // CHUNK_S) * CHUNK_S  # few shapes to compile
+    codes = store.codes(night, 0, length).astype(np.int32)
+    parts = []
+    for signal_type in dict.fromkeys(row["signal_type"] for row in store.modalities):
+        own = []
+        for i, row in enumerate(store.modalities):
+            if row["signal_type"] != signal_type or row["name"] not in names:
+                continue
+            columns = codes[None, :, firsts[i] : firsts[i + 1]]
+            found = np.asarray(dequantize[signal_type](columns))[0, : night.duration_s]
+            own.append(found if row["name"] in night.channels else np.full_like(found, np.nan))
+        if own:
+            there = [x for x in own if np.isfinite(x).all()]
+            parts.append(_pool(by_record, np.mean(there or own[:1], axis=0)))
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,171 @@
+"""The probe as a job: labels, feature sets, files and picture; what is missing is said."""
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tiny_models import random_variables, rq_config, token_batch, write_run
+
+from data_pipelines.builders.night_builder import write_store
+from data_pipelines.scoring import Event
+from data_pipelines.store import ChannelSignal, Night, TokenNight
+from hypnos_jax.evaluate import evaluate
+from hypnos_jax.evaluators.linear_probe import BREATHING, event_labels, rhythm_labels, stage_labels
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+MODALITIES = [
+    {"name": "eeg_c3", "levels": 1, "codes": 16, "channel_id": 0, "signal_type": "eeg"},
+    {"name": "ecg", "levels": 1, "codes": 16, "channel_id": 5, "signal_type": "ecg"},
+]
+NIGHTS, SECONDS = 8, 600
+
+
+def token_night(index):
+    """The code of the EEG is the stage, but for noise; that of the ECG is the rhythm."""
+    rng = np.random.default_rng(index)
+    stages = np.repeat(rng.permutation([0, 1, 2, 3, 4] * 2), 2).astype(np.int8)
+    eeg = np.repeat(stages, 30) + 8 * (rng.random(SECONDS) < 0.2)
+    fibrillates = index % 2
+    ecg = rng.integers(0, 4, SECONDS) + 4 * fibrillates
+    apneas = [Event("hypopnea", 40.0 + 60 * k, 12.0) for k in range(8)]
+    return TokenNight(
+        recording=f"n{index}",
+        subject=f"s{index}",
+        split="train" if index < 6 else "test",
+        codes=np.stack([eeg, ecg], axis=1).astype(np.uint16),
+        present=np.array([True, True]),
+        valid=np.ones((SECONDS, 2), bool),
+        tracks=np.zeros((SECONDS, 2, 2), np.float32),
+        stages=stages,
+        events=apneas,
+        labels={"rhythm": "A" if fibrillates else "N"},
+        metadata={"events_scored": True},
+    )
+
+
+def signal_night(index):
+    tokens = token_night(index)
+    rng = np.random.default_rng(index)
+    signal = rng.standard_normal(SECONDS * 128).astype(np.float32)
+    channel = ChannelSignal(
+        "eeg_c3", 128, signal, np.ones(SECONDS, bool), np.zeros((SECONDS, 2), np.float32)
+    )
+    return Night(tokens.recording, tokens.subject, tokens.split, {"eeg_c3": channel}, tokens.stages)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probe")
+    items = {f"n{i}": i for i in range(NIGHTS)}
+    write_store(
+        folder / "tokens",
+        kind="tokens",
+        items=items,
+        make_night=token_night,
+        modalities=MODALITIES,
+        progress=False,
+    )
+    write_store(
+        folder / "nights", kind="signals", items=items, make_night=signal_night, progress=False
+    )
+    modalities = [{**row, "group": row["signal_type"]} for row in MODALITIES]
+    for row in modalities:
+        row.pop("signal_type")
+    config = rq_config(folder / "tokens", modalities)
+    options = {"type": "linear_probe", "every": "job", "nights": str(folder / "nights")}
+    config["evals"] = {"probe": {**options, "repeats": 2, "draws": 50}}
+    batch = token_batch(modalities=modalities)
+    write_run(folder / "run", config, random_variables(config, batch))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def results(workdir):
+    return evaluate(workdir), json.loads((workdir / "probe.json").read_text())
+
+
+def test_a_stage_written_in_the_codes_is_read_out(results):
+    metrics, report = results
+    assert metrics["eval/probe/staging/embedding/kappa"] > 0.5
+    assert abs(metrics["eval/probe/staging/hand_features/kappa"]) < 0.2
+    assert abs(metrics["eval/probe/staging/no_features/kappa"]) < 0.1
+    staging = report["tasks"]["staging"]
+    assert "5-fold" in staging["how"]
+    assert np.sum(staging["sets"]["embedding"]["confusion"]) == NIGHTS * 20
+    assert len(staging["sets"]["embedding"]["per_recording"]) == NIGHTS
+
+
+def test_records_are_probed_by_their_ecg(results):
+    metrics, report = results
+    assert metrics["eval/probe/rhythm/embedding/auroc"] > 0.9
+    assert "no_features" in report["tasks"]["rhythm"]["sets"]
+
+
+def test_baselines_stand_beside_it(results):
+    _, report = results
+    for task in ("staging", "apnea", "rhythm"):
+        sets = report["tasks"][task]["sets"]
+        assert list(sets) == ["embedding", "random_backbone", "hand_features", "no_features"]
+        assert "carries no tokenizers" in report["tasks"][task]["not_run"]["token_latents"]
+        curve = report["tasks"][task]["label_efficiency"]["embedding"]
+        assert [row["fraction"] for row in curve] == [0.01, 0.1, 1.0]
+        assert curve[0]["subjects"] == 1
+    assert (
+        "0 subjects" in report["left_out"]["arousal"]
+        or "one class" in report["left_out"]["arousal"]
+    )
+
+
+def test_a_picture_is_drawn(results, workdir):
+    picture = workdir / "figures" / "3_probe.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 30_000
+
+
+@pytest.mark.slow
+def test_without_nights_the_reason_is_given(workdir):
+    evaluate(workdir, changes={"evals.probe.nights": "", "evals.probe.tasks": ["rhythm"]})
+    report = json.loads((workdir / "probe.json").read_text())
+    assert list(report["tasks"]) == ["rhythm"]
+    assert "option nights" in report["tasks"]["rhythm"]["not_run"]["hand_features"]
+
+
+def test_wrong_options_are_named(workdir):
+    with pytest.raises(ValueError, match="no task 'snoring'"):
+        evaluate(workdir, changes={"evals.probe.tasks": ["snoring"]})
+    with pytest.raises(ValueError, match="is not the store of signals"):
+        evaluate(workdir, changes={"evals.probe.nights": str(workdir.parent / "tokens")})
+
+
+def fake(stages, events, seconds=150, **metadata):
+    store = types.SimpleNamespace(
+        stages=lambda night: np.array(stages, np.int8), events=lambda night: events
+    )
+    return store, types.SimpleNamespace(duration_s=seconds, metadata=metadata, labels={})
+
+
+def test_labels_by_epoch():
+    events = [Event("hypopnea", 34.0, 12.0), Event("apnea_central", 58.0, 20.0)]
+    events += [Event("arousal", 95.0, 4.0), Event("hypopnea", 1000.0, 12.0)]
+    store, night = fake([0, 2, 2, 3, -1], events, events_scored=True)
+    assert stage_labels(store, night).tolist() == [0, 2, 2, 3, -1]
+    assert event_labels(BREATHING, store, night).tolist() == [-1, 1, 1, 0, -1]
+    assert event_labels(("arousal",), store, night).tolist() == [-1, 0, 0, 1, -1]
+    store, night = fake([0, 2, 2, 3, -1], [], events_scored=False)
+    assert (event_labels(BREATHING, store, night) == -1).all()
+
+
+def test_scoring_of_another_length():
+    store, night = fake([2, 2], [])
+    assert stage_labels(store, night).tolist() == [2, 2, -1, -1, -1]
+    store, night = fake([2] * 9, [])
+    assert stage_labels(store, night).tolist() == [2] * 5
+    night.labels = {"rhythm": "~"}
+    assert rhythm_labels(store, night).tolist() == [-1]

@@ -226,7 +226,7 @@ class LinearProbe:
             return {}, "all labels are of one class"
         return found, ""
 
-    def _features(self, by_record, store, nights, names, variables):
+    def _features(self, by_record, store, nights, names, variables, signals):
         """Feature set -> per night [N, F]; and why a set was not run."""
         sets, reasons = {}, {}
         sets[EMBEDDING] = self._embed(by_record, store, nights, names, variables)

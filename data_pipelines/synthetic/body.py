@@ -128,19 +128,18 @@ def make_breathing(seed, subject, plan) -> Breathing:
 
 
 def _saturation(rng, subject, flow):
-    """Answer of the finger: a store emptied by missing breaths, filled with 9 s, and a delay."""
+    """Answer of the finger: without breath the store falls evenly, breaths refill it, and blood
+    takes its time to the finger."""
     count = len(flow)
-    missing = np.clip(1 - flow, -0.35, 1)
-    fill_s = 9.0
-    keep = np.exp(-1 / (fill_s * LATENT_HZ))
-    gain = subject.desaturation / (1 - np.exp(-20 / fill_s))
-    store = scipy.signal.lfilter([gain * (1 - keep)], [1, -keep], missing)
-    delay = int(subject.circulation_s * LATENT_HZ)
-    store = (
-        np.concatenate([np.zeros(delay), store[: count - delay]]) if delay < count else 0 * store
-    )
-    level = subject.spo2 + 0.35 * _wander(rng, count, 400.0) - store
-    return np.clip(level, 55, 99.5)
+    fall = subject.desaturation / 20 / LATENT_HZ  # percent per step of a full apnea
+    refill = 1 / (12.0 * LATENT_HZ)
+    debt, debts = 0.0, []
+    for breath in flow.tolist():
+        debt += fall * max(1 - breath, 0.0) - refill * debt * breath
+        debts.append(debt)
+    delay = min(int(subject.circulation_s * LATENT_HZ), count)
+    late = np.concatenate([np.zeros(delay), debts[: count - delay]])
+    return np.clip(subject.spo2 + 0.35 * _wander(rng, count, 400.0) - late, 55, 99.5)
 
 
 def desaturations(breathing, plan) -> list[Event]:

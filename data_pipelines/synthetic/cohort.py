@@ -77,7 +77,7 @@ def plan_cohort(
             index = len(planned)
             planned.append(
                 PlannedNight(
-                    recording=f"{site.name}-s{subject + 1:04d}-n{night + 1}",
+                    recording=f"{site.name}-s{subject + 1:03d}-n{night + 1}",
                     seed=seed,
                     subject_index=subject,
                     night=night,

@@ -135,7 +135,8 @@ def _rate_per_s(stages, table, index):
 
 
 def _breathing(rng, stages, subject, positions):
-    rate = _rate_per_s(stages, BREATHING_RATE, subject.ahi)
+    # A quarter more, for those that fall into wake or upon one another and are left out.
+    rate = 1.25 * _rate_per_s(stages, BREATHING_RATE, subject.ahi)
     supine = np.zeros(len(stages), bool)
     for event in positions:
         if event.value == "supine":

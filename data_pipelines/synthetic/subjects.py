@@ -80,7 +80,8 @@ def draw_subject(seed: int, index: int, *, name: str | None = None, **fixed) -> 
     Args:
         seed: The cohort.
         index: The person within it.
-        name: Name in the data set; ``s0001`` and so on by default.
+        name: Name in the data set; ``s001`` and so on by default (in the default split,
+            the first four of these already fill train, validation and test).
         fixed: Attributes of :class:`Subject` to set instead of drawing them.
     """
     rng = stream(seed, "subject", index)
@@ -93,7 +94,7 @@ def draw_subject(seed: int, index: int, *, name: str | None = None, **fixed) -> 
     patient_ahi = rng.lognormal(np.log(24), 0.6) * (1.25 if is_male else 0.9)
     ahi = patient_ahi if rng.random() < (0.4 if is_male else 0.25) else healthy_ahi
     values = {
-        "name": name or f"s{index + 1:04d}",
+        "name": name or f"s{index + 1:03d}",
         "age": age,
         "sex": sex,
         "ahi": float(np.clip(ahi, 0.2, 90)),
@@ -105,7 +106,7 @@ def draw_subject(seed: int, index: int, *, name: str | None = None, **fixed) -> 
         "rsa": float(np.clip(0.042 * np.exp(-0.25 * decades) * rng.lognormal(0, 0.4), 0.005, 0.2)),
         "breaths_per_min": float(np.clip(rng.normal(14.8, 1.8), 10, 21)),
         "spo2": float(np.clip(rng.normal(96.2 - 0.35 * old, 0.9), 91.5, 98.5)),
-        "desaturation": float(rng.lognormal(np.log(5.0), 0.35)),
+        "desaturation": float(rng.lognormal(np.log(4.2), 0.35)),
         "circulation_s": float(np.clip(rng.normal(13, 2.5), 7, 22)),
         "alpha_hz": float(rng.normal(10.0 - 0.1 * old, 0.7)),
         "alpha_db": float(rng.normal(7.0, 3.0)),

@@ -267,3 +267,8 @@ def test_edf_fields_are_checked(tmp_path):
     other = EdfSignal("C4-M1", "uV", 10, np.zeros(30), -1, 1)
     with pytest.raises(ValueError, match="all must be as long"):
         write_edf(tmp_path / "c.edf", [good, other], START)
+
+
+def test_few_subjects_fill_all_splits():
+    names = {draw_subject(0, planned.subject_index).name for planned in plan_cohort(6, 0, 1.0)}
+    assert {splits.split_of(name) for name in names} == set(splits.SPLITS)

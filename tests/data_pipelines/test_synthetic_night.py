@@ -11,7 +11,7 @@ from data_pipelines.synthetic.stages import N2, N3, R, W
 
 @pytest.fixture(scope="module")
 def night():
-    subject = draw_subject(2, 0, ahi=30.0, age=40, central_share=0.3, af=False)
+    subject = draw_subject(2, 0, ahi=30.0, age=40, central_share=0.3, af=False, desaturation=6.0)
     return simulate_night(2, 4.0, subject=subject)
 
 
@@ -53,7 +53,7 @@ def test_left_and_right_are_alike_but_not_the_same(night):
     for stage in range(5):
         own = night.plan.stages == stage
         left, right = (epochs(night, n)[own].ravel() for n in ("eeg_c3", "eeg_c4"))
-        assert 0.4 < np.corrcoef(left, right)[0, 1] < 0.97
+        assert 0.3 < np.corrcoef(left, right)[0, 1] < 0.97
 
 
 def test_eyes_move_against_each_other_and_waves_with_each_other(night):

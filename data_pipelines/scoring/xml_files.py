@@ -6,9 +6,6 @@ are refused (defusedxml), so a hostile file cannot grow in memory or reach for a
 
 import xml.etree.ElementTree
 
-import defusedxml
-import defusedxml.ElementTree
-
 from data_pipelines.scoring.clock import circular_difference, parse_clock
 from data_pipelines.scoring.record import (
     EPOCH_S,
@@ -36,6 +33,9 @@ def read_xml(path, data: bytes, recording=None) -> Scoring:
     Raises:
         ScoringError: not well-formed, hostile, of another kind, or of another recording.
     """
+    # Imported here: defusedxml comes with the extra `prepare`, and only XML needs it.
+    import defusedxml.ElementTree
+
     try:
         root = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
     except defusedxml.DefusedXmlException as error:

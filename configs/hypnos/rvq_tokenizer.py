@@ -6,10 +6,10 @@
 The argument is ``size`` or ``size,signal_type``; the type is ``eeg`` by default. All five types
 train from here: eeg eog emg ecg resp. Sizes: ``test`` and ``smoke`` run in seconds on a CPU, most
 of them compilation (smoke without any data too); ``demo`` takes about 35 CPU-seconds for 1000 steps
-and follows a simulated ECG with an SNR of 13 dB; ``tiny``, ``small`` and ``base`` are for
-accelerators. The released configuration is not public: for ``base``, the codewords' width, the 2048
-codes, K = 8 for EEG and EOG, and the library's defaults of 64 filters and width 512 are known; every
-number that does not say so is ours.
+and follows a simulated ECG with an SNR of 15 dB; ``tiny``, ``small`` and ``base`` are for
+accelerators. The released configuration is not public: for ``base``, the codewords' width, the
+2048 codes, K = 8 for EEG and EOG, and the library's defaults of 64 filters and width 512 are known;
+every number that does not say so is ours.
 """
 
 import ml_collections
@@ -39,7 +39,7 @@ SIZES = {
 RUNS = {
     "test": (16, 4, 20, 5, 2e-3),
     "smoke": (16, 4, 40, 5, 2e-3),
-    "demo": (16, 8, 1000, 20, 2e-3),
+    "demo": (16, 8, 1000, 20, 5e-3),
     "tiny": (32, 64, 20_000, 1000, 1e-3),
     "small": (32, 64, 50_000, 1000, 3e-4),
     "base": (32, 64, 100_000, 1000, 3e-4),

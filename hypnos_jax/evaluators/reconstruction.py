@@ -121,7 +121,7 @@ class Reconstruction:
             originals.append(original[whole])
             estimates.append(estimate[whole])
         if power > 0:
-            yield "snr_db", 10 * np.log10(power / max(noise, 1e-12))
+            yield "snr_db", float(10 * np.log10(power / max(noise, 1e-12)))
         original = np.concatenate(originals) if originals else np.zeros((0, 0))
         if not len(original):
             return

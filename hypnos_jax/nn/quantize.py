@@ -242,6 +242,9 @@ def nearest(points: jax.Array, words: jax.Array) -> jax.Array:
 
     Euclidean, float32; the first of equals.
     """
+    # |x - w|^2 without |x|^2, about the codewords' centre: a common offset would cancel badly.
+    centre = words.mean(0, keepdims=True)
+    points, words = points - centre, words - centre
     products = jnp.matmul(points, words.T, precision=EXACT)
     return jnp.argmin(jnp.sum(words**2, -1)[None] - 2 * products, axis=-1).astype(jnp.int32)
 

@@ -180,7 +180,6 @@ def train(config, workdir: str | pathlib.Path) -> int:
     config = configs.resolve(config)
     source = evaluate.load_source(config, workdir, split="train")
     config = configs.fill(config, source.describe())
-    configs.agree_with_workdir(config, source.describe(), workdir)
     run = configs.call(Run, config["train"], "config.train")
     logs = configs.call(Logs, config["logs"], "config.logs")
     keep_compiled(logs.compile_cache)
@@ -201,6 +200,10 @@ def train(config, workdir: str | pathlib.Path) -> int:
         make, abstract, tx = states.create(
             functools.partial(init, config["seed"]), make_optimizer, mesh, ema=ema_decay > 0
         )
+        context = evaluate.Context(config, objective, init, mesh, workdir)
+        evaluators = evaluate.Evaluators(config["evals"], context)
+        # Only a config that could be built is written: a typo does not occupy the folder.
+        configs.agree_with_workdir(config, source.describe(), workdir)
         keep = configs.call(
             checkpoint.Checkpoints, config["checkpoints"], "config.checkpoints", workdir=workdir
         )
@@ -211,8 +214,6 @@ def train(config, workdir: str | pathlib.Path) -> int:
             workdir, step=start, offset=meta["offset"], tensorboard=logs.tensorboard
         )
         stack.callback(writer.close)
-        context = evaluate.Context(config, objective, init, mesh, workdir)
-        evaluators = evaluate.Evaluators(config["evals"], context)
 
         train_step = make_train_step(
             objective,

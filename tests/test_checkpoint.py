@@ -46,9 +46,8 @@ def copy(saved, tmp_path):
 
 
 def largest(folder):
-    return max(
-        filter(pathlib.Path.is_file, folder.rglob("*")), key=lambda path: path.stat().st_size
-    )
+    files = filter(pathlib.Path.is_file, folder.rglob("*"))
+    return max(files, key=lambda path: path.stat().st_size)
 
 
 def test_the_newest_and_every_fourth_stay(saved):

@@ -139,7 +139,7 @@ class _Task:
                 raise StoreError(f"the night of {name!r} calls itself {night.recording!r}")
             write_night(self.work / "nights" / f"{file_name(name)}.npz", night)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if _is_disk_full(error):
                 raise
             self._reject(name, f"cannot be read: {error.strerror}")
         except ValueError as error:
@@ -441,13 +441,18 @@ def _only_run(output):
 def _disk_full_is_clear(output):
     try:
         yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, RuntimeError) as error:  # the writer of ArrayRecord raises RuntimeError
+        if not _is_disk_full(error):
             raise
         raise StoreError(
             f"{output}: no space left on the disk; finished nights are kept in .work: "
             "make room and run the same command again"
         ) from None
+
+
+def _is_disk_full(error):
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _files(folder):

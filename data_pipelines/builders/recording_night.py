@@ -61,9 +61,17 @@ class PrepareRecording:
         """Read, judge, preprocess.
 
         Raises:
-            RecordingError: The file is no recording, or none of its channels can be used.
-            ScoringError: Its scoring cannot be read or belongs to another recording.
+            RecordingError: The file is no recording, none of its channels can be used, or its
+                scoring cannot be read or belongs to another recording.
         """
+        try:
+            return self._night(pending)
+        except (RecordingError, scoring.ScoringError) as error:
+            # Where the folder lies is nobody's business who is given the store.
+            reason = str(error).replace(f"{pathlib.Path(pending.path).parent}/", "")
+            raise RecordingError(reason) from None
+
+    def _night(self, pending):
         recording = open_recording(pending.path)
         resolution = channels.resolve(recording.labels, aliases=self.aliases, cohort=pending.cohort)
         wanted = [name for name in self.channels if name in resolution.bindings]

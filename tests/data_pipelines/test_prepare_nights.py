@@ -335,11 +335,29 @@ def test_subjects_map_keeps_a_person_in_one_split(recordings, tmp_path):
     assert len({night.split for night in nights}) == 1
 
 
+NSRR_XML = """<?xml version="1.0" encoding="UTF-8"?>
+<PSGAnnotation><SoftwareVersion>Compumedics</SoftwareVersion><EpochLength>30</EpochLength>
+<ScoredEvents>
+<ScoredEvent><EventType/><EventConcept>Recording Start Time</EventConcept><Start>0</Start>
+<Duration>90.0</Duration><ClockTime>00.00.00 22.30.00</ClockTime></ScoredEvent>
+<ScoredEvent><EventType>Stages|Stages</EventType><EventConcept>Wake|0</EventConcept>
+<Start>0.0</Start><Duration>30.0</Duration></ScoredEvent>
+<ScoredEvent><EventType>Stages|Stages</EventType><EventConcept>Stage 2 sleep|2</EventConcept>
+<Start>30.0</Start><Duration>60.0</Duration></ScoredEvent>
+<ScoredEvent><EventType>Respiratory|Respiratory</EventType>
+<EventConcept>Hypopnea|Hypopnea</EventConcept><Start>40.5</Start><Duration>12.0</Duration>
+</ScoredEvent></ScoredEvents></PSGAnnotation>
+"""
+
+
 def test_an_nsrr_cohort_keeps_age_and_sex_and_no_more(tmp_path):
     cohort = tmp_path / "shhs"
     for visit in (1, 2):
         edf = cohort / f"polysomnography/edfs/shhs{visit}/shhs{visit}-200001.edf"
         tiny_recordings.write_edf(edf, seconds=90, seed=visit)
+    notes = cohort / "polysomnography/annotations-events-nsrr/shhs1/shhs1-200001-nsrr.xml"
+    notes.parent.mkdir(parents=True)
+    notes.write_text(NSRR_XML)
     tables = cohort / "datasets"
     tables.mkdir()
     (tables / "shhs-harmonized-dataset-0.21.0.csv").write_text(
@@ -353,8 +371,12 @@ def test_an_nsrr_cohort_keeps_age_and_sex_and_no_more(tmp_path):
     night_builder.write_store(
         tmp_path / "out", kind="signals", items=items, make_night=make_night, progress=False
     )
-    nights = store.NightStore(tmp_path / "out").nights
+    opened = store.NightStore(tmp_path / "out")
+    nights = opened.nights
     assert [night.recording for night in nights] == ["shhs1-200001", "shhs2-200001"]
+    assert opened.stages(nights[0]).tolist() == [0, 2, 2]
+    assert [event.kind for event in opened.events(nights[0])] == ["hypopnea"]
+    assert opened.stages(nights[1]).tolist() == [-1, -1, -1]
     assert {night.subject for night in nights} == {"shhs-200001"}
     assert b"secret" not in b"".join(contents(tmp_path / "out").values())
 

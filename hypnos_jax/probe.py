@@ -17,6 +17,7 @@ import numpy as np
 FOLDS = 5
 FEWEST_TEST_SUBJECTS = 10
 FEWEST_FOR_INTERVAL = 5
+BLOCKS, GAP = 10, 4
 LEVEL = 0.95
 
 
@@ -77,6 +78,36 @@ def split_subjects(
         pairs.append((sorted(set(order) - set(held)), sorted(held)))
     words = f"{count}-fold cross-validation by subject over {len(subjects)} subjects"
     return pairs, f"{words} ({len(test)} test subjects are too few)"
+
+
+def in_blocks(examples: Examples, *, count: int = BLOCKS, gap: int = GAP) -> Examples:
+    """Cut recordings into runs of epochs that stand in for subjects, where there is one subject.
+
+    Only recordings with two classes or more are used. Between two runs ``gap`` examples are left
+    out, because neighbours look alike; still, a person is then compared with themselves.
+
+    Args:
+        examples: the task.
+        count: runs per recording.
+        gap: examples without a label at the end of each run but the last.
+    """
+    out = Examples([], [], [], [], {name: [] for name in examples.features}, examples.classes)
+    for i, labels in enumerate(examples.labels):
+        if len(np.unique(labels[labels >= 0])) < 2:
+            continue
+        edges = np.linspace(0, len(labels), count + 1).round().astype(int)
+        for k, (low, high) in enumerate(zip(edges, edges[1:])):
+            own = labels[low:high].copy()
+            if k + 1 < count:
+                own[max(0, len(own) - gap) :] = -1
+            name = f"{examples.recordings[i]}, part {k + 1} of {count}"
+            out.recordings.append(name)
+            out.subjects.append(name)
+            out.splits.append("train")
+            out.labels.append(own)
+            for key, rows in examples.features.items():
+                out.features[key].append(rows[i][low:high])
+    return out
 
 
 def nested_subsets(
@@ -315,7 +346,7 @@ def score(
 def interval(spread: np.ndarray, subjects: int) -> tuple[float | None, float | None]:
     """Return the percentile interval of bootstrap values, or Nones where it would mean nothing."""
     spread = spread[np.isfinite(spread)]
-    if subjects < FEWEST_FOR_INTERVAL or not len(spread):
+    if subjects < FEWEST_FOR_INTERVAL or len(spread) < 2:
         return None, None
     low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

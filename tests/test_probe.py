@@ -12,6 +12,7 @@ from hypnos_jax.probe import (
     confusion,
     cross_predict,
     fit_predict,
+    in_blocks,
     nested_subsets,
     ranking,
     score,
@@ -213,4 +214,17 @@ def test_intervals_cover_the_truth():
 def test_few_subjects_have_no_interval():
     found = kappa(make_examples(subjects=4))["metrics"]["kappa"]
     assert found["low"] is None
+    assert found["value"] > 0.5
+
+
+def test_one_night_is_cut_into_parts_with_gaps():
+    one = make_examples(subjects=2, epochs=100)
+    one.labels[1][:] = 0
+    parts = in_blocks(one, count=5, gap=3)
+    assert len(parts.subjects) == len(set(parts.subjects)) == 5
+    assert np.array_equal(np.concatenate(parts.features["planted"]), one.features["planted"][0])
+    for k, labels in enumerate(parts.labels):
+        assert (labels[-3:] == -1).all() or k == 4
+        assert np.array_equal(labels[:17], one.labels[0][20 * k : 20 * k + 17])
+    found = kappa(parts)["metrics"]["kappa"]
     assert found["value"] > 0.5

@@ -219,8 +219,8 @@ class LinearProbe:
         found = {night.recording: task.label(store, night) for night in nights}
         found = {name: labels for name, labels in found.items() if (labels >= 0).any()}
         subjects = {night.subject for night in nights if night.recording in found}
-        if len(subjects) < 2:
-            return {}, f"{len(subjects)} subjects have labels; two or more are needed"
+        if len(subjects) < (2 if task.by_record else 1):
+            return {}, f"{len(subjects)} subjects have labels"
         seen = np.unique(np.concatenate(list(found.values())))
         if len(seen[seen >= 0]) < 2:
             return {}, "all labels are of one class"
@@ -265,13 +265,32 @@ class LinearProbe:
 
     def _judge(self, task, examples):
         """Probe every feature set, all subjects and fractions of them."""
-        pairs, words = probe.split_subjects(examples, fewest_test=self.fewest)
+        draws, people, recordings = (
+            self.draws,
+            len(set(examples.subjects)),
+            len(examples.recordings),
+        )
+        telling = {
+            subject
+            for subject, labels in zip(examples.subjects, examples.labels)
+            if len(np.unique(labels[labels >= 0])) > 1
+        }
+        if task.by_record or len(telling) > 1:
+            pairs, words = probe.split_subjects(examples, fewest_test=self.fewest)
+        else:
+            # One person's night: an honest score needs another's, so this one is named for it.
+            examples, draws = probe.in_blocks(examples), 1
+            pairs, _ = probe.split_subjects(examples, fewest_test=len(examples.subjects) + 1)
+            words = (
+                f"{len(pairs)} folds over {len(examples.subjects)} parts of the night of the only"
+                " subject with several classes: within a person, which flatters every row"
+            )
         out = {
             "classes": list(task.classes),
             "ranked": task.ranked,
             "how": words,
-            "subjects": len(set(examples.subjects)),
-            "recordings": len(examples.recordings),
+            "subjects": people,
+            "recordings": recordings,
             "counts": np.bincount(
                 np.concatenate([y[y >= 0] for y in examples.labels]), minlength=len(task.classes)
             ).tolist(),
@@ -286,7 +305,7 @@ class LinearProbe:
             cross = functools.partial(
                 probe.cross_predict, examples, own, pairs, strength=self.strength
             )
-            out["sets"][name] = scored(cross(), draws=self.draws)
+            out["sets"][name] = scored(cross(), draws=draws)
             if name == NOTHING:
                 continue
             curve, before = [], None

@@ -5,7 +5,8 @@
 Random tokens of the paper's eight modalities (8 levels of 2048 codes) or random signals; the step,
 its sharding and its optimizer are those of ``hypnos_jax.train``. The matmul rate is measured in the
 same run, before and after, in the dtype of most of the step's products, and so is what is counted:
-``hypnos_jax.flops``. Prints one JSON object.
+``hypnos_jax.flops``. On a CPU both are taken per second of the process's CPU time too, as the
+machine may have other work. Prints one JSON object.
 """
 
 import json
@@ -93,16 +94,19 @@ def main(argv):
         counts = flops.matrix_flops(traced.jaxpr)
         dtype = max(counts, key=counts.get)
         before = flops.matmul_rate(mesh, dtype)
+        per_cpu_s = flops.matmul_rate(mesh, dtype, clock=time.process_time)
         then = time.perf_counter()
         compiled = traced.lower().compile()
         compile_s = time.perf_counter() - then
-        state, times = make(), []
+        state, times, cpu_times = make(), [], []
         for _ in range(STEPS.value + 2):
-            then = time.perf_counter()
+            then, cpu_then = time.perf_counter(), time.process_time()
             state, values = compiled(state, batch)
             jax.block_until_ready(values)
             times.append(time.perf_counter() - then)
+            cpu_times.append(time.process_time() - cpu_then)
         after = flops.matmul_rate(mesh, dtype)
+        per_cpu_s = max(per_cpu_s, flops.matmul_rate(mesh, dtype, clock=time.process_time))
     step_s = statistics.median(times[2:])
     rate, peak = sum(counts.values()) / step_s, max(before, after)
     signal_s = batches.channel_seconds(local)
@@ -121,6 +125,10 @@ def main(argv):
                 "matmul_gflop_per_s": [round(before / 1e9, 2), round(after / 1e9, 2)],
                 "matmul_dtype": dtype,
                 "share_of_matmul": round(rate / peak, 4),
+                "step_cpu_s": round(statistics.median(cpu_times[2:]), 4),
+                "share_of_matmul_per_cpu_s": round(
+                    sum(counts.values()) / statistics.median(cpu_times[2:]) / per_cpu_s, 4
+                ),
                 "channel_seconds_per_s": round(signal_s / step_s, 1),
                 "loss": round(float(values["loss"]), 4),
                 "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),

@@ -214,6 +214,10 @@ def cross_predict(
         found.subjects.extend(examples.subjects[i] for i in held)
         found.labels.extend(labels)
         found.probabilities.extend(np.split(p, np.cumsum([len(y) for y in labels])[:-1]))
+    if not name and found.labels:
+        # Shares that differ from fold to fold would rank the folds, and backwards.
+        mean = np.concatenate(found.probabilities).mean(axis=0)
+        found.probabilities[:] = [np.tile(mean, (len(y), 1)) for y in found.labels]
     return found
 
 

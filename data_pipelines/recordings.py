@@ -241,6 +241,9 @@ def open_recording(source) -> Recording:
             raise RecordingError(f"{path}: is a folder; a recording is one file")
         if not path.exists():
             raise RecordingError(f"{path}: no such file")
+        if not path.is_file():
+            # Opening a pipe would wait for whoever writes into it, perhaps for ever.
+            raise RecordingError(f"{path}: is not a plain file")
     except OSError as error:
         raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
     suffix = path.suffix.lower()

@@ -87,14 +87,14 @@ def write_store(
         What was added, kept and rejected.
 
     Raises:
-        StoreError: Another run is at work, the store was prepared with other settings, the disk is
-            full, or a worker died.
+        StoreError: Another run is at work, the store was prepared with other settings, the output
+            cannot be written to, the disk is full, or a worker died.
     """
     output = pathlib.Path(output)
     provenance = json.loads(json.dumps(dict(provenance or {}), sort_keys=True))
     if kind not in SEGMENT_S:
         raise ValueError(f"kind is {kind!r}; must be one of {sorted(SEGMENT_S)}")
-    with _disk_full_is_clear(output):
+    with _failed_writing_is_clear(output):
         output.mkdir(parents=True, exist_ok=True)
         with _only_run(output):
             old = _existing(output, kind, provenance)
@@ -438,10 +438,13 @@ def _only_run(output):
 
 
 @contextlib.contextmanager
-def _disk_full_is_clear(output):
+def _failed_writing_is_clear(output):
     try:
         yield
     except (OSError, RuntimeError) as error:  # the writer of ArrayRecord raises RuntimeError
+        if isinstance(error, FileExistsError | NotADirectoryError | PermissionError):
+            name = error.filename or output
+            raise StoreError(f"{name}: cannot be written to ({error.strerror})") from None
         if not _is_disk_full(error):
             raise
         raise StoreError(

@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS ?= prepare,probe,test
 
-.PHONY: setup test test-all lint format clean
+.PHONY: setup demo demo-real test test-all lint format clean
 
 setup: $(VENV)/.installed
 
@@ -14,6 +14,14 @@ $(VENV)/.installed: setup.py constraints.txt
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	touch $@
+
+# The whole job on a synthetic cohort, or on your own folder: make demo DATA=/path/to/recordings
+demo: setup
+	$(RUN) -m launch.demo --output=$(if $(DATA),.demo-own,.demo) --data=$(DATA)
+
+# The whole job on small public recordings: make demo-real DATA=/path/to/public
+demo-real: setup
+	$(RUN) -m launch.demo --output=.demo-real --public=$(DATA)
 
 test: setup
 	$(RUN) -m ruff check .

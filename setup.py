@@ -43,6 +43,7 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",  # property-based tests of parsers and samplers
             "ruff>=0.9",  # linter and formatter
+            "psutil>=6",  # the tests that measure memory and kill processes
         ],
     },
 )

@@ -115,6 +115,7 @@ class LinearProbe:
         repeats: int = 3,
         strength: float = 1.0,
         fewest_test_subjects: int = probe.FEWEST_TEST_SUBJECTS,
+        fewest_test_records: int = 50,
         chunk_s: int = CHUNK_S,
         draws: int = 1000,
     ):
@@ -128,6 +129,7 @@ class LinearProbe:
             repeats: draws of each fraction.
             strength: of the probe's L2 penalty.
             fewest_test_subjects: fewer of them, and folds over all subjects replace the split.
+            fewest_test_records: the same where a recording is a single example.
             chunk_s: seconds that the backbone embeds at once.
             draws: bootstrap samples.
 
@@ -141,7 +143,8 @@ class LinearProbe:
         self.context, self.nights = context, nights
         self.tasks = [task for task in TASKS if not tasks or task.name in tasks]
         self.fractions, self.repeats, self.strength = sorted(fractions), repeats, strength
-        self.fewest, self.chunk_s, self.draws = fewest_test_subjects, chunk_s, draws
+        self.fewest = {False: fewest_test_subjects, True: fewest_test_records}
+        self.chunk_s, self.draws = chunk_s, draws
 
     def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
         """Yield ``<task>/<feature set>/<metric>``, and write and draw everything.
@@ -276,7 +279,7 @@ class LinearProbe:
             if len(np.unique(labels[labels >= 0])) > 1
         }
         if task.by_record or len(telling) > 1:
-            pairs, words = probe.split_subjects(examples, fewest_test=self.fewest)
+            pairs, words = probe.split_subjects(examples, fewest_test=self.fewest[task.by_record])
         else:
             # One person's night: an honest score needs another's, so this one is named for it.
             examples, draws = probe.in_blocks(examples), 1

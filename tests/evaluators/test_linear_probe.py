@@ -24,7 +24,7 @@ MODALITIES = [
     {"name": "eeg_c3", "levels": 1, "codes": 16, "channel_id": 0, "signal_type": "eeg"},
     {"name": "ecg", "levels": 1, "codes": 16, "channel_id": 5, "signal_type": "ecg"},
 ]
-NIGHTS, SECONDS = 8, 600
+NIGHTS, SECONDS = 6, 600
 
 
 def token_night(index):
@@ -38,7 +38,7 @@ def token_night(index):
     return TokenNight(
         recording=f"n{index}",
         subject=f"s{index}",
-        split="train" if index < 6 else "test",
+        split="train" if index < 4 else "test",
         codes=np.stack([eeg, ecg], axis=1).astype(np.uint16),
         present=np.array([True, True]),
         valid=np.ones((SECONDS, 2), bool),
@@ -80,7 +80,7 @@ def workdir(tmp_path_factory):
         row.pop("signal_type")
     config = rq_config(folder / "tokens", modalities)
     options = {"type": "linear_probe", "every": "job", "nights": str(folder / "nights")}
-    config["evals"] = {"probe": {**options, "repeats": 2, "draws": 50}}
+    config["evals"] = {"probe": {**options, "repeats": 1, "draws": 20}}
     batch = token_batch(modalities=modalities)
     write_run(folder / "run", config, random_variables(config, batch))
     return folder / "run"

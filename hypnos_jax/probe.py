@@ -72,6 +72,12 @@ def split_subjects(
         return [], f"{len(subjects)} labelled subjects: a probe needs two or more"
     count = min(FOLDS, len(subjects))
     order = np.random.default_rng(seed).permutation(subjects).tolist()
+    # Dealt in the order of their labels, so that folds are alike: where they are not, features that
+    # tell nothing score below chance, because training shares then oppose the test's.
+    level = {}
+    for subject, labels in zip(examples.subjects, examples.labels):
+        level.setdefault(subject, []).append(labels[labels >= 0])
+    order.sort(key=lambda subject: np.mean(np.concatenate(level[subject])))
     pairs = []
     for fold in range(count):
         held = order[fold::count]

@@ -44,8 +44,13 @@ def parse_clock(text: str) -> ClockTime | None:
     return ClockTime(hour * 3600.0 + minute * 60 + second + part, date)
 
 
-def header_start(header: bytes) -> datetime.datetime | None:
-    """Return the start in the first 256 bytes of an EDF header, None if it is not a date."""
+def edf_start(path) -> datetime.datetime | None:
+    """Return date and time of an EDF header, for comparison only; None if they are not a date."""
+    try:
+        with pathlib.Path(path).open("rb") as file:
+            header = file.read(256)
+    except OSError:
+        return None
     match = re.fullmatch(
         r"(\d\d)\.(\d\d)\.(\d\d)(\d\d)[.:](\d\d)[.:](\d\d)", header[168:184].decode("latin-1")
     )
@@ -67,13 +72,7 @@ def date_is_blank(start: datetime.datetime) -> bool:
 def recording_start(recording) -> datetime.datetime | None:
     """Return date and time of a recording's EDF header, for comparison only; None if unknown."""
     path = pathlib.Path(getattr(recording, "path", None) or "")
-    if path.suffix.lower() not in (".edf", ".bdf", ".rec"):
-        return None
-    try:
-        with path.open("rb") as file:
-            return header_start(file.read(256))
-    except OSError:
-        return None
+    return edf_start(path) if path.suffix.lower() in (".edf", ".bdf", ".rec") else None
 
 
 def circular_difference(later_s: float, earlier_s: float) -> float:

@@ -4,23 +4,16 @@ Source: Kemp and Olivan 2003, European data format 'plus', sections 2.2 and 3 (t
 annotation lists and standard texts).
 """
 
-import dataclasses
 import datetime
 import pathlib
-import re
 
 import numpy as np
 
-from data_pipelines.scoring.clock import header_start
+from data_pipelines.edf import EdfRecording
+from data_pipelines.recordings import RecordingError
 from data_pipelines.scoring.record import EPOCH_S, Event, ScoringError, make_scoring
 from data_pipelines.scoring.vocabulary import event_of, stage_of
 
-MAX_SIGNALS = 4096
-MAX_ANNOTATIONS = 1_000_000
-MAX_RECORDS = 2_000_000
-MAX_BYTES = 256 * 2**20
-_ONSET = re.compile(rb"[+-]\d{1,12}(\.\d{0,12})?")
-_DURATION = re.compile(rb"\d{1,12}(\.\d{0,12})?")
 _STAGE_NAMES = ("W", "N1", "N2", "N3", "R")
 _EVENT_TEXTS = {
     "apnea_obstructive": "Obstructive apnea",
@@ -37,100 +30,21 @@ _EVENT_TEXTS = {
 _ANNOTATION_BYTES = 2000
 
 
-@dataclasses.dataclass(frozen=True)
-class AnnotationFile:
-    """The annotations of an EDF+ or BDF+ file and what is needed to place them in time.
-
-    Attributes:
-        start: date and time of the header; None where they do not parse. For comparison only.
-        signals: number of channels that are not annotations.
-        annotations: (onset_s, duration_s or None, text) in file order, time keeping left out.
-    """
-
-    start: datetime.datetime | None
-    signals: int
-    annotations: list[tuple[float, float | None, str]]
-
-
-def _integer(raw: bytes, what: str, path, low: int, high: int) -> int:
-    text = raw.decode("latin-1").strip(" \0")
-    if not re.fullmatch(r"-?\d{1,12}", text):
-        # The text itself stays out of the message: a shifted header puts a name here.
-        raise ScoringError(f"{path}: the EDF header has no whole number as {what}")
-    if not low <= int(text) <= high:
-        raise ScoringError(
-            f"{path}: the EDF header gives {int(text)} as {what}; expected {low} to {high}"
-        )
-    return int(text)
-
-
 def is_edf(head: bytes) -> bool:
     """Whether a file that starts with these 8 bytes is EDF or BDF."""
     return head[:8] in (b"0       ", b"\xffBIOSEMI")
 
 
-def read_annotation_file(path) -> AnnotationFile:
-    """Read the annotations of an EDF+ or BDF+ file; signals are passed over, not loaded.
+def read_annotations(path) -> list[tuple[float, float | None, str]]:
+    """Return the (onset_s, duration_s or None, text) of an EDF+ or BDF+ file, by onset.
 
     Raises:
-        ScoringError: the header or a list of annotations is malformed.
+        ScoringError: it is not such a file, or is damaged.
     """
-    path = pathlib.Path(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header = file.read(256)
-        if len(header) < 256 or not is_edf(header):
-            raise ScoringError(f"{path}: not an EDF or BDF file")
-        width = 3 if header[:1] == b"\xff" else 2
-        count = _integer(header[252:256], "the number of signals", path, 1, MAX_SIGNALS)
-        table = file.read(256 * count)
-        if len(table) < 256 * count:
-            raise ScoringError(f"{path}: the file ends within its header of {count} signals")
-        labels = [table[16 * i : 16 * i + 16].decode("latin-1").strip() for i in range(count)]
-        lengths = []
-        for i in range(count):
-            raw = table[216 * count + 8 * i : 216 * count + 8 * i + 8]
-            lengths.append(
-                width * _integer(raw, "the samples of a signal per record", path, 0, 10**8)
-            )
-        bounds = np.cumsum([0, *lengths])
-        data_start, record = 256 * (count + 1), int(bounds[-1])
-        wanted = [
-            i for i, label in enumerate(labels) if label in ("EDF Annotations", "BDF Annotations")
-        ]
-        annotations: list[tuple[float, float | None, str]] = []
-        if wanted and record:
-            records = max(size - data_start, 0) // record
-            if len(wanted) == count and (size - data_start) % record:
-                records += 1  # A file of annotations alone is read to its last byte.
-            if records > MAX_RECORDS or records * sum(lengths[i] for i in wanted) > MAX_BYTES:
-                raise ScoringError(f"{path}: {records} records, or their annotations, are too many")
-            for index in range(records):
-                for position, i in enumerate(wanted):
-                    file.seek(data_start + index * record + int(bounds[i]))
-                    block = file.read(lengths[i])
-                    annotations += _annotations_of(block, path, keeps_time=position == 0)
-                    if len(annotations) > MAX_ANNOTATIONS:
-                        raise ScoringError(f"{path}: more than {MAX_ANNOTATIONS} annotations")
-    return AnnotationFile(header_start(header), count - len(wanted), annotations)
-
-
-def _annotations_of(block: bytes, path, *, keeps_time: bool):
-    """Yield the annotations of one record; the first list of the first channel keeps time."""
-    for order, item in enumerate(block.split(b"\x14\x00")):
-        stamp, *texts = item.lstrip(b"\0").split(b"\x14")
-        if not stamp:
-            continue
-        onset, _, duration = stamp.partition(b"\x15")
-        if not _ONSET.fullmatch(onset) or not (duration == b"" or _DURATION.fullmatch(duration)):
-            raise ScoringError(f"{path}: an EDF+ annotation has a malformed onset or duration")
-        for text in texts:
-            if text and not (keeps_time and order == 0 and not text.strip()):
-                try:
-                    words = text.decode("utf-8")
-                except UnicodeDecodeError:
-                    words = text.decode("latin-1")
-                yield float(onset), float(duration) if duration else None, words
+    try:
+        return EdfRecording(path).annotations
+    except RecordingError as error:
+        raise ScoringError(str(error)) from None
 
 
 def scoring_from_annotations(path, annotations, *, source: str, shift_s: float = 0.0):

@@ -8,11 +8,12 @@ import numpy as np
 from data_pipelines.scoring.clock import (
     circular_difference,
     date_is_blank,
+    edf_start,
     recording_start,
 )
 from data_pipelines.scoring.edf_annotations import (
     is_edf,
-    read_annotation_file,
+    read_annotations,
     scoring_from_annotations,
 )
 from data_pipelines.scoring.json_lists import read_json
@@ -89,11 +90,11 @@ def _read(path, recording, code_book):
 
 
 def _read_edf(path, recording):
-    file = read_annotation_file(path)
+    annotations = read_annotations(path)
     shift = 0.0
     if recording is not None and not _is_same_file(path, recording):
-        shift = _shift_of(path, file.start, recording)
-    return scoring_from_annotations(path, file.annotations, source="edf_annotations", shift_s=shift)
+        shift = _shift_of(path, edf_start(path), recording)
+    return scoring_from_annotations(path, annotations, source="edf_annotations", shift_s=shift)
 
 
 def _is_same_file(path, recording) -> bool:
@@ -181,10 +182,10 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
             return candidate
     if path.suffix.lower() in (".edf", ".bdf", ".rec") and path.is_file():
         try:
-            file = read_annotation_file(path)
+            annotations = read_annotations(path)
         except (ScoringError, OSError):
             return None
-        if any(stage_of(text) is not None for _, _, text in file.annotations):
+        if any(stage_of(text) is not None for _, _, text in annotations):
             return path
     return None
 

@@ -42,9 +42,7 @@ class Writer:
         os.truncate(path, min(offset, path.stat().st_size))
         self.file = path.open("a")
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+            self.board = Board(workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one object; a value that is not finite is written as null."""
@@ -54,8 +52,7 @@ class Writer:
         self.file.write(json.dumps({"step": step, **finite}) + "\n")
         self.file.flush()
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+            self.board.write(step, values)
 
     def offset(self) -> int:
         """Bytes of ``metrics.jsonl`` so far, all of them safe on the disk."""
@@ -70,6 +67,40 @@ class Writer:
             self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+class Board:
+    """Appends scalars to a TensorBoard event file, in the caller's thread.
+
+    tensorboardX's own SummaryWriter writes in another thread: when the disk is full that thread
+    dies, and the training loop waits for ever to hand it the next value.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, purge_step: int):
+        """Open a new file; TensorBoard forgets what older ones hold from ``purge_step`` on."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.events = EventsWriter(str(folder / "events"))
+        self._append(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append the values of one step."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=name, simple_value=x) for name, x in values.items()]
+        self._append(step=step, summary=Summary(value=scalars))
+
+    def _append(self, **fields) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self.events.write_event(Event(wall_time=time.time(), **fields))
+        self.events.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.events.close()
 
 
 def read(path: str | os.PathLike) -> list[dict]:

@@ -24,7 +24,7 @@ def main(argv):
 
     try:
         return train(CONFIG.value, WORKDIR.value)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1
 

@@ -73,7 +73,7 @@ class Context:
 
     def init(self, seed: int) -> dict:
         """Return freshly initialised variables: the baseline of every probe."""
-        return jax.jit(lambda: nn.unbox(self._init(seed)))()
+        return states.jit_once(lambda: nn.unbox(self._init(seed)))()
 
     def source(self, split: str) -> pipeline.Source:
         """Return the data of one split (``"train"``, ``"validation"``, ``"test"``)."""

@@ -67,15 +67,27 @@ def streams(objective: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(objective, "rng_streams", ()))
 
 
-def matrices(boxed_params) -> dict:
-    """Return True for each parameter with two axes or more, not counting stacked layers."""
+def matrices(params) -> dict:
+    """Return True for each parameter that is a matrix: one whose name ends in ``kernel``.
 
-    def one(leaf):
-        if isinstance(leaf, nn.Partitioned):
-            return leaf.value.ndim - leaf.names.count("layers") >= 2
-        return leaf.ndim >= 2
+    Embeddings, biases, norms and scales have other names; weight decay leaves them alone, however
+    many axes they have.
+    """
 
-    return jax.tree.map(one, boxed_params, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+    def one(path, leaf):
+        return jax.tree_util.keystr(path, simple=True, separator="/").endswith("kernel")
+
+    return jax.tree_util.tree_map_with_path(one, nn.unbox(params))
+
+
+def jit_once(function: Callable, **options) -> Callable:
+    """Return ``jax.jit(function)`` for a program that runs once, such as an initialisation.
+
+    On a CPU its compilation would take longer than a training step's, so it is left unoptimised.
+    """
+    if jax.default_backend() == "cpu":
+        options["compiler_options"] = {"xla_backend_optimization_level": 0}
+    return jax.jit(function, **options)
 
 
 def create(
@@ -128,4 +140,4 @@ def create(
     abstract = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
     )
-    return jax.jit(make, out_shardings=shardings), abstract, tx
+    return jit_once(make, out_shardings=shardings), abstract, tx

@@ -33,13 +33,15 @@ def test_decay_shrinks_matrices_alone():
     np.testing.assert_array_equal(updates["bias"], 0)
 
 
-def test_stacked_layers_do_not_make_a_bias_a_matrix():
+def test_embeddings_and_stacked_biases_are_not_matrices():
     box = lambda shape, *names: nn.LogicallyPartitioned(jnp.zeros(shape), names)
     boxed = {
-        "bias": box((6, 3), "layers", "embed"),
-        "kernel": box((6, 2, 3), "layers", "embed", "mlp"),
+        "head_bias": box((6, 3), "layers", "embed"),
+        "code_embedding": box((6, 3), "vocab", "embed"),
+        "qkv_kernel": box((6, 2, 3), "layers", "embed", "mlp"),
     }
-    assert state.matrices(boxed) == {"bias": False, "kernel": True}
+    decayed = {"head_bias": False, "code_embedding": False, "qkv_kernel": True}
+    assert state.matrices(boxed) == decayed
 
 
 def test_a_gradient_longer_than_the_clip_is_shortened():

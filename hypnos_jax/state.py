@@ -67,7 +67,7 @@ def streams(objective: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(objective, "rng_streams", ()))
 
 
-def matrices(params) -> dict:
+def matrices(boxed_params) -> dict:
     """Return True for each parameter that is a matrix: one whose name ends in ``kernel``.
 
     Embeddings, biases, norms and scales have other names; weight decay leaves them alone, however
@@ -77,7 +77,8 @@ def matrices(params) -> dict:
     def one(path, leaf):
         return jax.tree_util.keystr(path, simple=True, separator="/").endswith("kernel")
 
-    return jax.tree_util.tree_map_with_path(one, nn.unbox(params))
+    boxed = lambda leaf: isinstance(leaf, nn.Partitioned)
+    return jax.tree_util.tree_map_with_path(one, boxed_params, is_leaf=boxed)
 
 
 def jit_once(function: Callable, **options) -> Callable:

@@ -67,6 +67,7 @@ def main_job(
     *,
     prepare: Sequence[str] = (),
     train: Sequence[str] = (),
+    embed: Sequence[str] = (),
 ) -> dict[str, float]:
     """Run recordings -> nights -> tokenizers -> tokens -> RQ-Transformer -> probe -> embeddings.
 
@@ -75,6 +76,7 @@ def main_job(
         folder: gets ``nights tokenizers tokens model export embeddings``.
         prepare: further flags of ``prepare_nights``.
         train: further flags of the RQ-Transformer's ``train``.
+        embed: further flags of ``embed``.
 
     Returns:
         step -> seconds.
@@ -116,6 +118,7 @@ def main_job(
         f"--model={folder / 'export'}",
         f"--input={recordings}",
         f"--output={folder / 'embeddings'}",
+        *embed,
     )
     return seconds
 
@@ -156,7 +159,8 @@ def run_public(source: pathlib.Path, output: pathlib.Path) -> None:
     report(ecg, "CinC 2017: single-lead ECGs", seconds)
     recordings = psg / "recordings"
     gather_psg(source, recordings)
-    seconds = main_job(recordings, psg, prepare=[f"--aliases={write_aliases(psg)}"])
+    aliases = [f"--aliases={write_aliases(psg)}"]
+    seconds = main_job(recordings, psg, prepare=aliases, embed=aliases)
     report(psg, "Small public sleep recordings", seconds)
 
 
@@ -212,7 +216,9 @@ def main(argv):
                     "--seed=0",
                     f"--hours={HOURS.value}",
                 )
-            seconds |= main_job(recordings, output)
+            people = recordings / "participants.csv"  # whose nights are whose
+            subjects = [f"--subjects={people}"] if people.is_file() else []
+            seconds |= main_job(recordings, output, prepare=subjects)
             title = "Synthetic cohort" if not DATA.value else "Own recordings"
             report(output, title, seconds)
     except StepError as error:

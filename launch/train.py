@@ -13,6 +13,15 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "FILE:ARGUMENT, such as
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; holds all it writes")
 
 
+def parse_flags(argv):
+    """Parse the flags; an override of a key that the config does not have ends in one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:
+        lines = str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'")
+        sys.exit(f"train: the config has no key {lines}")
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
@@ -31,4 +40,4 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    sys.exit(app.run(main))
+    sys.exit(app.run(main, flags_parser=parse_flags))

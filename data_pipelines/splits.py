@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 
 SPLITS = ("train", "validation", "test")
+RECORDING_COLUMNS = ("recording", "participant_id")
+SUBJECT_COLUMNS = ("subject", "pid")
 
 
 class SubjectMapError(ValueError):
@@ -103,6 +105,57 @@ def load_subject_map(path) -> dict[str, str]:
         SubjectMapError: the file cannot be read, lacks a column, has an empty field, or names two
             subjects for one recording.
     """
+    names, rows = _read_table(path)
+    keys = _column(names, RECORDING_COLUMNS), _column(names, SUBJECT_COLUMNS)
+    if None in keys:
+        raise SubjectMapError(
+            f"{path}: the first line is {','.join(names)[:80]!r}; "
+            "expected the columns recording,subject"
+        )
+    subjects: dict[str, str] = {}
+    for number, row in rows:
+        recording, subject = (_field(row, column) for column in keys)
+        if not (recording and subject):
+            raise SubjectMapError(f"{path}: row {number} lacks a recording or a subject")
+        if subjects.setdefault(recording, subject) != subject:
+            raise SubjectMapError(f"{path}: row {number} gives {recording!r} a second subject")
+    return subjects
+
+
+def load_participant_facts(path) -> dict[str, dict]:
+    """Read age, sex and site of each recording from the columns of a subject map that has them.
+
+    A value that is not understood is passed over: age is a number of years from 0 to 120, sex is
+    M, F, male or female; further columns are never read.
+
+    Returns:
+        recording -> facts, of ``age`` (float), ``sex`` ("M" or "F") and ``site`` (str).
+
+    Raises:
+        SubjectMapError: the file cannot be read or names no recordings.
+    """
+    names, rows = _read_table(path)
+    key = _column(names, RECORDING_COLUMNS)
+    if key is None:
+        raise SubjectMapError(f"{path}: no column called {' or '.join(RECORDING_COLUMNS)}")
+    age, sex, site = (_column(names, (name,)) for name in ("age", "sex", "site"))
+    people = {}
+    for _, row in rows:
+        facts = {}
+        text = _field(row, age)
+        if re.fullmatch(r"\d{1,3}(\.\d+)?", text, re.ASCII) and float(text) <= 120:
+            facts["age"] = float(text)
+        letter = {"m": "M", "male": "M", "f": "F", "female": "F"}.get(_field(row, sex).lower())
+        if letter:
+            facts["sex"] = letter
+        if _field(row, site) not in ("", "n/a"):
+            facts["site"] = _field(row, site)
+        people[_field(row, key)] = facts
+    return people
+
+
+def _read_table(path):
+    """Return the names of the columns, and the rows with their numbers."""
     path = pathlib.Path(path)
     try:
         if path.stat().st_size > 64 * 2**20:
@@ -116,22 +169,12 @@ def load_subject_map(path) -> dict[str, str]:
         rows = [[field.strip() for field in row] for row in rows if any(row)]
     except csv.Error as error:
         raise SubjectMapError(f"{path}: not a table ({error})") from None
-    names = rows[0] if rows else []
-    columns = [
-        next((names.index(name) for name in choices if name in names), None)
-        for choices in (("recording", "participant_id"), ("subject", "pid"))
-    ]
-    if None in columns:
-        raise SubjectMapError(
-            f"{path}: the first line is {','.join(names)[:80]!r}; "
-            "expected the columns recording,subject"
-        )
-    subjects: dict[str, str] = {}
-    for number, row in enumerate(rows[1:], 2):
-        fields = [row[column] if column < len(row) else "" for column in columns]
-        if not all(fields):
-            raise SubjectMapError(f"{path}: row {number} lacks a recording or a subject")
-        recording, subject = fields
-        if subjects.setdefault(recording, subject) != subject:
-            raise SubjectMapError(f"{path}: row {number} gives {recording!r} a second subject")
-    return subjects
+    return (rows[0] if rows else []), list(enumerate(rows[1:], 2))
+
+
+def _column(names, choices):
+    return next((names.index(name) for name in choices if name in names), None)
+
+
+def _field(row, column):
+    return row[column] if column is not None and column < len(row) else ""

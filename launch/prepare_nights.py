@@ -2,13 +2,18 @@
 
 Run again after an interruption, the same command goes on where it was; with further recordings in
 the folder, it adds them.
+
+A ``participants.csv`` or ``participants.tsv`` in the input folder says who the recordings are of
+(columns recording,subject) and may tell age, sex and site; ``--subjects`` takes its place.
 """
 
+import dataclasses
+import pathlib
 import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import channel_table, channels, splits
+from data_pipelines import channel_table, channels, splits, store
 from data_pipelines.builders import (
     cinc2017,
     folder,
@@ -31,7 +36,7 @@ CHANNELS = flags.DEFINE_string(
     "channels", "hypnos", "The eight channels of hypnos, all that are known, or names by commas."
 )
 ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
-SUBJECTS = flags.DEFINE_string("subjects", None, "CSV file of recording,subject.")
+SUBJECTS = flags.DEFINE_string("subjects", None, "CSV or TSV file of recording,subject.")
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
 BEAM = flags.DEFINE_string(
@@ -68,6 +73,38 @@ def find_items() -> tuple[dict[str, recording_night.Pending], list]:
     return folder.find_recordings(INPUT.value, cohort=COHORT.value)
 
 
+def find_participants() -> pathlib.Path | None:
+    """The table of participants in the input folder, unless ``--subjects`` names another."""
+    if SUBJECTS.value or not INPUT.value:
+        return None
+    paths = (pathlib.Path(INPUT.value) / f"participants.{kind}" for kind in ("csv", "tsv"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def with_facts(items: dict[str, recording_night.Pending], facts: dict[str, dict]):
+    """Add the participants' facts to the metadata of their recordings."""
+    keys = {key: key for key in facts}
+    return {
+        name: dataclasses.replace(
+            item, metadata=facts.get(splits.subject_of(name, keys), {}) | item.metadata
+        )
+        for name, item in items.items()
+    }
+
+
+def check_subjects(items, make_night):
+    """Refuse to add to a store whose nights count as other people's: splits would overlap."""
+    if not (pathlib.Path(OUTPUT.value) / "manifest.json").is_file():
+        return
+    for night in store.NightStore(OUTPUT.value).nights:
+        item = items.get(night.recording)
+        if item is not None and make_night.subject_of(item) != night.subject:
+            raise ValueError(
+                f"{OUTPUT.value}: {night.recording} was prepared as a night of {night.subject}, "
+                f"and is now one of {make_night.subject_of(item)}; choose another folder"
+            )
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
@@ -75,17 +112,23 @@ def main(argv):
         if COHORT.value is not None and COHORT.value not in channel_table.COHORTS:
             known = ", ".join(sorted(channel_table.COHORTS))
             raise ValueError(f"--cohort={COHORT.value} is not one of {known}")
+        participants = find_participants()
+        subjects = SUBJECTS.value or participants
         names = wanted_channels("ecg" if BUILDER.value == "cinc2017" else CHANNELS.value)
         make_night = recording_night.PrepareRecording(
             channels=names,
             mains_hz=int(MAINS_HZ.value) if MAINS_HZ.value else None,
             aliases=channels.load_aliases(ALIASES.value) if ALIASES.value else None,
-            subjects=splits.load_subject_map(SUBJECTS.value) if SUBJECTS.value else None,
+            subjects=splits.load_subject_map(subjects) if subjects else None,
             code_book=CODE_BOOK.value,
         )
         items, doubles = find_items()
         if not items:
             raise ValueError(f"--input={INPUT.value}: no recordings ({', '.join(folder.SUFFIXES)})")
+        if participants is not None:
+            logging.info("%s says whose recordings these are, and age, sex, site", participants)
+            items = with_facts(items, splits.load_participant_facts(participants))
+        check_subjects(items, make_night)
         run_all = None
         if BEAM.value is not None:
             from data_pipelines.builders import beam  # an extra

@@ -73,7 +73,12 @@ class PrepareRecording:
 
     def _night(self, pending):
         recording = open_recording(pending.path)
-        resolution = channels.resolve(recording.labels, aliases=self.aliases, cohort=pending.cohort)
+        resolution = channels.resolve(
+            recording.labels,
+            aliases=self.aliases,
+            cohort=pending.cohort,
+            unreadable=recording.unreadable,
+        )
         wanted = [name for name in self.channels if name in resolution.bindings]
         if not wanted:
             raise RecordingError(
@@ -95,7 +100,7 @@ class PrepareRecording:
         if not signals:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise RecordingError(f"{recording.name}: no usable channel ({reasons})")
-        subject = pending.subject or self._subject(pending.name)
+        subject = self.subject_of(pending)
         qc = {
             "mains_hz": mains_hz,
             "mains_from": _mains_from(self.mains_hz, verdict.mains_hz),
@@ -119,8 +124,11 @@ class PrepareRecording:
             qc=qc,
         )
 
-    def _subject(self, name):
+    def subject_of(self, pending: Pending) -> str:
         """By the file's own name where a rule or the map knows it, else by its whole path."""
+        if pending.subject:
+            return pending.subject
+        name = pending.name
         stem = name.rpartition("/")[2]
         subject = splits.subject_of(stem, self.subjects)
         return subject if subject != stem else splits.subject_of(name, self.subjects)

@@ -452,3 +452,36 @@ def test_a_reference_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "REFERENCE.csv").write_text(text)
     with pytest.raises(ValueError, match="REFERENCE.csv:1"):
         cinc2017.find_recordings(tmp_path)
+
+
+def test_participants_of_the_folder_are_used_and_must_stay(recordings, tmp_path):
+    source = shutil.copytree(recordings, tmp_path / "in")
+    table = source / "participants.tsv"
+    rows = ["SC4001E0-PSG\tanna\t33\tfemale\tnorth\tJane", "SC4011E0-PSG\tanna\tn/a\t1\tn/a\tJ"]
+    table.write_text("\n".join(["recording\tsubject\tage\tsex\tsite\tname", *rows]) + "\n")
+    done = run(source, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("participants.tsv") == 1
+    first, second, third = store.NightStore(tmp_path / "out").nights
+    assert [night.subject for night in (first, second, third)] == ["anna", "anna", "SC402"]
+    facts = {key: first.metadata.get(key) for key in ("age", "sex", "site", "name")}
+    assert facts == {"age": 33.0, "sex": "F", "site": "north", "name": None}
+    assert not {"age", "sex", "site"} & {*second.metadata, *third.metadata}
+    table.write_text(table.read_text().replace("anna", "bert"))
+    done = run(source, tmp_path / "out")
+    assert done.returncode == 1
+    assert "SC4001E0-PSG was prepared as a night of anna" in done.stderr
+
+
+def test_a_channel_with_a_broken_header_makes_way_for_the_next(tmp_path):
+    path = tmp_path / "night.edf"
+    tiny_recordings.write_edf(path, labels={"C3-M2": 20.0, "EEG C3-A2": 20.0, "ECG": 300.0})
+    whole = path.read_bytes()
+    at = 256 + 3 * (16 + 80 + 8)  # physical minimum, then maximum, of each signal
+    path.write_bytes(
+        whole[:at] + b"0       " + whole[at + 8 : at + 24] + b"0       " + whole[at + 32 :]
+    )
+    prepare(tmp_path, tmp_path / "out")
+    (night,) = store.NightStore(tmp_path / "out").nights
+    assert night.channels == ("eeg_c3", "ecg")
+    assert night.qc["channels"]["eeg_c3"]["label"] == "EEG C3-A2"

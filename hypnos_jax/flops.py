@@ -19,7 +19,8 @@ def matrix_flops(closed_jaxpr) -> dict[str, float]:
     """Count a program's matrix products and convolutions, over all devices.
 
     A multiply and an add are two operations. The loop of a ``while`` counts once (its length is not
-    known); of a ``cond`` the costliest branch counts. What a backward pass recomputes counts.
+    known); of a ``cond`` the cheapest branch counts: what happens once in a run, such as k-means of
+    the codebooks, must not flatter every step. What a backward pass recomputes counts.
 
     Args:
         closed_jaxpr: ``jax.make_jaxpr(f)(*args)`` or ``jax.jit(f).trace(*args).jaxpr``.
@@ -48,7 +49,7 @@ def _flops(equation) -> dict[str, float]:
         return {left.dtype.name: 2.0 * per_output * outputs}
     if name == "cond":
         branches = [matrix_flops(branch) for branch in options["branches"]]
-        return max(branches, key=lambda counts: sum(counts.values()))
+        return min(branches, key=lambda counts: sum(counts.values()))
     repeats = options["length"] if name == "scan" else 1
     counts = collections.Counter()
     for value in options.values():

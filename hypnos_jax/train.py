@@ -94,8 +94,8 @@ def make_train_step(
             (_, collections, *_), stacked = jax.lax.scan(micro, carry, cut(batch, accumulate))
             grads, pairs = jax.tree.map(lambda x: x.sum(0), stacked)
 
-        def mean(total, weight):
-            return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), 0.0)
+        def mean(total, weight, empty=0.0):
+            return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), empty)
 
         weight = pairs["loss"][1]
         grads = jax.tree.map(lambda g: mean(g, weight), grads)
@@ -106,7 +106,10 @@ def make_train_step(
             # early on the average must forget the initial parameters
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, params)
-        values = {name: mean(total, weight) for name, (total, weight) in pairs.items()}
+        # A metric that nothing in the batch counts for, such as an absent modality's, is NaN here
+        # and left out of the log: a 0 would pass for a perfect loss.
+        values = {name: mean(*pair, empty=jnp.nan) for name, pair in pairs.items()}
+        values["loss"] = mean(*pairs["loss"])
         values["grad_norm"] = optax.global_norm(grads)
         values["learning_rate"] = schedule(state.step)
         return TrainState(state.step + 1, params, opt_state, collections, ema), values
@@ -210,6 +213,11 @@ def train(config, workdir: str | pathlib.Path) -> int:
         stack.callback(keep.close)
         state, meta = keep.restore(abstract) or (make(), {"offset": 0, "evaluated": True})
         start = int(state.step)
+        if start > run.steps:
+            raise configs.ConfigError(
+                f"config.train.steps={run.steps}, but {workdir} has a checkpoint of step {start};"
+                " give as many steps or more, or another --workdir"
+            )
         writer = metrics.Writer(
             workdir, step=start, offset=meta["offset"], tensorboard=logs.tensorboard
         )
@@ -239,6 +247,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
                 step, values, local = waiting.popleft()
                 values = {name: float(value) for name, value in jax.device_get(values).items()}
                 require_finite(values, step, local, workdir)
+                values = {name: value for name, value in values.items() if math.isfinite(value)}
                 values |= clock.read(batches.channel_seconds(local) * rows / (hi - lo))
                 writer.write(step, values)
                 if step % logs.every == 0 or step == run.steps:
@@ -306,8 +315,7 @@ def check_batch_size(objective: nn.Module, run: Run, mesh: jax.sharding.Mesh) ->
 
 def require_finite(values: dict, step: int, local: dict, workdir: pathlib.Path) -> None:
     """Stop at the first loss or gradient that is not finite, with its batch on the disk."""
-    wrong = sorted(name for name, value in values.items() if not math.isfinite(value))
-    wrong.sort(key=lambda name: name != "loss")
+    wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
     if not wrong:
         return
     path = workdir / f"not_finite_step_{step}_process_{jax.process_index()}.npz"

@@ -34,7 +34,7 @@ def main(argv):
             changes[key] = value
     try:
         results = evaluate(WORKDIR.value, step=STEP.value, changes=changes)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1
     width = max(map(len, results), default=0)

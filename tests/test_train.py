@@ -105,6 +105,7 @@ def test_a_config_trains_an_objective(tmp_path):
     assert [line["step"] for line in steps] == list(range(1, 13))
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert {"error", "grad_norm", "learning_rate", *TIMES} <= set(steps[0])
+    assert "absent" not in steps[0]  # nothing counted for it: 0 would be a lie
     evals = [line for line in lines(tmp_path) if "eval/validation/loss" in line]
     assert [line["step"] for line in evals] == [5, 10, 12]
     resolved, step, found = checkpoint.restore_variables(tmp_path)
@@ -176,6 +177,12 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     assert run(tmp_path / "stopped", **options) == 0
     run(tmp_path / "whole", **options)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_run_is_not_shortened_below_its_checkpoint(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    with pytest.raises(config.ConfigError, match="config.train.steps=8, but .* step 12"):
+        run(tmp_path / "run", train__steps=8)
 
 
 def test_another_mesh_resumes_the_run(whole, cut_off):

@@ -43,7 +43,11 @@ class ToyRegression(nn.Module):
         return Loss(
             total,
             weight.sum(),
-            {"error": ((weight * abs(error)).sum(), weight.sum()), "share": (share, weight.sum())},
+            {
+                "error": ((weight * abs(error)).sum(), weight.sum()),
+                "share": (share, weight.sum()),
+                "absent": (jnp.zeros(()), jnp.zeros(())),
+            },
         )
 
     def embed(self, batch):

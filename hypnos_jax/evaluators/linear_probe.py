@@ -302,7 +302,6 @@ class LinearProbe:
         }
         size, metric = len(task.classes), "auroc" if task.ranked else "kappa"
         scored = functools.partial(probe.score, classes=size, ranked=task.ranked)
-        train_sizes = [len(train) for train, _ in pairs]
         for name in [*examples.features, NOTHING]:
             own = "" if name == NOTHING else name
             cross = functools.partial(
@@ -313,7 +312,9 @@ class LinearProbe:
                 continue
             curve, before = [], None
             for fraction in self.fractions:
-                taken = [max(1, -(-n * fraction // 1)) for n in train_sizes]
+                taken = [
+                    len(probe.nested_subsets(train, [fraction], 0)[fraction]) for train, _ in pairs
+                ]
                 if fraction == 1.0:
                     values = [out["sets"][name]["metrics"][metric]["value"]]
                 elif taken == before:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import jax
+
 
 class MeanLoss:
     """Sums and weights over every batch of a split, divided once at the end."""
@@ -31,7 +33,7 @@ class MeanLoss:
         """Yield ``loss`` and each metric of the objective's ``Loss``."""
         sums: dict[str, list[float]] = {}
         for batch in self.batches():
-            loss = self.loss(variables, batch)
+            loss = jax.device_get(self.loss(variables, batch))  # once, not number by number
             for name, (total, weight) in {
                 "loss": (loss.total, loss.weight),
                 **loss.metrics,

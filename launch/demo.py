@@ -27,7 +27,7 @@ from absl import app, flags, logging
 OUTPUT = flags.DEFINE_string("output", None, "folder for everything that the job writes")
 DATA = flags.DEFINE_string("data", "", "a folder of recordings, with scoring beside them")
 PUBLIC = flags.DEFINE_string("public", "", "a folder of small public recordings (see the README)")
-NIGHTS = flags.DEFINE_integer("nights", 14, "synthetic nights, where no recordings are given", 3)
+NIGHTS = flags.DEFINE_integer("nights", 12, "synthetic nights, where no recordings are given", 3)
 HOURS = flags.DEFINE_float("hours", 1.0, "length of a synthetic night", 0.1)
 SIZE = flags.DEFINE_string("size", "demo", "size of the models, as in the configs")
 JOBS = flags.DEFINE_integer("jobs", 2, "processes that prepare recordings", 1)

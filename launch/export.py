@@ -20,7 +20,10 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
-    from hypnos_jax.export import export  # after the flags: imports start jax
+    from hypnos_jax import checkpoint  # after the flags: imports start jax
+    from hypnos_jax.export import export
+
+    checkpoint.quiet()
 
     try:
         model = export(WORKDIR.value, OUTPUT.value, tokenizers=TOKENIZERS.value)

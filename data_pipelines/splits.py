@@ -106,12 +106,13 @@ def load_subject_map(path) -> dict[str, str]:
             subjects for one recording.
     """
     names, rows = _read_table(path)
-    keys = _column(names, RECORDING_COLUMNS), _column(names, SUBJECT_COLUMNS)
+    recordings = _column(names, RECORDING_COLUMNS)
+    # Plain BIDS: a participant is a person, and its id begins the recordings' names.
+    people = _column(names, SUBJECT_COLUMNS)
+    keys = recordings, recordings if people is None and "participant_id" in names else people
     if None in keys:
-        raise SubjectMapError(
-            f"{path}: the first line is {','.join(names)[:80]!r}; "
-            "expected the columns recording,subject"
-        )
+        # The line itself may be a person's row, so it is not repeated.
+        raise SubjectMapError(f"{path}: the first line does not name the columns recording,subject")
     subjects: dict[str, str] = {}
     for number, row in rows:
         recording, subject = (_field(row, column) for column in keys)

@@ -120,3 +120,17 @@ def test_boas_recordings_of_one_person_stay_together(test_data):
     found = {splits.subject_of(name, people) for name in names.values()}
     assert found == set(people.values())
     assert len(found) < len(people)
+
+
+def test_a_plain_bids_table_makes_each_participant_a_person(tmp_path):
+    path = tmp_path / "participants.tsv"
+    path.write_text("participant_id\tage\nsub-1\t30\nsub-2\t40\n")
+    assert splits.load_subject_map(path) == {"sub-1": "sub-1", "sub-2": "sub-2"}
+
+
+def test_an_error_does_not_repeat_a_persons_row(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("night1,DOE JOHN\n")
+    with pytest.raises(splits.SubjectMapError, match="recording,subject") as error:
+        splits.load_subject_map(path)
+    assert "DOE" not in str(error.value)

@@ -420,7 +420,7 @@ def mean_over_modalities(modalities: Example) -> np.ndarray:
 def epoch_means(rows: np.ndarray) -> np.ndarray:
     """Return [E, D], the mean of every 30 rows of [S, D]; a part of an epoch at the end is cut."""
     epochs = len(rows) // EPOCH_S
-    return rows[: epochs * EPOCH_S].reshape(epochs, EPOCH_S, -1).mean(axis=1)
+    return rows[: epochs * EPOCH_S].reshape(epochs, EPOCH_S, rows.shape[-1]).mean(axis=1)
 
 
 def embed_recording(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_models import MODALITIES, random_variables, rq_config, token_batch
 
-from hypnos_jax.embed import Embedder
+from hypnos_jax.embed import Embedder, epoch_means
 from hypnos_jax.export import make_model
 
 SECONDS = 150
@@ -109,3 +109,8 @@ def test_saved_files_need_no_pickle(single, tmp_path):
         assert set(file) == {*single.modalities, "epochs", "times_s", "model"}
         assert str(file["model"]) == single.model
         assert np.array_equal(file["ecg"], single.modalities["ecg"])
+
+
+def test_a_recording_shorter_than_an_epoch_has_none():
+    assert epoch_means(np.ones((29, 4))).shape == (0, 4)
+    assert epoch_means(np.ones((61, 4))).shape == (2, 4)

@@ -4,7 +4,7 @@
         --config.data.path=TOKENS
 
 Sizes by one dial. ``smoke`` makes its own tiny token store where no path is given and takes under a
-minute on a CPU (validation loss from 4.2 = ln 64 to about 3.4 nats); ``demo`` is for a dozen
+minute on a CPU (validation loss from 4.2 = ln 64 to about 3.7 nats); ``demo`` is for a dozen
 one-hour nights on two cores, about two minutes; ``tiny``, ``small`` and ``base`` are for
 accelerators: 58, 150 and 330 M parameters with eight modalities of 8 x 2048 codes, or 48, 129 and
 301 M where chin and belts have 4 levels.
@@ -30,7 +30,7 @@ SIZES = {
 # Window (s), rows of the global batch, steps, warm-up steps, peak learning rate, dropout. Ours.
 RUNS = {
     "test": (64, 4, 20, 5, 3e-3, 0.0),
-    "smoke": (64, 4, 60, 10, 3e-3, 0.0),
+    "smoke": (64, 4, 40, 10, 3e-3, 0.0),
     "demo": (512, 2, 80, 8, 3e-3, 0.0),
     "tiny": (2048, 64, 50_000, 2000, 1e-3, 0.1),
     "small": (2048, 64, 50_000, 2000, 6e-4, 0.1),
@@ -109,8 +109,17 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
     }
     config.train = {"steps": steps, "batch_size": batch, "accumulate": 1}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    config.checkpoints = {"every": 1000 if accelerator else max(steps // 2, 1), "keep": 3}
-    config.logs = {"every": 100 if accelerator else 10}
+    config.checkpoints = {
+        "every": 1000 if accelerator else max(steps // 2, 1),
+        "keep": 3,
+        "keep_every": 0,  # steps; 0: the newest ones alone
+    }
+    config.logs = {
+        "every": 100 if accelerator else 10,
+        "tensorboard": True,
+        "mfu": True,
+        "compile_cache": "~/.cache/hypnos_jax/compiled",
+    }
     config.evals = {
         "val": {
             "type": "mean_loss",

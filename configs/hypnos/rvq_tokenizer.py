@@ -127,8 +127,17 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     }
     config.train = {"steps": steps, "batch_size": batch, "accumulate": 1}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    config.checkpoints = {"every": 1000 if accelerator else max(steps // 2, 1), "keep": 3}
-    config.logs = {"every": 100 if accelerator else 10}
+    config.checkpoints = {
+        "every": 1000 if accelerator else max(steps // 2, 1),
+        "keep": 3,
+        "keep_every": 0,  # steps; 0: the newest ones alone
+    }
+    config.logs = {
+        "every": 100 if accelerator else 10,
+        "tensorboard": True,
+        "mfu": True,
+        "compile_cache": "~/.cache/hypnos_jax/compiled",
+    }
     limit = 64 if accelerator else 8  # batches
     config.evals = {
         "val": {

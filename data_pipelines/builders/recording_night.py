@@ -81,9 +81,14 @@ class PrepareRecording:
         )
         wanted = [name for name in self.channels if name in resolution.bindings]
         if not wanted:
+            broken = "".join(
+                f"; {recording.labels[i]!r} cannot be read: {reason}"
+                for i, reason in list(recording.unreadable.items())[:3]
+            )
             raise RecordingError(
                 f"{recording.name}: none of its {len(recording.labels)} labels is a channel wanted "
-                "here; python -m launch.check_recordings tells why, --aliases=FILE adds labels"
+                f"here{broken}; python -m launch.check_recordings tells why, --aliases=FILE adds "
+                "labels"
             )
         # The scoring is read first: it is quick, and a night whose scoring is wrong is refused.
         stages, events, facts = self._scoring(pending, recording)

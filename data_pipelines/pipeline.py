@@ -26,6 +26,10 @@ class PipelineError(ValueError):
     """The store does not hold what the config asks for."""
 
 
+class EmptySplitError(PipelineError):
+    """No night of the split holds what is asked for, as happens in small cohorts."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Slot:
     """A stretch of one night that a crop is taken from.
@@ -190,7 +194,7 @@ def signal_crops(
         for slot in cut_night(night, name, crop_s)
     ]
     if not slots:
-        raise PipelineError(
+        raise EmptySplitError(
             f"{store.path} has no {signal_type} channel"
             + (f" among {list(channels)}" if channels else "")
             + f" in split {split!r}; it holds {_contents(store)} with {types}"
@@ -250,7 +254,7 @@ def token_windows(
     channel_ids = np.array([store.modalities[i]["channel_id"] for i in keep], np.int32)
     slots = [slot for night in store.select(split) for slot in cut_night(night, None, window_s)]
     if not slots:
-        raise PipelineError(f"{store.path} has no night in split {split!r}: {_contents(store)}")
+        raise EmptySplitError(f"{store.path} has no night in split {split!r}: {_contents(store)}")
 
     def read(slot: Slot, start: int) -> Example:
         stop = start + window_s

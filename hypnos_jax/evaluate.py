@@ -91,6 +91,8 @@ class Context:
     ) -> Iterator[dict]:
         """Yield a split's examples in order, each once, as batches on the devices.
 
+        A split that holds nothing yields nothing, with a warning: small cohorts have such splits.
+
         Args:
             split: which nights.
             batch_size: rows; rounded up to what the mesh divides. The training's by default.
@@ -100,7 +102,12 @@ class Context:
         shards = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         rows = -(-(batch_size or self.config["train"]["batch_size"]) // shards) * shards
         lo, hi = sharding.host_rows(place, rows)
-        for batch in self.source(split).evaluation_batches(rows, limit):
+        try:
+            source = self.source(split)
+        except pipeline.EmptySplitError as error:
+            logging.warning("%s: evaluated on nothing", error)  # a run need not end for it
+            return
+        for batch in source.evaluation_batches(rows, limit):
             yield sharding.put_batch({k: v[lo:hi] for k, v in batch.items()}, place, rows)
 
 

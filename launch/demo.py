@@ -124,11 +124,11 @@ def main_job(
 
 
 def signal_types(nights: pathlib.Path) -> list[str]:
-    """Return the signal types that a night store holds channels of, in the channels' order."""
+    """Return the signal types to train tokenizers of: those of the store's training nights."""
     from data_pipelines.channels import CHANNELS, HYPNOS
     from data_pipelines.store import NightStore
 
-    held = {channel for night in NightStore(nights).nights for channel in night.channels}
+    held = {name for night in NightStore(nights).select("train") for name in night.channels}
     return list(dict.fromkeys(CHANNELS[name].signal_type for name in HYPNOS if name in held))
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from toy_objective import ToyRegression, ToySource, install, toy_config
 
-from hypnos_jax import checkpoint, config, evaluate, metrics, train
+from data_pipelines import pipeline
+from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, train
 
 TESTS = pathlib.Path(__file__).parent
 TIMES = {"step_s", "channel_seconds_per_s", "mfu"}
@@ -275,3 +276,13 @@ def test_the_metrics_have_the_mean_over_rows_that_count(tmp_path):
     loss = objective.apply(variables(tmp_path), objective.weigh(batch), train=False)
     (line,) = [line for line in lines(tmp_path) if "eval/v/loss" in line]
     assert line["eval/v/loss"] == pytest.approx(float(loss.total / 11), rel=1e-5)
+
+
+def test_a_split_that_holds_nothing_is_evaluated_on_nothing(tmp_path, monkeypatch):
+    def empty(*args, split):
+        raise pipeline.EmptySplitError(f"no night in split {split!r}")
+
+    monkeypatch.setattr(evaluate, "load_source", empty)
+    mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
+    context = evaluate.Context(config.resolve(toy_config()), None, None, mesh, tmp_path)
+    assert list(context.batches("validation")) == []

@@ -139,6 +139,7 @@ def report(folder: pathlib.Path, title: str, seconds: dict[str, float]) -> None:
     (folder / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
     print()
     print(write_report(folder, title=title, seconds=seconds))
+    print(f"report: {folder / 'report.html'}")
 
 
 def run_public(source: pathlib.Path, output: pathlib.Path) -> None:
@@ -224,7 +225,7 @@ def main(argv):
     except StepError as error:
         logging.error("%s", error)
         return 1
-    print(f"\n{time.monotonic() - begin:.0f} s in all; report: {output / 'report.html'}")
+    print(f"\n{time.monotonic() - begin:.0f} s in all")
     return 0
 
 

@@ -47,7 +47,6 @@ class PrepareRecording:
         aliases: As :func:`channels.load_aliases` returns it.
         subjects: Recording -> subject, for people with several recordings.
         code_book: What plain lists of stages mean, one of ``scoring.CODE_BOOKS``.
-        salt: Of the split by subject.
     """
 
     channels: tuple[str, ...]
@@ -55,7 +54,6 @@ class PrepareRecording:
     aliases: dict[str, list] | None = None
     subjects: dict[str, str] | None = None
     code_book: str | None = None
-    salt: str = ""
 
     def __call__(self, pending: Pending) -> Night:
         """Read, judge, preprocess.
@@ -120,7 +118,7 @@ class PrepareRecording:
         return Night(
             recording=pending.name,
             subject=subject,
-            split=splits.split_of(subject, salt=self.salt),
+            split=splits.split_of(subject),
             channels=signals,
             stages=stages,
             events=events,

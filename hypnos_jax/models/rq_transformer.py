@@ -86,9 +86,7 @@ class Period(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: jax.Array, position: jax.Array | None
-    ) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
         """Return [B, M, S, D] of ``x`` [B, M, S, D], and None as scan wants it."""
 
         def run(module, x, *args):
@@ -102,7 +100,7 @@ class Period(nn.Module):
             layer = TransformerLayer(
                 window=window, **self.layer, **self.temporal, name=f"block_{i}"
             )
-            x = run(layer, x, None, position)
+            x = run(layer, x)
             if meets:
                 x = run(ModalityLayer(joint, name=f"modality_{i}"), x, mask)
         return x, None
@@ -125,13 +123,8 @@ class Backbone(nn.Module):
     unroll: int
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: jax.Array, position: jax.Array | None, *, train: bool
-    ) -> jax.Array:
-        """Return [B, M, S, D] of ``x`` [B, M, S, D] under ``mask`` bool [B, 1, M, M].
-
-        With ``position`` S is 1 and the earlier seconds come from the collection ``"cache"``.
-        """
+    def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
+        """Return [B, M, S, D] of ``x`` [B, M, S, D] under ``mask`` bool [B, 1, M, M]."""
         count = len(self.blocks)
         period = next(
             n
@@ -155,7 +148,7 @@ class Backbone(nn.Module):
             self.remat,
             train,
             name="layers",
-        )(x, mask, position)
+        )(x, mask)
         return LayerNorm(name="final_norm")(x)
 
 
@@ -330,32 +323,27 @@ class RqTransformer(nn.Module):
         x = self._run(x, present, groups)
         return x if lag else x[:, :, 1:]
 
-    def advance(
-        self, batch: dict[str, jax.Array], codes: jax.Array, position: jax.Array
-    ) -> jax.Array:
-        """Return one second's context, from the cache of the seconds before and one second's codes.
+    def advance(self, batch: dict[str, jax.Array], *, first: jax.Array | bool = False) -> jax.Array:
+        """Return the context after each of some seconds, given the cache of the seconds before.
 
-        Gives ``context``'s rows one by one, in constant memory: apply with ``mutable=["cache"]``
-        and hand the cache on.
+        Apply with ``mutable=["cache"]`` and hand the cache on. A night in pieces of any lengths
+        gives ``context``'s rows in constant memory, and one program serves all pieces of a length.
 
         Args:
-            batch: ``present`` and ``channel_ids``.
-            codes: int32 [B, sumK], of second ``position - 1``; not read at position 0.
-            position: int32 scalar, the second whose context is wanted: 0, 1, 2, ...
+            batch: as in ``__call__``, of the next S seconds.
+            first: this is the start: in place of the first second, which is not read, stands BOS.
 
         Returns:
-            float32 [B, M, D].
+            float32 [B, M, S, D]: row i has seen second i of the batch and all before it.
 
         Raises:
-            ValueError: the model reads amplitude tracks, which this does not.
+            ValueError: a window is None, so that no cache can hold what it sees.
         """
-        if self.use_tracks:
-            raise ValueError("advance knows codes alone, but this model has use_tracks=True")
-        self.codes.check(codes, batch["present"])
+        self.codes.check(batch["codes"], batch["present"])
         present, groups = self._mask(batch["present"], False)
-        seen = self._shifted({**batch, "codes": codes[:, None]}, 1)
-        x = jnp.where(position == 0, seen[:, :, :1], seen[:, :, 1:])
-        return self._run(x, present, groups, position=position)[:, :, 0]
+        x = self._shifted({**batch, "present": present}, batch["codes"].shape[1])
+        head = jnp.where(first, x[:, :, :1], x[:, :, 1:2])
+        return self._run(jnp.concatenate([head, x[:, :, 2:]], axis=2), present, groups)
 
     def draw(self, context: jax.Array, key: jax.Array, **options) -> jax.Array:
         """Draw one second's codes int32 [B, sumK]; see ``DepthTransformer.draw``."""
@@ -409,12 +397,12 @@ class RqTransformer(nn.Module):
         x = jnp.where(valid[..., None], tracks, 0.0) @ self.track_kernels[group]
         return x.swapaxes(1, 2)
 
-    def _run(self, x, present, groups, *, train=False, position=None):
+    def _run(self, x, present, groups, *, train=False):
         both = present[:, :, None] & present[:, None]
         # The diagonal always: who may look nowhere would get the mean of everything.
         mask = both & (groups[:, :, None] == groups[:, None])
         mask |= jnp.eye(len(self.modalities), dtype=bool)[None]
-        x = self.backbone(x, mask[:, None], position, train=train)
+        x = self.backbone(x, mask[:, None], train=train)
         return x * present[:, :, None, None]
 
 

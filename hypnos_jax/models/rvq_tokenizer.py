@@ -152,15 +152,33 @@ class RvqTokenizer(nn.Module):
                 f"signal has {length} samples; tokens are {self.hop} samples long: cut it to whole"
                 " tokens"
             )
-        # Output j of the encoder sees samples up to j * hop. One hop of padding makes room for one
-        # output more, and the first is dropped: token t then ends with second t, exactly (strict)
-        # or one sample late.
-        front = 1 if self.strict_causal else 0
-        signal = jnp.pad(signal, ((0, 0), (front, self.hop - front)))
-        x = self.encoder(signal[..., None])[:, 1:]
+        # Output j of the encoder sees samples up to j * hop. A token then ends with its own
+        # second, exactly (strict: one zero in front) or one sample late.
+        ends = (1, 0) if self.strict_causal else (0, 1)
+        return self.latents_next(jnp.pad(signal, ((0, 0), ends)))
+
+    def latents_next(self, signal: jax.Array) -> jax.Array:
+        """Return the vectors of a signal that comes in pieces, float32 [B, n, C].
+
+        Apply with ``mutable=["cache"]`` and hand the cache on; so may ``encode_next`` be,
+        ``synthesize`` and ``decode``. Pieces of any lengths give the vectors of ``latents``.
+
+        Args:
+            signal: [B, 1 + n * hop] for the first piece, [B, n * hop] after it, n > 0. The first
+                sample of all is a zero with ``strict_causal``; else the signal's own, and after
+                its last one comes a zero.
+        """
+        start = signal.shape[1] % self.hop
+        x = self.encoder(signal[..., None])
+        # What the encoder gives at the signal's first sample is no token.
+        x = x[:, 1:] if start else x
         if self.layers:
             x = self.encoder_transformer(x)
         return self.project_in(x.astype(jnp.float32))
+
+    def encode_next(self, signal: jax.Array) -> jax.Array:
+        """Return the codes, int32 [B, n, K], of a piece of a signal; see ``latents_next``."""
+        return self.quantizer(self.latents_next(signal)).codes
 
     def synthesize(self, latents: jax.Array) -> jax.Array:
         """Return the signal [B, T], float32, of ``latents`` [B, S, C]."""

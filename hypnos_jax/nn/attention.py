@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def rotary(x: jax.Array, *, positions: jax.Array | None = None, theta: float = 10_000.0):
+def rotary(x: jax.Array, *, first: int = 0, theta: float = 10_000.0) -> jax.Array:
     """Rotate interleaved pairs (even, odd) of ``x`` by angles that grow with the position.
 
     Pair ``i`` turns by ``position * theta ** (-2 i / E)``, so that a product of two rotated vectors
@@ -18,7 +18,7 @@ def rotary(x: jax.Array, *, positions: jax.Array | None = None, theta: float = 1
 
     Args:
         x: [..., S, H, E].
-        positions: int32 [S]; 0, 1, 2, ... by default.
+        first: position of x's first row.
         theta: base of the wavelengths.
 
     Returns:
@@ -32,12 +32,11 @@ def rotary(x: jax.Array, *, positions: jax.Array | None = None, theta: float = 1
         raise ValueError(
             f"rotary positions turn pairs, but the head width is {width}; make it even"
         )
-    if positions is None:
-        positions = jnp.arange(length)
+    # In float64 on the host: a product in float32 is off by thousandths after some hours.
     rates = theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
-    angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(rates, jnp.float32)[None]
+    angles = np.arange(first, first + length)[:, None] * rates[None]
     shape = (1,) * (x.ndim - 3) + (length, 1, width // 2)
-    cos, sin = jnp.cos(angles).reshape(shape), jnp.sin(angles).reshape(shape)
+    cos, sin = (jnp.asarray(turn(angles), jnp.float32).reshape(shape) for turn in (np.cos, np.sin))
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], width // 2, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
@@ -65,7 +64,13 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = No
 
 
 def attend_window(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, block: int = 64
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    window: int | None,
+    seen: jax.Array | None = None,
+    block: int = 64,
 ) -> jax.Array:
     """Return causal attention in which each position sees itself and ``window - 1`` before it.
 
@@ -73,22 +78,26 @@ def attend_window(
     before it that the window reaches, so memory grows with S x (window + block), never S x S.
 
     Args:
-        q, k, v: [..., S, H, E].
+        q: [..., S, H, E].
+        k, v: [..., S, H, E]; with ``seen`` [..., window - 1 + S, H, E], what came before in front.
         window: positions seen, self included; None sees the whole past, with S x S scores.
+        seen: int32 scalar, how many of the rows in front are real; the rest are not looked at.
         block: queries per block; shorter windows use blocks of their own length.
 
     Returns:
         [..., S, H, E] of q's dtype.
 
     Raises:
-        ValueError: the window sees nothing.
+        ValueError: the window sees nothing, or is None where earlier rows are given.
     """
-    length = q.shape[-3]
+    length, front = q.shape[-3], k.shape[-3] - q.shape[-3]
     if window is not None and window < 1:
         raise ValueError(f"window={window} sees nothing; 1 is the position itself")
-    if window is None or window >= length:
-        past = jnp.tril(jnp.ones((length, length), bool))
-        return attend(q, k, v, past.reshape((1,) * (q.ndim - 3) + past.shape))
+    if window is None and seen is not None:
+        raise ValueError("window=None sees the whole past, which no cache can hold; give a window")
+    if window is None or length <= min(block, window):
+        query, key = np.arange(length)[:, None], np.arange(-front, length)[None]
+        return attend(q, k, v, _within(query, key, window, seen, q.ndim - 3))
 
     block = min(block, window)
     blocks = -(-length // block)
@@ -100,14 +109,22 @@ def attend_window(
         return x.reshape(*x.shape[:-3], x.shape[-3] // block, block, *x.shape[-2:])
 
     def reach(x):
-        x = cut(x, before * block)
+        x = cut(x, before * block - front)
         slabs = [x[..., i : i + blocks, :, :, :] for i in range(before + 1)]
         return jnp.concatenate(slabs, axis=-3)
 
     query = np.arange(blocks * block).reshape(blocks, block, 1)
     start = (np.arange(blocks) - before) * block
     key = start[:, None, None] + np.arange((before + 1) * block)
-    mask = (key >= 0) & (key <= query) & (key > query - window)
-    mask = jnp.asarray(mask.reshape((1,) * (q.ndim - 3) + mask.shape))
-    out = attend(cut(q, 0), reach(k), reach(v), mask)
+    out = attend(cut(q, 0), reach(k), reach(v), _within(query, key, window, seen, q.ndim - 3))
     return out.reshape(*q.shape[:-3], blocks * block, *q.shape[-2:])[..., :length, :, :]
+
+
+def _within(query, key, window, seen, leading):
+    """Which positions may look at which, with ``leading`` axes of 1 in front."""
+    mask = key <= query
+    if window is not None:
+        mask &= key > query - window
+    mask = jnp.asarray(mask)
+    mask &= jnp.asarray(key) >= (0 if seen is None else -seen)
+    return mask.reshape((1,) * leading + mask.shape)

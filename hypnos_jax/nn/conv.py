@@ -2,9 +2,12 @@
 
 Shapes: B batch, T samples, C channels; channels come last, which is what CPU and accelerators
 convolve fastest. Nothing here looks ahead: output j of a convolution with stride r sees inputs up
-to j * r. SEANet: arXiv 2009.02095; with these details SoundStream (2107.03312), EnCodec
-(2210.13438), Mimi (2410.00037). Left padding is kernel - 1 as in Hypnos (2606.09605), where Mimi
-pads kernel - stride.
+to j * r. So a signal may come in pieces: applied with the collection ``"cache"`` mutable, each
+module keeps there what its next call needs of this one's input. The first piece has 1 + n * r
+samples and gives n + 1 outputs, a later one n * r and n, for any n.
+
+SEANet: arXiv 2009.02095; with these details SoundStream (2107.03312), EnCodec (2210.13438), Mimi
+(2410.00037). Left padding is kernel - 1 as in Hypnos (2606.09605), where Mimi pads kernel - stride.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class Conv(nn.Module):
         norm: ``"none"``; ``"layer"``, over the channels of the output; ``"weight"``, the kernel
             as a learnt gain times a direction (arXiv 1602.07868), per output channel.
         padding: what stands before the first sample: ``"zero"``, ``"edge"`` (the first sample) or
-            ``"reflect"`` (the samples to come, mirrored: the first outputs see the future).
+            ``"reflect"`` (the samples to come, mirrored: the first outputs see the future, and a
+            first piece must be longer than the padding).
         dtype: of the products and the output; parameters and norms are float32.
     """
 
@@ -62,19 +66,21 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return [B, T / stride, features] of ``x`` [B, T, C].
+        """Return [B, ceil(T / stride), features] of ``x`` [B, T, C].
 
         Raises:
-            ValueError: T is not a multiple of the stride; an unknown norm or padding.
+            ValueError: T is not whole strides, or for a signal's start one more; an unknown norm
+                or padding.
         """
-        if x.shape[1] % self.stride:
+        later = self.has_variable("cache", "past")
+        if x.shape[1] % self.stride not in ((0,) if later else (0, 1 % self.stride)):
             raise ValueError(f"stride={self.stride} does not divide the length of {x.shape}")
         if self.padding not in PADDINGS:
             raise ValueError(f"padding={self.padding!r} is not one of {sorted(PADDINGS)}")
         shape = (self.kernel, x.shape[-1], self.features)
         kernel = _kernel(self, shape, kept=2, norm=self.norm).astype(self.dtype)
         past = (self.kernel - 1) * self.dilation
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (past, 0), (0, 0)), mode=PADDINGS[self.padding])
+        x = _after(self, x.astype(self.dtype), past, past - self.stride + 1, self.padding)
         y = jax.lax.conv_general_dilated(
             x,
             kernel,
@@ -113,12 +119,23 @@ class ConvTranspose(nn.Module):
         # Taps as a convolution orders them: the older input first.
         taps = kernel.reshape(2, self.stride, channels, self.features)[::-1]
         taps = jnp.moveaxis(taps, 1, 2).reshape(2, channels, self.stride * self.features)
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 0), (0, 0)))
+        x = _after(self, x.astype(self.dtype), 1, 1, "zero")
         y = jax.lax.conv_general_dilated(
             x, taps, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
         )
         y = y.reshape(rows, length * self.stride, self.features)
         return _finish(self, y, self.features, self.norm, self.dtype)
+
+
+def _after(module: nn.Module, x: jax.Array, past: int, keep: int, padding: str) -> jax.Array:
+    """Put before x what came before: ``past`` samples of padding, or the ``keep`` of the cache."""
+    if module.has_variable("cache", "past"):
+        x = jnp.concatenate([module.get_variable("cache", "past"), x], axis=1)
+    else:
+        x = jnp.pad(x, ((0, 0), (past, 0), (0, 0)), mode=PADDINGS[padding])
+    if keep and module.is_mutable_collection("cache") and not module.is_initializing():
+        module.put_variable("cache", "past", x[:, x.shape[1] - keep :])
+    return x
 
 
 def _kernel(module: nn.Module, shape, *, kept: int, norm: str) -> jax.Array:
@@ -209,7 +226,7 @@ class SeanetEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return [B, T / prod(ratios), D] of ``x`` [B, T, C]; output j sees samples <= j * hop."""
+        """Return [B, ceil(T / hop), D] of ``x`` [B, T, C]; output j sees samples <= j * hop."""
         rest = {"norm": self.norm, "padding": self.padding, "dtype": self.dtype}
         act = activation(self.activation)
         x = Conv(self.filters, self.kernel, **rest, name="first")(x)

@@ -44,6 +44,9 @@ class LayerNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with bias-free projections.
 
+    Applied with the collection ``"cache"`` mutable, causal attention keeps there the keys and
+    values that its window reaches back to, so that a sequence may come in pieces of any length.
+
     Attributes:
         heads: H; must divide D.
         window: positions a query sees, self included; None sees all.
@@ -67,7 +70,6 @@ class Attention(nn.Module):
         self,
         x: jax.Array,
         mask: jax.Array | None = None,
-        position: jax.Array | None = None,
     ) -> jax.Array:
         dim = x.shape[-1]
         if dim % self.heads:
@@ -79,14 +81,11 @@ class Attention(nn.Module):
         q, k, v = (qkv[..., i, :, :] for i in range(3))
         if self.qk_norm:
             q, k = self._rms(q, "q_scale"), self._rms(k, "k_scale")
-        if self.rope:
-            at = None if position is None else position[None]
-            q, k = rotary(q, positions=at), rotary(k, positions=at)
-        if position is not None:
-            out = self._attend_cached(q, k, v, position)
-        elif self.causal:
-            out = attend_window(q, k, v, window=self.window)
+        if self.causal:
+            out = self._attend_past(q, k, v)
         else:
+            if self.rope:
+                q, k = rotary(q), rotary(k)
             out = attend(q, k, v, mask)
         if self.xsa:
             own = v.astype(jnp.float32)
@@ -98,17 +97,27 @@ class Attention(nn.Module):
         ).astype(self.dtype)
         return jnp.einsum("...he,hed->...d", out, kernel)
 
-    def _attend_cached(self, q, k, v, position):
-        """Attend from one position to itself and the ``window - 1`` before it, in a ring buffer."""
-        shape = (*k.shape[:-3], self.window, *k.shape[-2:])
-        keys = self.variable("cache", "keys", jnp.zeros, shape, k.dtype)
-        values = self.variable("cache", "values", jnp.zeros, shape, v.dtype)
-        slot, axis = position % self.window, k.ndim - 3
-        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, k, slot, axis)
-        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, v, slot, axis)
-        filled = jnp.arange(self.window) <= position  # all of them once the ring has gone round
-        mask = filled.reshape((1,) * (k.ndim - 2) + (-1,))
-        return attend(q, keys.value, values.value, mask)
+    def _attend_past(self, q, k, v):
+        """Attend to the past; what the cache holds of it comes first."""
+        own, seen = v, None
+        if self.is_mutable_collection("cache") and not self.is_initializing():
+            keep = (self.window or 1) - 1
+            shape = (*k.shape[:-3], keep, *k.shape[-2:])
+            past = [
+                self.variable("cache", name, jnp.zeros, shape, k.dtype)
+                for name in ("keys", "values")
+            ]
+            count = self.variable("cache", "seen", jnp.zeros, (), jnp.int32)
+            k, v = (jnp.concatenate([old.value, x], -3) for old, x in zip(past, (k, v)))
+            for old, x in zip(past, (k, v)):
+                old.value = x[..., x.shape[-3] - keep :, :, :]
+            seen = count.value
+            count.value = jnp.minimum(seen + own.shape[-3], keep)
+        if self.rope:
+            # Keys are kept as they were before the rotation: positions count from this piece's
+            # start, as only distances matter, and so stay small and exact in any long stream.
+            q, k = rotary(q), rotary(k, first=q.shape[-3] - k.shape[-3])
+        return attend_window(q, k, v, window=self.window, seen=seen)
 
     def _rms(self, x, name):
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("head_dim",))
@@ -192,7 +201,6 @@ class TransformerLayer(nn.Module):
         self,
         x: jax.Array,
         mask: jax.Array | None = None,
-        position: jax.Array | None = None,
         *,
         train: bool = False,
     ) -> jax.Array:
@@ -201,8 +209,6 @@ class TransformerLayer(nn.Module):
         Args:
             x: [..., S, D].
             mask: bool, broadcastable to [..., S, S] with as many axes; for ``causal=False``.
-            position: int32 scalar for streaming: x is this one position, S = 1, and the window
-                before it comes from the collection ``"cache"``, which must be mutable.
             train: draw dropout, from the stream ``"dropout"``.
 
         Returns:
@@ -223,7 +229,7 @@ class TransformerLayer(nn.Module):
             self.dtype,
             name="attention",
         )
-        y = attention(LayerNorm(self.dtype, name="attention_norm")(x), mask, position)
+        y = attention(LayerNorm(self.dtype, name="attention_norm")(x), mask)
         x = x + self._branch(y, "attention_scale", train).astype(x.dtype)
         if self.ffn is None:
             return x

@@ -206,24 +206,32 @@ def test_a_chunk_with_its_reach_before_it_equals_a_single_pass():
     np.testing.assert_allclose(got[:, :, early:], context(batch)[:, :, begin:], atol=1e-4)
 
 
-def test_streaming_from_the_cache_equals_the_full_pass():
-    batch, variables = batch_of(), variables_of()
-    model = RqTransformer(**SMALL)
-    advance = functools.partial(model.apply, mutable=["cache"], method="advance")
-    first, cache = jax.jit(advance)(variables, batch, batch["codes"][:, 0], jnp.int32(0))
+@pytest.mark.parametrize("pieces", [(1,) * 6, (5, 1, 15, 3), (24,)])
+@pytest.mark.parametrize("use_tracks", [False, True])
+def test_seconds_in_pieces_equal_the_full_pass(pieces, use_tracks):
+    """Row i of ``advance`` has seen second i; at the start BOS stands for a second before all."""
+    batch, variables = batch_of(), variables_of(use_tracks=use_tracks)
+    model = RqTransformer(**SMALL, use_tracks=use_tracks)
+    advance = jax.jit(functools.partial(model.apply, mutable=["cache"], method="advance"))
+    shifted = {
+        name: jnp.pad(batch[name], [(0, 0), (1, 0)] + [(0, 0)] * (batch[name].ndim - 2))
+        for name in ("codes", "tracks", "valid")
+    }
+    cache, rows, at = {}, [], 0
+    for length in pieces:
+        piece = {name: x[:, at : at + length] for name, x in shifted.items()}
+        x, cache = advance({**variables, **cache}, {**batch, **piece}, first=at == 0)
+        rows.append(x)
+        at += length
+    got = np.concatenate(rows, axis=2)
+    whole = function("context", use_tracks=use_tracks)(variables, batch)
+    np.testing.assert_allclose(got, whole[:, :, :at], atol=1e-5)
 
-    def step(cache, inputs):
-        x, cache = advance({**variables, **cache}, batch, *inputs)
-        return cache, x
 
-    inputs = (batch["codes"].swapaxes(0, 1)[:-1], jnp.arange(1, S))
-    _, rest = jax.jit(lambda cache: jax.lax.scan(step, cache, inputs))(cache)
-    got = np.concatenate([np.asarray(first)[None], rest]).transpose(1, 2, 0, 3)
-    np.testing.assert_allclose(got, context(batch), atol=1e-5)
-    with pytest.raises(ValueError, match="use_tracks"):
-        RqTransformer(**SMALL, use_tracks=True).apply(
-            variables_of(use_tracks=True), batch, batch["codes"][:, 0], 0, method="advance"
-        )
+def test_a_model_without_windows_has_no_stream():
+    model = RqTransformer(**{**SMALL, "local_window": None, "wide_every": 0})
+    with pytest.raises(ValueError, match="window=None"):
+        model.apply(variables_of(), batch_of(), mutable=["cache"], method="advance")
 
 
 def depth_logits(model, batch):

@@ -91,6 +91,38 @@ def test_a_token_depends_on_no_more_than_its_reach():
     assert seconds - 1 - seen.min() > tokenizer.reach - 2
 
 
+@pytest.mark.parametrize(
+    ("options", "pieces"),
+    [
+        ({}, (1,) * SECONDS),
+        ({"strict_causal": False, "padding": "edge"}, (4, 1, 7)),
+        ({"units": 2, "dilation_base": 3}, (5, 7)),
+    ],
+)
+def test_seconds_in_pieces_equal_the_whole_signal(options, pieces):
+    tokenizer, variables = made(**options)
+    x = signal(rows=2)
+    z = run(tokenizer, variables, x, "latents")
+    codes = run(tokenizer, variables, x, "encode")
+    sound = run(tokenizer, variables, codes, "decode")
+    ends = (1, 0) if options.get("strict_causal", True) else (0, 1)
+    samples = np.pad(x, ((0, 0), ends))
+    found = {"latents_next": [], "encode_next": [], "decode": []}
+    for method, parts in found.items():
+        apply = jax.jit(functools.partial(tokenizer.apply, mutable=["cache"], method=method))
+        cache, at = {}, 0
+        for length in pieces:
+            first, stop = at * HOP + (at > 0), (at + length) * HOP + 1
+            piece = codes[:, at : at + length] if method == "decode" else samples[:, first:stop]
+            part, cache = apply({**variables, **cache}, piece)
+            parts.append(part)
+            at += length
+    got = {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
+    np.testing.assert_allclose(got["latents_next"], z, atol=1e-5)
+    np.testing.assert_array_equal(got["encode_next"], codes)
+    np.testing.assert_allclose(got["decode"], sound, atol=1e-5)
+
+
 def test_a_second_of_sound_depends_on_no_later_codes():
     tokenizer, variables = made()
     codes = np.random.default_rng(0).integers(0, 16, (1, SECONDS, 2))

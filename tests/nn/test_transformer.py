@@ -49,7 +49,7 @@ def test_no_square_score_matrix_is_formed():
 
 def test_rotary_products_depend_on_distance_alone():
     q, k, _ = qkv(1, lead=(), heads=1, width=8)
-    at = lambda x, position: rotary(x, positions=jnp.array([position]))
+    at = lambda x, position: rotary(x, first=position)
     product = lambda i, j: float(jnp.sum(at(q, i) * at(k, j)))
     assert product(5, 3) == pytest.approx(product(1002, 1000), abs=1e-4)
     # The pair (1, 0) of frequency 1, turned by one radian.

@@ -36,7 +36,7 @@ _SIGNAL_FIELDS = {
 _ANNOTATION_LABELS = ("EDF Annotations", "BDF Annotations")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?")
 _TAL = re.compile(rb"([+-]\d{1,12}(?:\.\d{0,12})?)(?:\x15(\d{1,12}(?:\.\d{0,12})?))?\x14(.*)", re.S)
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 1 << 20  # read at once: what is decoded from it is still in the cache
 _SPARSE_BYTES = (
     16 << 10
 )  # beyond this distance, one read per record beats reading what lies between
@@ -261,43 +261,39 @@ class EdfRecording(Recording):
                         self._digital(file, signal, a + offset, b + offset, values[a - begin :])
         except OSError as error:
             raise self._error(f"cannot be read ({error.strerror})") from error
-        values *= signal.gain
-        values += signal.offset
         return values
 
     def _digital(self, file, signal, begin: int, end: int, out: np.ndarray) -> None:
-        """Write the digital values of samples ``[begin, end)`` of the file's own count to out."""
+        """Write samples ``[begin, end)`` of the file's own count to out, in the signal's unit."""
         size = signal.samples * self._width
         written = 0
         record, last = begin // signal.samples, (end - 1) // signal.samples
         sparse = self._record_bytes - size > _SPARSE_BYTES
-        step = 1 if sparse else max(1, _CHUNK_BYTES // self._record_bytes)
-        if sparse:
-            # One position per record, gathered into blocks so that decoding stays vectorised.
-            step = max(1, _CHUNK_BYTES // size)
+        row_bytes, first_byte = (size, 0) if sparse else (self._record_bytes, signal.start)
+        step = max(1, _CHUNK_BYTES // row_bytes)
+        buffer = np.empty((min(step, last + 1 - record), row_bytes), np.uint8)
         while record <= last:
-            records = min(step, last + 1 - record)
+            rows = buffer[: last + 1 - record]
             start = self._data_start + record * self._record_bytes
-            if sparse:
-                block = b"".join(
-                    os.pread(file.fileno(), size, start + i * self._record_bytes + signal.start)
-                    for i in range(records)
+            if sparse:  # one position per record
+                start += signal.start
+                read = sum(
+                    os.preadv(file.fileno(), [row], start + i * self._record_bytes)
+                    for i, row in enumerate(rows)
                 )
             else:
-                span = os.pread(file.fileno(), records * self._record_bytes, start)
-                if len(span) == records * self._record_bytes:
-                    table = np.frombuffer(span, np.uint8).reshape(records, self._record_bytes)
-                    block = table[:, signal.start : signal.start + size].tobytes()
-                else:
-                    block = b""
-            if len(block) != records * size:
+                read = os.preadv(file.fileno(), [rows], start)
+            if read != rows.nbytes:
                 raise self._error("became shorter while it was read")
-            samples = _decode(block, self._width)
+            samples = _decode(rows[:, first_byte : first_byte + size], self._width)
             skip = max(0, begin - record * signal.samples)
             samples = samples[skip : end - record * signal.samples]
-            out[written : written + len(samples)] = samples
+            values = out[written : written + len(samples)]
+            values[...] = samples
+            values *= signal.gain
+            values += signal.offset
             written += len(samples)
-            record += records
+            record += len(rows)
 
     # --- annotations ------------------------------------------------------------------------------
 
@@ -364,11 +360,11 @@ class _Signal:
             self.offset = float(physical_min - gain * digital_min) * factor
 
 
-def _decode(block: bytes, width: int) -> np.ndarray:
-    """Little-endian two's-complement samples of 2 or 3 bytes."""
+def _decode(rows: np.ndarray, width: int) -> np.ndarray:
+    """Little-endian two's-complement samples of 2 or 3 bytes, ``[T]`` from bytes ``[N, T/N]``."""
     if width == 2:
-        return np.frombuffer(block, "<i2")
-    parts = np.frombuffer(block, np.uint8).reshape(-1, 3)
+        return np.ascontiguousarray(rows).view("<i2").reshape(-1)
+    parts = rows.reshape(-1, 3)
     padded = np.zeros((len(parts), 4), np.uint8)
     padded[:, 1:] = parts
     return padded.view("<i4")[:, 0] >> 8

@@ -29,6 +29,7 @@ __all__ = [
     "Binding",
     "Channel",
     "Resolution",
+    "label_of",
     "load_aliases",
     "normalise",
     "resolve",
@@ -78,6 +79,13 @@ class Resolution:
     bindings: dict[str, Binding]
     unused: list[tuple[str, str]]
     alternatives: dict[str, tuple[Binding, ...]] = dataclasses.field(default_factory=dict)
+
+
+def label_of(channel: str) -> str:
+    """Return a label that :func:`resolve` binds to a canonical channel, for files to be written."""
+    if channel in table.ELECTRODES:
+        return f"{table.ELECTRODES[channel][0]}-{table.WANTED_REFERENCE[channel]}"
+    return CHANNELS[channel].aliases[0]
 
 
 def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None) -> Resolution:

@@ -43,6 +43,7 @@ BLOCK = 30_720  # ours: samples in hand at once, so that a chain of steps stays 
 # OpenBLAS wakes its threads for a product of more multiplications than this; channels and nights
 # are spread over the cores instead.
 PRODUCT = 2**18
+SCALE_S = 10  # ours: seconds whose scale is that of the end
 LONGEST_BRIDGE_S = 10  # ours: longest gap of a slow number (SpO2, heart rate) to interpolate
 
 
@@ -355,6 +356,34 @@ def compress(signal: np.ndarray) -> np.ndarray:
     out = signal.copy()
     out[beyond] = np.sign(signal[beyond]) * (KNEE + KNEE_SCALE * np.log1p(excess / KNEE_SCALE))
     return out
+
+
+def expand(signal: np.ndarray) -> np.ndarray:
+    """Undo :func:`compress`."""
+    excess = np.maximum(np.abs(signal) - KNEE, 0.0)
+    beyond = KNEE + KNEE_SCALE * np.expm1(excess / KNEE_SCALE)
+    return np.where(excess > 0, np.sign(signal) * beyond, signal)
+
+
+def last_scale(channel: ChannelSignal) -> tuple[float, float] | None:
+    """Return the rolling mean and standard deviation at the end of a channel, in its unit.
+
+    The tracks say what the seconds were before the z-score, the samples what they became; the
+    medians over the last valid seconds serve, as the averages of 60 s hardly move in that time.
+
+    Returns:
+        ``(mean, std)`` with which ``mean + std * expand(samples)`` is the filtered signal; None
+        where no second has any spread.
+    """
+    seconds = np.flatnonzero(channel.valid)[-SCALE_S:]
+    normal = expand(channel.samples.reshape(-1, channel.rate_hz)[seconds].astype(np.float64))
+    spread = normal.std(axis=1)
+    seconds, normal, spread = (x[spread > 0] for x in (seconds, normal, spread))
+    if not len(seconds):
+        return None
+    mean, log_std = channel.tracks[seconds].astype(np.float64).T
+    stds = np.exp(log_std) / spread
+    return float(np.median(mean - stds * normal.mean(axis=1))), float(np.median(stds))
 
 
 def filter_forward(signal, recipe: Recipe, rate_hz: int, mains_hz: int | None) -> np.ndarray:

@@ -20,14 +20,18 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import flax.core
 import flax.errors
 import jax
 import numpy as np
 
 from data_pipelines.builders.recording_night import Pending, PrepareRecording
+from data_pipelines.channels import CHANNELS
 from data_pipelines.recordings import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from hypnos_jax.export import LoadedModel, ModelError, load_model
+from hypnos_jax.models.rq_transformer import RqTransformer
+from hypnos_jax.objectives.rq_next_token import RqNextToken
 from hypnos_jax.tokenization import Tokenizer
 
 EPOCH_S = 30
@@ -146,31 +150,53 @@ class Embedder:
         Raises:
             ModelError: the model carries no tokenizer for it, or one that does not fit.
         """
-        row = next(row for row in self.modalities if row["name"] == channel.name)
-        tokenizer = self._tokenizer(row["group"])
-        if tokenizer.rate_hz != channel.rate_hz:
-            raise ModelError(
-                f"the tokenizer of {row['group']} reads {tokenizer.rate_hz} Hz;"
-                f" {channel.name} is prepared at {channel.rate_hz} Hz"
-            )
-        if (tokenizer.levels, tokenizer.codes) != (row["levels"], row["codes"]):
-            raise ModelError(
-                f"the tokenizer of {row['group']} makes {tokenizer.levels} x {tokenizer.codes}"
-                f" levels x codes; the model takes {row['levels']} x {row['codes']} of"
-                f" {channel.name}"
-            )
-        return tokenizer.encode(channel.samples[None])[0]
+        return self.tokenizer(channel.name).encode(channel.samples[None])[0]
 
-    def _tokenizer(self, signal_type: str) -> Tokenizer:
-        if signal_type not in self._tokenizers:
-            if signal_type not in self.model.tokenizers:
+    def tokenizer(self, name: str) -> Tokenizer:
+        """Return the tokenizer of a modality.
+
+        Raises:
+            ModelError: the model carries none for it, or one that does not fit.
+        """
+        row = next(row for row in self.modalities if row["name"] == name)
+        group, rate_hz = row["group"], CHANNELS[name].rate_hz
+        if group not in self._tokenizers:
+            if group not in self.model.tokenizers:
                 raise ModelError(
-                    f"the model carries no tokenizer of {signal_type}: it was trained on tokens"
+                    f"the model carries no tokenizer of {group}: it was trained on tokens"
                     " without them; export it with --tokenizers=DIR"
                 )
-            model = load_model(self.model.tokenizers[signal_type])
-            self._tokenizers[signal_type] = Tokenizer(model)
-        return self._tokenizers[signal_type]
+            self._tokenizers[group] = Tokenizer(load_model(self.model.tokenizers[group]))
+        found = self._tokenizers[group]
+        if found.rate_hz != rate_hz:
+            raise ModelError(
+                f"the tokenizer of {group} reads {found.rate_hz} Hz; {name} is prepared at"
+                f" {rate_hz} Hz"
+            )
+        if (found.levels, found.codes) != (row["levels"], row["codes"]):
+            raise ModelError(
+                f"the tokenizer of {group} makes {found.levels} x {found.codes} levels x codes; the"
+                f" model takes {row['levels']} x {row['codes']} of {name}"
+            )
+        return found
+
+    @functools.cached_property
+    def network(self) -> tuple[RqTransformer, dict[str, Any]]:
+        """The RQ-Transformer alone, and its variables.
+
+        Raises:
+            ModelError: the model is another one.
+        """
+        objective = self.model.objective
+        if not isinstance(objective, RqNextToken):
+            raise ModelError(
+                f"a {type(objective).__name__} does not run ahead second by second; take a model of"
+                " configs/hypnos/rq_transformer.py"
+            )
+        variables = {name: tree["network"] for name, tree in self._variables.items()}
+        # Hashable, so that equal networks share compiled programs.
+        modalities = tuple(flax.core.FrozenDict(row) for row in objective.model["modalities"])
+        return RqTransformer(**{**objective.model, "modalities": modalities}), variables
 
     def check_tokens(self, store: NightStore) -> None:
         """Compare a token store's tokenizers with the model's.

@@ -20,6 +20,7 @@ from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 CHUNK_S = 1800
 ROWS = 8  # windows encoded at once, at most; ours
 SHORTEST_S = 32
+DECODED_S = 64  # ours: seconds decoded at once
 
 
 class TokenizerError(ValueError):
@@ -88,6 +89,21 @@ class Tokenizer:
         """Return the vectors before quantisation, float32 [C, S, D]; arguments as ``encode``."""
         return self._run("latents", signals, chunk_s)
 
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Return the signals, float32 [C, S x rate_hz], of codes [C, S, K].
+
+        Comes in pieces, of which each takes up where the one before ended.
+        """
+        seconds = codes.shape[1]
+        length = min(DECODED_S, _power_of_two(seconds))
+        pieces, cache = [], {}
+        for at in range(0, seconds, length):
+            piece = np.zeros((len(codes), length, self.levels), np.int32)
+            piece[:, : seconds - at] = codes[:, at : at + length]
+            found, cache = _decode(self._network, {**self._variables, **cache}, piece)
+            pieces.append(np.asarray(found))
+        return np.concatenate(pieces, axis=1)[:, : seconds * self.rate_hz]
+
     def _run(self, method: str, signals: np.ndarray, chunk_s: int) -> np.ndarray:
         signals = np.asarray(signals, np.float32)
         hop, (channels, length) = self.rate_hz, signals.shape
@@ -132,6 +148,11 @@ def encode_signal(model, signal: np.ndarray, **options) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(network: RvqTokenizer, method: str, variables: dict[str, Any], signal: jax.Array):
     return network.apply(variables, signal, method=method)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(network: RvqTokenizer, variables: dict[str, Any], codes: jax.Array):
+    return network.apply(variables, codes, method="decode", mutable=["cache"])
 
 
 def _power_of_two(count: int) -> int:

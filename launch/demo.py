@@ -168,7 +168,7 @@ def run_public(source: pathlib.Path, output: pathlib.Path) -> None:
 def gather_psg(source: pathlib.Path, folder: pathlib.Path) -> None:
     """Copy the PSG files, and write the DYNAM-O segment as EDF with its scoring beside it."""
     from data_pipelines import scoring
-    from data_pipelines.synthetic.edf_writer import EdfSignal, write_edf
+    from data_pipelines.edf_writer import EdfSignal, write_edf
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, recording in PSG_FILES.items():

@@ -21,8 +21,8 @@ import pytest
 import tiny_models
 
 from data_pipelines import scoring
+from data_pipelines.edf_writer import EdfSignal, write_edf
 from data_pipelines.store import NightStore
-from data_pipelines.synthetic.edf_writer import EdfSignal, write_edf
 from hypnos_jax.export import export
 
 START = datetime.datetime(2001, 1, 1, 22)

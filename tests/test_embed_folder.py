@@ -11,8 +11,8 @@ from tiny_models import write_tokenizers as write_tiny_tokenizers
 
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.builders.recording_night import Pending, PrepareRecording
+from data_pipelines.edf_writer import EdfSignal, write_edf
 from data_pipelines.recordings import RecordingError
-from data_pipelines.synthetic.edf_writer import EdfSignal, write_edf
 from hypnos_jax.embed import Embedder, embed_recording
 from hypnos_jax.embed_folder import embed_folder
 from hypnos_jax.export import ModelError, export, load_model

@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data_pipelines.edf_writer import write_edf
 from data_pipelines.scoring import EPOCH_S, Scoring, ScoringError, read_scoring
-from data_pipelines.synthetic.edf_writer import write_edf
 from data_pipelines.synthetic.night import simulate_night
 from data_pipelines.synthetic.scoring_files import SUFFIXES, write_scoring
 from data_pipelines.synthetic.sites import SITES, channels_of, record, site_named

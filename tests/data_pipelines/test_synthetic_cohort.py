@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import channels, recordings, scoring, splits
+from data_pipelines.edf_writer import EdfSignal, write_edf
 from data_pipelines.synthetic import draw_subject, plan_cohort, simulate_night, write_cohort
-from data_pipelines.synthetic.edf_writer import EdfSignal, write_edf
 from data_pipelines.synthetic.sites import SITES, channels_of, record, site_named
 from data_pipelines.synthetic.subjects import stream
 

@@ -323,7 +323,7 @@ def embed_tokens(
     read: Callable[[int, int], Example],
     seconds: int,
     *,
-    reach: int,
+    reach: int | None,
     chunk_s: int = CHUNK_S,
 ) -> Iterator[Example]:
     """Yield the embeddings of a token sequence, chunk after chunk, as if it were one pass.
@@ -336,13 +336,14 @@ def embed_tokens(
         read: (start_s, stop_s) -> example without batch axis, arrays over time padded beyond the
             end; as ``data_pipelines.pipeline`` describes it.
         seconds: S.
-        reach: seconds of the past that a row depends on.
+        reach: seconds of the past that a row depends on; None for all of them: chunks then start
+            anew each, as the released library has it.
         chunk_s: rows kept per chunk.
 
     Yields:
         name -> float32 [n, D], the n of all chunks adding up to ``seconds``.
     """
-    context = reach + 1
+    context = 0 if reach is None else reach + 1
     length = context + chunk_s
     if seconds <= length:
         shortest = SHORTEST_PASS_S

@@ -34,7 +34,8 @@ class Tokenizer:
         signal_type: what it was trained on.
         rate_hz: samples per second of its input; a token is one second.
         levels, codes: K and V.
-        reach: seconds of the past that a token depends on, at most.
+        reach: seconds of the past that a token depends on, at most; None for all of them, where
+            whole channels are encoded in one pass, whose memory grows with their length squared.
         checksum: of the model.
     """
 
@@ -113,7 +114,7 @@ class Tokenizer:
             )
         # Few shapes, each compiled once: a whole number of chunks, or the next power of two.
         seconds = length // hop
-        if seconds <= chunk_s:
+        if seconds <= chunk_s or self.reach is None:
             chunk = window = max(SHORTEST_S, _power_of_two(seconds))
         else:
             # One second more than a chunk and its past: the last token of a tokenizer with the
@@ -122,7 +123,7 @@ class Tokenizer:
         places = []  # channel, first token, first second of the window
         for channel in range(channels):
             for start in range(0, seconds, chunk):
-                places.append((channel, start, max(0, start - self.reach)))
+                places.append((channel, start, max(0, start - (self.reach or 0))))
         rows = min(ROWS, _power_of_two(len(places)))
         out = None
         for at in range(0, len(places), rows):

@@ -74,6 +74,7 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
             "depth_dim": depth[0],
             "depth_layers": depth[1],
             "depth_heads": depth[2],
+            "depth_tables": "own",  # or "backbone" (of equal width), "projected"
             "tie_heads": False,
             "dropout": dropout,
             "layer_scale": 0.01,  # released

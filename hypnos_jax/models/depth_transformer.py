@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.nn.transformer import Transformer, kernel_init, zeros_init
 
+CODE_TABLES = ("own", "backbone", "projected")
+
 
 class DepthTransformer(nn.Module):
     """Score or draw the codes of each second, given the backbone's output.
@@ -26,8 +28,12 @@ class DepthTransformer(nn.Module):
     Attributes:
         modalities: see ``CodeAxis``.
         context_dim: width of the backbone's output; projected where it is not ``dim``.
-        dim, layers, heads, ffn, dropout: of the layers (no rotary positions, no LayerScale).
-        tie_heads: use the code tables as the heads' matrices.
+        dim, layers, heads, ffn, ffn_dim, dropout: of the layers (no rotary positions, no
+            LayerScale).
+        code_tables: ``"own"``; ``"backbone"``, the same as the backbone's, which must be as wide;
+            ``"projected"``, the backbone's times a learnt matrix per group.
+        tie_heads: use the code tables as the heads' matrices; where they are projected, the
+            backbone's, after a learnt projection of the layers' output to their width.
         chunk: seconds whose logits are alive at once.
         dtype: of the matrix products.
     """
@@ -38,7 +44,9 @@ class DepthTransformer(nn.Module):
     layers: int
     heads: int
     ffn: str = "swiglu"
+    ffn_dim: int | None = None
     dropout: float = 0.0
+    code_tables: str = "own"
     tie_heads: bool = False
     chunk: int = 64
     dtype: jnp.dtype = jnp.float32
@@ -63,11 +71,23 @@ class DepthTransformer(nn.Module):
             "level_embedding", kernel_init("levels", "embed"), (deepest, self.dim)
         )
         names = kernel_init("levels", "vocab", "embed")
-        # The last level's table is never read, unless tied: kept so that sizes are those released.
-        self.tables = {
-            g: self.param(f"{g}_code_embedding", names, (*size, self.dim))
-            for g, size in sizes.items()
-        }
+        if self.code_tables not in CODE_TABLES:
+            raise ValueError(f"depth_tables={self.code_tables!r} is not one of {CODE_TABLES}")
+        if self.code_tables == "backbone" and self.dim != self.context_dim:
+            raise ValueError(
+                f"depth_tables='backbone' needs depth_dim={self.dim} to be dim={self.context_dim};"
+                " use 'projected' or 'own'"
+            )
+        if self.code_tables == "own":
+            # The last level's is never read, unless tied: kept so that sizes are those released.
+            self.tables = {
+                g: self.param(f"{g}_code_embedding", names, (*size, self.dim))
+                for g, size in sizes.items()
+            }
+        if self.code_tables == "projected":
+            self.projections = self._matrices("code_projection", (self.context_dim, self.dim))
+            if self.tie_heads:
+                self.unprojections = self._matrices("head_projection", (self.dim, self.context_dim))
         if not self.tie_heads:
             names = kernel_init("levels", "embed", "vocab")
             self.kernels = {
@@ -83,20 +103,32 @@ class DepthTransformer(nn.Module):
             self.dim,
             self.heads,
             ffn=self.ffn,
+            ffn_dim=self.ffn_dim,
             layer_scale=None,
             rope=False,
             dropout=self.dropout,
             dtype=self.dtype,
         )
 
+    def _matrices(self, name, shape):
+        init = kernel_init("embed", None)
+        return {g: self.param(f"{g}_{name}", init, shape) for g in self.codes.groups}
+
     def logits(
-        self, context: jax.Array, codes: jax.Array, *, train: bool = False
+        self,
+        context: jax.Array,
+        codes: jax.Array,
+        tables: dict[str, jax.Array] | None = None,
+        *,
+        train: bool = False,
     ) -> dict[str, jax.Array]:
         """Return each group's logits, given the true codes of the lower levels.
 
         Args:
             context: float32 [B, M, S, context_dim].
             codes: int32 [B, S, sumK].
+            tables: group -> [K, V, context_dim], the backbone's; not read where ``code_tables`` is
+                ``"own"``.
             train: draw dropout.
 
         Returns:
@@ -105,24 +137,33 @@ class DepthTransformer(nn.Module):
         place = self.condition(context) if self.dim != self.context_dim else context
         place = place.astype(jnp.float32) + self.places[None, :, None]
         deepest = self.level_places.shape[0]
+        tables = self.tables if self.code_tables == "own" else tables
         parts = {}
-        for group, table in self.tables.items():
+        for group, table in tables.items():
             own = self.codes.members(codes, group)
-            lower = [jnp.zeros((*own.shape[:-1], self.dim))]
+            lower = [jnp.zeros((*own.shape[:-1], table.shape[-1]))]
             for level in range(len(table) - 1):
                 embedded = jnp.take(table[level], own[..., level], axis=0, mode="fill")
                 lower.append(lower[-1] + embedded)
             x = jnp.stack(lower, axis=-2)
+            if self.code_tables == "projected":
+                x = self._project(x, self.projections[group])
             parts[group] = jnp.pad(x, [(0, 0)] * 3 + [(0, deepest - len(table)), (0, 0)])
         x = self.codes.streams(parts) + place[..., None, :] + self.level_places[None, None, None]
         x = self.stack(x, train=train)
-        return {group: self._head(group, x) for group in self.tables}
+        return {group: self._head(group, x, table) for group, table in tables.items()}
 
-    def _head(self, group, x):
+    def _project(self, x, matrix):
+        product = x.astype(self.dtype) @ matrix.astype(self.dtype)
+        return product.astype(jnp.float32)
+
+    def _head(self, group, x, table):
         levels, _ = self.codes.size(group)
         x = jnp.stack([x[:, i, :, :levels] for i in self.codes.groups[group]], axis=1)
         if self.tie_heads:
-            form, kernel = "bgskd,kvd->bgskv", self.tables[group]
+            form, kernel = "bgskd,kvd->bgskv", table
+            if self.code_tables == "projected":
+                x = self._project(x, self.unprojections[group])
         else:
             form, kernel = "bgskd,kdv->bgskv", self.kernels[group]
         logits = jnp.einsum(
@@ -134,13 +175,19 @@ class DepthTransformer(nn.Module):
         return logits + self.biases[group][None, None, None]
 
     def score(
-        self, context: jax.Array, codes: jax.Array, *, train: bool = False
+        self,
+        context: jax.Array,
+        codes: jax.Array,
+        tables: dict[str, jax.Array] | None = None,
+        *,
+        train: bool = False,
     ) -> dict[str, jax.Array]:
         """Return what each code costs, without keeping more than ``chunk`` seconds of logits.
 
         Args:
             context: float32 [B, M, S, context_dim].
             codes: int32 [B, S, sumK], each in [0, V) of its group; another gives NaN.
+            tables: as for ``logits``.
             train: draw dropout.
 
         Returns:
@@ -156,22 +203,22 @@ class DepthTransformer(nn.Module):
         context = context.reshape(*context.shape[:2], count, chunk, -1)
         codes = codes.reshape(rows, count, chunk, -1)
 
-        def step(module, carry, context, codes):
-            return carry, module._score_chunk(context, codes, train)
+        def step(module, carry, context, codes, tables):
+            return carry, module._score_chunk(context, codes, tables, train)
 
         scan = nn.scan(
             nn.remat(step, prevent_cse=False),  # the backward pass makes the logits again
             variable_broadcast="params",
             split_rngs={"params": False, "dropout": True},
-            in_axes=(2, 1),
+            in_axes=(2, 1, nn.broadcast),
             out_axes=1,
         )
-        _, scores = scan(self, None, context, codes)
+        _, scores = scan(self, None, context, codes, tables)
         return {name: x.reshape(rows, count * chunk, -1)[:, :length] for name, x in scores.items()}
 
-    def _score_chunk(self, context, codes, train):
+    def _score_chunk(self, context, codes, tables, train):
         scores = {"nll": {}, "hit": {}, "max_logit": {}, "log_partition": {}}
-        for group, logits in self.logits(context, codes, train=train).items():
+        for group, logits in self.logits(context, codes, tables, train=train).items():
             target = self.codes.members(codes, group)
             partition = jax.nn.logsumexp(logits, axis=-1)
             right = jnp.take_along_axis(logits, target[..., None], axis=-1, mode="fill")[..., 0]
@@ -186,6 +233,7 @@ class DepthTransformer(nn.Module):
         self,
         context: jax.Array,
         key: jax.Array,
+        tables: dict[str, jax.Array] | None = None,
         *,
         temperature: float = 0.7,
         top_p: float = 0.95,
@@ -195,6 +243,7 @@ class DepthTransformer(nn.Module):
         Args:
             context: float32 [B, M, context_dim].
             key: of the draws.
+            tables: as for ``logits``.
             temperature: divides the logits; 0 takes the likeliest code.
             top_p: draw among the likeliest codes that together reach this probability.
 
@@ -204,7 +253,8 @@ class DepthTransformer(nn.Module):
         codes = jnp.zeros((context.shape[0], 1, self.codes.width), jnp.int32)
         for level in range(self.level_places.shape[0]):
             parts = {}
-            for i, (group, logits) in enumerate(self.logits(context[:, :, None], codes).items()):
+            every = self.logits(context[:, :, None], codes, tables)
+            for i, (group, logits) in enumerate(every.items()):
                 own = self.codes.members(codes, group)
                 if level < own.shape[-1]:
                     each = jax.random.fold_in(jax.random.fold_in(key, level), i)

@@ -160,15 +160,18 @@ class RqTransformer(nn.Module):
             V, ``channel_id`` (row of the channel table), ``group`` (signal type: one set of code
             tables and heads; its modalities must agree on K and V).
         dim, layers, heads: D, number of temporal blocks, H.
-        ffn: ``"swiglu"`` or ``"gelu"``.
+        channel_rows: rows of the channel table; 0 for none, and by default as many as are used.
+        ffn, ffn_dim: ``"swiglu"`` or ``"gelu"`` and its hidden width, by default as
+            ``nn.transformer.FeedForward`` has it; ``depth_ffn_dim``: of the depth transformer.
         qk_norm, xsa: of the temporal layers; see ``nn.transformer.Attention``.
-        local_window, wide_window: seconds that a block sees, itself included.
+        local_window, wide_window: seconds that a block sees, itself included; None for all.
         wide_every: each n-th block is wide; 0 for none.
         modality_every, modality_start: modality attention follows block i (from 0) when i >= start
             and i - start + 1 is a multiple of every; 0 for never.
         modality_ffn: give the modality layers a position-wise network.
         depth_dim, depth_layers, depth_heads: of the depth transformer.
-        tie_heads: use the depth transformer's code tables as the heads' matrices.
+        depth_tables, tie_heads: which tables the depth transformer has for codes and heads; see
+            ``code_tables`` of ``DepthTransformer``.
         dropout: on the branches of all layers.
         layer_scale: start of the backbone's LayerScale.
         masking: ``"crp"`` restricts modality attention in training to groups drawn per row; all
@@ -188,11 +191,13 @@ class RqTransformer(nn.Module):
     dim: int
     layers: int
     heads: int
+    channel_rows: int | None = None
     ffn: str = "swiglu"
+    ffn_dim: int | None = None
     qk_norm: bool = True
     xsa: bool = False
-    local_window: int = 64
-    wide_window: int = 256
+    local_window: int | None = 64
+    wide_window: int | None = 256
     wide_every: int = 4
     modality_every: int = 1
     modality_start: int = 0
@@ -200,6 +205,8 @@ class RqTransformer(nn.Module):
     depth_dim: int = 512
     depth_layers: int = 4
     depth_heads: int = 8
+    depth_ffn_dim: int | None = None
+    depth_tables: str = "own"
     tie_heads: bool = False
     dropout: float = 0.0
     layer_scale: float = 0.01
@@ -218,10 +225,14 @@ class RqTransformer(nn.Module):
             raise ValueError(f"masking={self.masking!r} is not known; use one of {MASKING}")
         dtype = jnp.dtype(self.dtype)
         groups = self.codes.groups
-        ids = 1 + max(modality["channel_id"] for modality in self.modalities)
-        self.channels = self.param(
-            "channel_embedding", kernel_init("channels", "embed"), (ids, self.dim)
-        )
+        used = 1 + max(modality["channel_id"] for modality in self.modalities)
+        rows = used if self.channel_rows is None else self.channel_rows
+        if 0 < rows < used:
+            raise ValueError(f"channel_rows={rows} has no row for the channel_id {used - 1}")
+        if rows:
+            self.channels = self.param(
+                "channel_embedding", kernel_init("channels", "embed"), (rows, self.dim)
+            )
         self.bos = {
             g: self.param(f"{g}_bos_embedding", kernel_init("embed"), (self.dim,)) for g in groups
         }
@@ -239,6 +250,7 @@ class RqTransformer(nn.Module):
             "dim": self.dim,
             "heads": self.heads,
             "ffn": self.ffn,
+            "ffn_dim": self.ffn_dim,
             "layer_scale": self.layer_scale,
             "dropout": self.dropout,
             "dtype": dtype,
@@ -258,7 +270,9 @@ class RqTransformer(nn.Module):
             self.depth_layers,
             self.depth_heads,
             self.ffn,
+            self.depth_ffn_dim,
             self.dropout,
+            self.depth_tables,
             self.tie_heads,
             self.chunk,
             dtype,
@@ -278,13 +292,15 @@ class RqTransformer(nn.Module):
         )
 
     @property
-    def reach(self) -> int:
+    def reach(self) -> int | None:
         """How many seconds back a second's output looks: the sum of (window - 1) over the blocks.
 
         Row t of the context depends on the codes of the seconds t - reach - 1 to t - 1. A chunk
-        that begins ``reach + 1`` seconds early therefore gives the rows of a single pass.
+        that begins ``reach + 1`` seconds early therefore gives the rows of a single pass. None
+        where a block sees the whole past.
         """
-        return sum(window - 1 for window, _ in self._blocks())
+        windows = [window for window, _ in self._blocks()]
+        return None if None in windows else sum(window - 1 for window in windows)
 
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False) -> dict[str, jax.Array]:
         """Score every code of a batch given the past, and the lower levels of its own second.
@@ -308,7 +324,8 @@ class RqTransformer(nn.Module):
         batch = {**batch, "present": present}
         x = self._shifted(batch, batch["codes"].shape[1] - 1)
         context = self._run(x, present, groups, train=train)
-        return {**self.depth.score(context, batch["codes"], train=train), "present": present}
+        scores = self.depth.score(context, batch["codes"], self.tables, train=train)
+        return {**scores, "present": present}
 
     def context(self, batch: dict[str, jax.Array], *, lag: bool = True) -> jax.Array:
         """Return the backbone's output alone, float32 [B, M, S, D]; zeros where absent.
@@ -347,7 +364,7 @@ class RqTransformer(nn.Module):
 
     def draw(self, context: jax.Array, key: jax.Array, **options) -> jax.Array:
         """Draw one second's codes int32 [B, sumK]; see ``DepthTransformer.draw``."""
-        return self.depth.draw(context, key, **options)
+        return self.depth.draw(context, key, self.tables, **options)
 
     def _mask(self, present, train):
         """Which modalities are present, and which groups they may meet in, both [B, M]."""
@@ -385,7 +402,8 @@ class RqTransformer(nn.Module):
             bos = jnp.broadcast_to(self.bos[group], (*x.shape[:2], 1, self.dim))
             streams[group] = jnp.concatenate([bos, x], axis=2)
         x = self.codes.streams(streams)
-        x += jnp.take(self.channels, batch["channel_ids"], axis=0, mode="fill")[:, :, None]
+        if self.channel_rows != 0:
+            x += jnp.take(self.channels, batch["channel_ids"], axis=0, mode="fill")[:, :, None]
         return x * present[:, :, None, None]
 
     def _amplitude(self, batch, group, seen):

@@ -27,9 +27,9 @@ class RvqTokenizer(nn.Module):
         ratios: strides of the encoder; their product is the hop, samples per token.
         filters: channels of the first convolution.
         dim: D, width of the encoder's output and of the transformers.
-        units, dilation_base, activation, norm, padding: see ``nn.conv``.
+        units, dilation_base, overlap, last_kernel, activation, norm, padding: see ``nn.conv``.
         layers, heads, window, ffn_dim: of the transformers on either side; 0 layers for none.
-            ``window`` counts tokens seen, the token itself included.
+            ``window`` counts tokens seen, the token itself included; None for all before it.
         codebook_dim: C.
         levels: K.
         codes: V.
@@ -48,12 +48,14 @@ class RvqTokenizer(nn.Module):
     dim: int = 512
     units: int = 1
     dilation_base: int = 1
+    overlap: int = 2
+    last_kernel: int = 7
     activation: str = "elu"
     norm: str = "weight"
     padding: str = "zero"
     layers: int = 3
     heads: int = 8
-    window: int = 32
+    window: int | None = 32
     ffn_dim: int | None = None
     codebook_dim: int = 256
     levels: int = 8
@@ -78,6 +80,7 @@ class RvqTokenizer(nn.Module):
             "ratios": tuple(self.ratios),
             "units": self.units,
             "dilation_base": self.dilation_base,
+            "overlap": self.overlap,
             "activation": self.activation,
             "norm": self.norm,
             "padding": self.padding,
@@ -92,7 +95,7 @@ class RvqTokenizer(nn.Module):
             "dtype": jnp.dtype(self.dtype),
             "remat": self.remat,
         }
-        self.encoder = SeanetEncoder(dim=self.dim, **seanet)
+        self.encoder = SeanetEncoder(dim=self.dim, last_kernel=self.last_kernel, **seanet)
         self.decoder = SeanetDecoder(channels=1, **seanet)
         if self.layers:
             self.encoder_transformer = Transformer(**stack)
@@ -125,17 +128,22 @@ class RvqTokenizer(nn.Module):
         return math.prod(self.ratios)
 
     @property
-    def reach(self) -> int:
-        """Tokens before token t whose samples can change token t's codes; an upper bound."""
+    def reach(self) -> int | None:
+        """Tokens before token t whose samples can change token t's codes, at most; None for all."""
+        if self.layers and self.window is None:
+            return None
         encoder = SeanetEncoder(
             self.dim,
             self.filters,
             tuple(self.ratios),
             self.units,
             self.dilation_base,
+            self.overlap,
+            last_kernel=self.last_kernel,
             parent=None,
         )
-        return -(-encoder.past // self.hop) + self.layers * (self.window - 1)
+        attended = self.layers * (self.window - 1) if self.layers else 0
+        return -(-encoder.past // self.hop) + attended
 
     def latents(self, signal: jax.Array) -> jax.Array:
         """Return the vectors before quantisation, float32 [B, S, C].

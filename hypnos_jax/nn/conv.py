@@ -21,14 +21,18 @@ import jax.numpy as jnp
 ACTIVATIONS = {
     "elu": jax.nn.elu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "leaky": jax.nn.leaky_relu,
+    "linear": lambda x: x,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
 PADDINGS = {"zero": "constant", "reflect": "reflect", "edge": "edge"}
-NORMS = ("none", "layer", "weight")
+NORMS = ("none", "layer", "rms", "weight")
 KERNEL_NAMES = ("kernel", "channels", "embed")
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Return the activation of this name, ``"elu"`` or exact ``"gelu"``.
+    """Return the activation of this name; ``"gelu"`` is exact, ``"leaky"`` has a slope of 0.01.
 
     Raises:
         ValueError: another name.
@@ -48,8 +52,8 @@ class Conv(nn.Module):
         kernel: taps.
         stride: must divide T.
         dilation: distance between taps, in samples.
-        norm: ``"none"``; ``"layer"``, over the channels of the output; ``"weight"``, the kernel
-            as a learnt gain times a direction (arXiv 1602.07868), per output channel.
+        norm: ``"none"``; ``"layer"`` or ``"rms"``, over the channels of the output; ``"weight"``,
+            the kernel as a learnt gain times a direction (arXiv 1602.07868), per output channel.
         padding: what stands before the first sample: ``"zero"``, ``"edge"`` (the first sample) or
             ``"reflect"`` (the samples to come, mirrored: the first outputs see the future, and a
             first piece must be longer than the padding).
@@ -93,20 +97,22 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """Causal transposed convolution with a kernel of two strides, and its norm.
+    """Causal transposed convolution with a kernel of whole strides, and its norm.
 
-    ``y_(j stride + i) = bias + x_j kernel_i + x_(j-1) kernel_(i + stride)``: a convolution with
-    two taps whose outputs are laid out in time, so no zeros are ever multiplied.
+    ``y_(j stride + i) = bias + sum_n x_(j-n) kernel_(i + n stride)``: a convolution over inputs
+    whose outputs are laid out in time, so no zeros are ever multiplied.
 
     Attributes:
         features: channels of the output.
-        stride: outputs per input; the kernel has twice as many taps.
+        stride: outputs per input.
+        overlap: strides that the kernel is long.
         norm: as ``Conv``; the gain of ``"weight"`` is per input channel.
         dtype: as ``Conv``.
     """
 
     features: int
     stride: int
+    overlap: int = 2
     norm: str = "none"
     dtype: jnp.dtype = jnp.float32
 
@@ -114,12 +120,12 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return [B, T * stride, features] of ``x`` [B, T, C]."""
         rows, length, channels = x.shape
-        shape = (2 * self.stride, channels, self.features)
+        shape = (self.overlap * self.stride, channels, self.features)
         kernel = _kernel(self, shape, kept=1, norm=self.norm).astype(self.dtype)
         # Taps as a convolution orders them: the older input first.
-        taps = kernel.reshape(2, self.stride, channels, self.features)[::-1]
-        taps = jnp.moveaxis(taps, 1, 2).reshape(2, channels, self.stride * self.features)
-        x = _after(self, x.astype(self.dtype), 1, 1, "zero")
+        taps = kernel.reshape(self.overlap, self.stride, channels, self.features)[::-1]
+        taps = jnp.moveaxis(taps, 1, 2).reshape(self.overlap, channels, -1)
+        x = _after(self, x.astype(self.dtype), self.overlap - 1, self.overlap - 1, "zero")
         y = jax.lax.conv_general_dilated(
             x, taps, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
         )
@@ -133,7 +139,8 @@ def _after(module: nn.Module, x: jax.Array, past: int, keep: int, padding: str) 
         x = jnp.concatenate([module.get_variable("cache", "past"), x], axis=1)
     else:
         x = jnp.pad(x, ((0, 0), (past, 0), (0, 0)), mode=PADDINGS[padding])
-    if keep and module.is_mutable_collection("cache") and not module.is_initializing():
+    # Also where nothing is kept: that there was a piece before says to pad no more.
+    if past and module.is_mutable_collection("cache") and not module.is_initializing():
         module.put_variable("cache", "past", x[:, x.shape[1] - keep :])
     return x
 
@@ -159,17 +166,14 @@ def _finish(module: nn.Module, y, features: int, norm: str, dtype) -> jax.Array:
     zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
     bias = module.param("bias", zeros, (features,))
     y = y + bias.astype(dtype)[None, None]
-    if norm == "layer":
+    if norm in ("layer", "rms"):
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
         # The fast variance, E[x^2] - E[x]^2, cancels: few channels, far from zero.
-        layer = nn.LayerNorm(
-            1e-5,
-            use_fast_variance=False,
-            scale_init=ones,
-            bias_init=zeros,
-            parent=module,
-            name="norm",
-        )
+        rest = {"use_fast_variance": False, "scale_init": ones, "parent": module, "name": "norm"}
+        if norm == "layer":
+            layer = nn.LayerNorm(1e-5, bias_init=zeros, **rest)
+        else:
+            layer = nn.RMSNorm(1e-5, **rest)
         y = layer(y.astype(jnp.float32)).astype(dtype)
     return y
 
@@ -200,16 +204,17 @@ class ResidualUnit(nn.Module):
 class SeanetEncoder(nn.Module):
     """Samples to one vector per ``prod(ratios)`` samples.
 
-    A convolution of 7 taps; per ratio: residual units, activation, strided convolution that doubles
-    the channels; a last convolution of 7 taps, without an activation before it.
+    A convolution; per ratio: residual units, activation, strided convolution that doubles the
+    channels; a last convolution, without an activation before it.
 
     Attributes:
         dim: D, width of the output.
         filters: channels after the first convolution.
-        ratios: strides, first to last; kernels have two strides.
+        ratios: strides, first to last.
         units: residual units per stage; unit j dilates by ``dilation_base ** j``.
         dilation_base: see ``units``.
-        kernel: taps of the first and the last convolution.
+        overlap: strides that a strided kernel is long.
+        kernel, last_kernel: taps of the first and the last convolution.
         activation, norm, padding, dtype: as ``Conv``.
     """
 
@@ -218,7 +223,9 @@ class SeanetEncoder(nn.Module):
     ratios: tuple[int, ...]
     units: int = 1
     dilation_base: int = 1
+    overlap: int = 2
     kernel: int = 7
+    last_kernel: int = 7
     activation: str = "elu"
     norm: str = "weight"
     padding: str = "zero"
@@ -235,8 +242,9 @@ class SeanetEncoder(nn.Module):
                 dilation = self.dilation_base**j
                 x = ResidualUnit(dilation, self.activation, **rest, name=f"stage_{i}_unit_{j}")(x)
             width = self.filters * 2 ** (i + 1)
-            x = Conv(width, 2 * ratio, stride=ratio, **rest, name=f"stage_{i}_down")(act(x))
-        return Conv(self.dim, self.kernel, **rest, name="last")(x)
+            down = Conv(width, self.overlap * ratio, ratio, **rest, name=f"stage_{i}_down")
+            x = down(act(x))
+        return Conv(self.dim, self.last_kernel, **rest, name="last")(x)
 
     @property
     def past(self) -> int:
@@ -244,9 +252,9 @@ class SeanetEncoder(nn.Module):
         past, step = self.kernel - 1, 1
         for ratio in self.ratios:
             past += step * 2 * sum(self.dilation_base**j for j in range(self.units))
-            past += step * (2 * ratio - 1)
+            past += step * (self.overlap * ratio - 1)
             step *= ratio
-        return past + step * (self.kernel - 1)
+        return past + step * (self.last_kernel - 1)
 
 
 class SeanetDecoder(nn.Module):
@@ -261,6 +269,7 @@ class SeanetDecoder(nn.Module):
     ratios: tuple[int, ...]
     units: int = 1
     dilation_base: int = 1
+    overlap: int = 2
     kernel: int = 7
     activation: str = "elu"
     norm: str = "weight"
@@ -274,9 +283,8 @@ class SeanetDecoder(nn.Module):
         act = activation(self.activation)
         x = Conv(self.filters * 2 ** len(self.ratios), self.kernel, **rest, name="first")(x)
         for i, ratio in reversed(list(enumerate(self.ratios))):
-            up = ConvTranspose(
-                self.filters * 2**i, ratio, self.norm, self.dtype, name=f"stage_{i}_up"
-            )
+            width, name = self.filters * 2**i, f"stage_{i}_up"
+            up = ConvTranspose(width, ratio, self.overlap, self.norm, self.dtype, name=name)
             x = up(act(x))
             for j in range(self.units):
                 dilation = self.dilation_base**j

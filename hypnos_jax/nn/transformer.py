@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from hypnos_jax.nn.attention import attend, attend_window, rotary
 
 INIT = nn.initializers.normal(0.02)
+RMS_EPS = float(jnp.finfo(jnp.float32).eps)  # of the norms of q and k, as released
 
 
 def kernel_init(*names: str | None) -> Callable:
@@ -123,7 +124,7 @@ class Attention(nn.Module):
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("head_dim",))
         scale = self.param(name, ones, (x.shape[-1],))
         y = x.astype(jnp.float32)
-        y *= jax.lax.rsqrt(jnp.mean(y**2, -1, keepdims=True) + 1e-6)
+        y *= jax.lax.rsqrt(jnp.mean(y**2, -1, keepdims=True) + RMS_EPS)
         return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 

@@ -130,6 +130,6 @@ class RqNextToken(nn.Module):
         return {name: context[:, i] for i, name in enumerate(self.names())}
 
     @property
-    def reach(self) -> int:
+    def reach(self) -> int | None:
         """Seconds of the past that an embedding depends on; see ``RqTransformer.reach``."""
         return RqTransformer(**self.model).reach

@@ -57,8 +57,8 @@ class RvqReconstruction(nn.Module):
         return RvqTokenizer(**self.model, parent=None).hop / self.rate_hz
 
     @property
-    def reach(self) -> int:
-        """Tokens of the past that a token's codes depend on, at most."""
+    def reach(self) -> int | None:
+        """Tokens of the past that a token's codes depend on, at most; None for all."""
         return RvqTokenizer(**self.model, parent=None).reach
 
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False) -> Loss:

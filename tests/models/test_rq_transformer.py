@@ -252,6 +252,39 @@ def test_a_level_depends_on_the_levels_below_alone():
     np.testing.assert_array_equal(same, expected)
 
 
+@pytest.mark.parametrize("tie_heads", [False, True])
+@pytest.mark.parametrize("tables", ["backbone", "projected"])
+def test_shared_code_tables_are_own_ones_of_these_values(tables, tie_heads):
+    options = {"tie_heads": tie_heads, "depth_dim": 16 if tables == "backbone" else 12}
+    shared = variables_of(**options, depth_tables=tables)["params"]
+    depth = dict(shared["depth"])
+    for group in ("eeg", "ecg", "resp"):
+        table = shared[f"{group}_code_embedding"]
+        depth[f"{group}_code_embedding"] = table
+        if tables == "projected":
+            table_of = depth.pop(f"{group}_code_projection")
+            depth[f"{group}_code_embedding"] = table @ table_of
+            if tie_heads:
+                head = depth.pop(f"{group}_head_projection") @ jnp.swapaxes(table, 1, 2)
+                depth[f"{group}_head_kernel"] = head
+    own = {"params": {**shared, "depth": depth}}
+    options["tie_heads"] = tie_heads and tables == "backbone"
+    same = function("__call__", **options, depth_tables="own")(own, batch_of())
+    options["tie_heads"] = tie_heads
+    found = function("__call__", **options, depth_tables=tables)({"params": shared}, batch_of())
+    np.testing.assert_allclose(found["nll"], same["nll"], atol=1e-4)
+
+
+def test_sharing_that_cannot_be_is_named():
+    with pytest.raises(ValueError, match="depth_dim=12 to be dim=16"):
+        variables_of(depth_tables="backbone")
+    with pytest.raises(ValueError, match="depth_tables='all'"):
+        variables_of(depth_tables="all")
+    with pytest.raises(ValueError, match="channel_rows=6"):
+        variables_of(channel_rows=6)
+    assert "channel_embedding" not in variables_of(channel_rows=0)["params"]
+
+
 def test_codes_drawn_at_temperature_zero_are_the_likeliest_under_teacher_forcing():
     batch, variables = batch_of(), variables_of()
     draw = functools.partial(RqTransformer(**SMALL).apply, temperature=0.0, method="draw")

@@ -30,13 +30,14 @@ def test_conv_is_the_sum_over_the_past(kernel, stride, dilation):
         np.testing.assert_allclose(y[:, j], expected, atol=1e-5)
 
 
-def test_transposed_conv_overlaps_two_frames():
+@pytest.mark.parametrize("overlap", [1, 2, 3])
+def test_transposed_conv_overlaps_frames(overlap):
     x = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
-    variables, y = built(ConvTranspose(5, 4), x)
-    weights = np.asarray(variables["params"]["kernel"])  # [2 strides, C, features]
-    expected = np.zeros((2, (6 + 1) * 4, 5))
+    variables, y = built(ConvTranspose(5, 4, overlap), x)
+    weights = np.asarray(variables["params"]["kernel"])  # [overlap strides, C, features]
+    expected = np.zeros((2, (6 + overlap) * 4, 5))
     for j in range(6):
-        for i in range(8):
+        for i in range(overlap * 4):
             expected[:, j * 4 + i] += x[:, j] @ weights[i]
     np.testing.assert_allclose(y, expected[:, : 6 * 4], atol=1e-5)
 
@@ -51,9 +52,13 @@ def test_weight_norm_starts_at_the_kernel_and_scales_by_its_gain():
     np.testing.assert_allclose(doubled, 3 * plain, atol=1e-4)
 
 
-@pytest.mark.parametrize(("norm", "units", "padding"), [("weight", 1, "zero"), ("none", 2, "edge")])
-def test_an_encoder_sees_its_past_and_nothing_ahead(norm, units, padding):
-    encoder = SeanetEncoder(4, 2, (4, 2), units, 2, norm=norm, padding=padding)
+@pytest.mark.parametrize(
+    ("norm", "units", "padding", "overlap"), [("weight", 1, "zero", 2), ("rms", 2, "edge", 3)]
+)
+def test_an_encoder_sees_its_past_and_nothing_ahead(norm, units, padding, overlap):
+    encoder = SeanetEncoder(
+        4, 2, (4, 2), units, 2, overlap, last_kernel=5, norm=norm, padding=padding
+    )
     length = 8 * 20
     x = np.random.default_rng(0).normal(size=(1, length, 1)).astype(np.float32)
     variables, _ = built(encoder, x)
@@ -83,7 +88,7 @@ def test_wrong_options_are_named():
         (Conv(1, 8, stride=4), "stride=4"),
         (Conv(1, 3, norm="batch"), "norm='batch'"),
         (Conv(1, 3, padding="wrap"), "padding='wrap'"),
-        (SeanetEncoder(4, 2, (2,), activation="relu"), "activation='relu'"),
+        (SeanetEncoder(4, 2, (2,), activation="selu"), "activation='selu'"),
     ):
         with pytest.raises(ValueError, match=words):
             module.init(jax.random.key(0), x)

@@ -134,6 +134,11 @@ class DepthTransformer(nn.Module):
         Returns:
             group -> float32 [B, G, S, K, V]; level k depends on codes of levels < k alone.
         """
+        logits = self._logits(context, codes, tables, train)
+        return {group: jnp.moveaxis(x, 0, -2) for group, x in logits.items()}
+
+    def _logits(self, context, codes, tables, train):
+        """As ``logits``, but group -> [K, B, G, S, V]."""
         place = self.condition(context) if self.dim != self.context_dim else context
         place = place.astype(jnp.float32) + self.places[None, :, None]
         deepest = self.level_places.shape[0]
@@ -160,74 +165,105 @@ class DepthTransformer(nn.Module):
     def _head(self, group, x, table):
         levels, _ = self.codes.size(group)
         x = jnp.stack([x[:, i, :, :levels] for i in self.codes.groups[group]], axis=1)
+        # Levels first, as the product over each level's own matrix leaves them: putting them
+        # anywhere else would copy all the logits.
+        x = jnp.moveaxis(x, -2, 0)
         if self.tie_heads:
-            form, kernel = "bgskd,kvd->bgskv", table
+            form, kernel = "kbgsd,kvd->kbgsv", table
             if self.code_tables == "projected":
                 x = self._project(x, self.unprojections[group])
         else:
-            form, kernel = "bgskd,kdv->bgskv", self.kernels[group]
+            form, kernel = "kbgsd,kdv->kbgsv", self.kernels[group]
         logits = jnp.einsum(
             form,
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
-        return logits + self.biases[group][None, None, None]
+        return logits + self.biases[group][:, None, None, None]
 
     def score(
         self,
         context: jax.Array,
         codes: jax.Array,
+        weight: jax.Array,
         tables: dict[str, jax.Array] | None = None,
         *,
         train: bool = False,
-    ) -> dict[str, jax.Array]:
-        """Return what each code costs, without keeping more than ``chunk`` seconds of logits.
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return what the codes cost, without keeping more than ``chunk`` seconds of logits.
+
+        ``total = sum over seconds and modalities of weight * (mean over levels of nll)``
+
+        The gradient of a chunk is taken right after its forward pass and only scaled later, which
+        a sum allows: nothing is kept or computed twice for the backward pass.
 
         Args:
             context: float32 [B, M, S, context_dim].
             codes: int32 [B, S, sumK], each in [0, V) of its group; another gives NaN.
+            weight: float32 [B, S, M]; constant, and what it is 0 for is not looked at.
             tables: as for ``logits``.
             train: draw dropout.
 
         Returns:
-            float32 [B, S, sumK] each: ``nll`` (nats), ``hit`` (1 where the likeliest code is the
-            right one), ``max_logit`` (largest absolute logit), ``log_partition``.
+            ``total``, float32 scalar, the one that has a gradient; and float32 [B, S, sumK] each:
+            ``nll`` (nats), ``hit`` (1 where the likeliest code is the right one), ``max_logit``
+            (largest absolute logit), ``log_partition``.
         """
-        rows, length = codes.shape[:2]
+        key = self.make_rng("dropout") if train and self.dropout else jax.random.key(0)
+        module, params = self.clone(parent=None), self.variables["params"]
+        if self.is_initializing():
+            self.logits(context[:, :, :1], codes[:, :1], tables)
+            params = self.variables["params"]
+        length = codes.shape[1]
         chunk = min(self.chunk, length)
         count = -(-length // chunk)
-        end = count * chunk - length
-        context = jnp.pad(context, [(0, 0), (0, 0), (0, end), (0, 0)])
-        codes = jnp.pad(codes, [(0, 0), (0, end), (0, 0)])
-        context = context.reshape(*context.shape[:2], count, chunk, -1)
-        codes = codes.reshape(rows, count, chunk, -1)
 
-        def step(module, carry, context, codes, tables):
-            return carry, module._score_chunk(context, codes, tables, train)
+        def cut(x, axis):
+            pads = [(0, 0)] * x.ndim
+            pads[axis] = (0, count * chunk - length)
+            x = jnp.pad(x, pads)
+            x = x.reshape(*x.shape[:axis], count, chunk, *x.shape[axis + 1 :])
+            return jnp.moveaxis(x, axis, 0)
 
-        scan = nn.scan(
-            nn.remat(step, prevent_cse=False),  # the backward pass makes the logits again
-            variable_broadcast="params",
-            split_rngs={"params": False, "dropout": True},
-            in_axes=(2, 1, nn.broadcast),
-            out_axes=1,
-        )
-        _, scores = scan(self, None, context, codes, tables)
-        return {name: x.reshape(rows, count * chunk, -1)[:, :length] for name, x in scores.items()}
+        def cost(learnt, context, codes, weight, key):
+            params, tables = learnt
+            return module.apply(
+                {"params": params},
+                context,
+                codes,
+                weight,
+                tables,
+                train,
+                rngs={"dropout": key},
+                method="_cost",
+            )
 
-    def _score_chunk(self, context, codes, tables, train):
+        pieces = (cut(codes, 1), cut(weight, 1), jax.random.split(key, count))
+        learnt = (params, None if self.code_tables == "own" else tables)
+        total, scores = _sum_with_gradient(cost, learnt, cut(context, 2), pieces)
+        whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(len(codes), count * chunk, -1)[:, :length]
+        return total, {name: whole(x) for name, x in scores.items()}
+
+    def _cost(self, context, codes, weight, tables, train):
         scores = {"nll": {}, "hit": {}, "max_logit": {}, "log_partition": {}}
-        for group, logits in self.logits(context, codes, tables, train=train).items():
-            target = self.codes.members(codes, group)
+        for group, logits in self._logits(context, codes, tables, train).items():
+            target = jnp.moveaxis(self.codes.members(codes, group), -1, 0)
             partition = jax.nn.logsumexp(logits, axis=-1)
             right = jnp.take_along_axis(logits, target[..., None], axis=-1, mode="fill")[..., 0]
-            hit = jnp.argmax(logits, axis=-1) == target
+            hit = right >= logits.max(axis=-1)
             scores["nll"][group] = partition - right
             scores["hit"][group] = hit.astype(jnp.float32)
-            scores["max_logit"][group] = jax.lax.stop_gradient(jnp.abs(logits).max(-1))
-            scores["log_partition"][group] = jax.lax.stop_gradient(partition)
-        return {name: self.codes.axis(parts) for name, parts in scores.items()}
+            scores["max_logit"][group] = jnp.abs(logits).max(-1)
+            scores["log_partition"][group] = partition
+        levels_last = lambda parts: {group: jnp.moveaxis(x, 0, -1) for group, x in parts.items()}
+        scores = {name: self.codes.axis(levels_last(parts)) for name, parts in scores.items()}
+        total = 0.0
+        for i, columns in enumerate(self.codes.columns):
+            own = weight[..., i]
+            nll = scores["nll"][..., columns].mean(-1)
+            total += jnp.sum(jnp.where(own > 0, nll, 0.0) * own)
+        return total, scores
 
     def draw(
         self,
@@ -263,6 +299,41 @@ class DepthTransformer(nn.Module):
                 parts[group] = own
             codes = self.codes.axis(parts)
         return codes[:, 0]
+
+
+def _sum_with_gradient(cost, params, xs, pieces):
+    """Sum ``cost(params, x, *piece) -> (scalar, scores)`` over pieces, one after the other.
+
+    Returns:
+        The sum, and the scores of all pieces stacked, which have no gradient.
+    """
+
+    def forward(params, xs, pieces):
+        def step(total, inputs):
+            part, scores = cost(params, *inputs)
+            return total + part, scores
+
+        return jax.lax.scan(step, jnp.float32(0), (xs, *pieces))
+
+    def forward_with_gradient(params, xs, pieces):
+        def step(carry, inputs):
+            x, *piece = inputs
+            (part, scores), (grads, dx) = jax.value_and_grad(cost, (0, 1), has_aux=True)(
+                params, x, *piece
+            )
+            total, grads_before = carry
+            return (total + part, jax.tree.map(jnp.add, grads_before, grads)), (scores, dx)
+
+        start = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        (total, grads), (scores, dxs) = jax.lax.scan(step, start, (xs, *pieces))
+        return (total, scores), (grads, dxs)
+
+    def backward(gradients, cotangents):
+        return *jax.tree.map(lambda x: cotangents[0] * x, gradients), None
+
+    function = jax.custom_vjp(forward)
+    function.defvjp(forward_with_gradient, backward)
+    return function(params, xs, pieces)
 
 
 def draw_code(logits: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:

@@ -182,7 +182,7 @@ class RqTransformer(nn.Module):
         crp_alpha: concentration of the process; large for many small groups.
         use_tracks: add the amplitude tracks of the seconds seen to the input (off as published).
         chunk: seconds whose logits are alive at once.
-        remat: recompute blocks in the backward pass.
+        remat: recompute the backbone's layers in the backward pass.
         unroll: periods unrolled per step of the scan over layers.
         dtype: of the matrix products, ``"float32"`` or ``"bfloat16"``; all else is float32.
     """
@@ -302,19 +302,28 @@ class RqTransformer(nn.Module):
         windows = [window for window, _ in self._blocks()]
         return None if None in windows else sum(window - 1 for window in windows)
 
-    def __call__(self, batch: dict[str, jax.Array], *, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(
+        self,
+        batch: dict[str, jax.Array],
+        weight: jax.Array | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Score every code of a batch given the past, and the lower levels of its own second.
 
         Args:
             batch: ``codes`` int32 [B, S, sumK], each in [0, V) of its group (another gives NaN);
                 ``present`` bool [B, M]; ``channel_ids`` int32 [B, M]; with ``use_tracks`` also
                 ``tracks`` float32 [B, S, M, 2] and ``valid`` bool [B, S, M].
+            weight: float32 [B, S, M], what each second and modality counts for in ``total``; 1 by
+                default. Modalities that are absent count nothing.
             train: draw dropout (stream ``"dropout"``) and the masking (stream ``"crp"``).
 
         Returns:
-            float32 [B, S, sumK] each: ``nll`` (nats), ``hit`` (1 where the likeliest code is the
-            right one), ``max_logit`` (largest absolute logit), ``log_partition``; and ``present``
-            bool [B, M], those predicted.
+            ``total`` float32, the sum of weight times the mean over levels of ``nll``: the one
+            that has a gradient. And scores, float32 [B, S, sumK] each: ``nll`` (nats), ``hit`` (1
+            where the likeliest code is the right one), ``max_logit`` (largest absolute logit),
+            ``log_partition``; and ``present`` bool [B, M], those predicted.
 
         Raises:
             ValueError: the batch's M or sumK is not the model's.
@@ -324,8 +333,11 @@ class RqTransformer(nn.Module):
         batch = {**batch, "present": present}
         x = self._shifted(batch, batch["codes"].shape[1] - 1)
         context = self._run(x, present, groups, train=train)
-        scores = self.depth.score(context, batch["codes"], self.tables, train=train)
-        return {**scores, "present": present}
+        if weight is None:
+            weight = jnp.ones((*batch["codes"].shape[:2], present.shape[1]))
+        weight = weight * present[:, None]
+        total, scores = self.depth.score(context, batch["codes"], weight, self.tables, train=train)
+        return total, {**scores, "present": present}
 
     def context(self, batch: dict[str, jax.Array], *, lag: bool = True) -> jax.Array:
         """Return the backbone's output alone, float32 [B, M, S, D]; zeros where absent.

@@ -87,20 +87,18 @@ class RqNextToken(nn.Module):
         """
         if "scale" not in batch:
             batch = self.weigh(batch)
-        scores = self.network(batch, train=train)
         # NaN of a wrong code must reach the loss, but not through seconds that do not count.
-        counted = batch["valid"] & scores["present"][:, None]
-        counted &= (batch["weight"] > 0)[:, None, None]
+        counted = batch["valid"] & (batch["weight"] > 0)[:, None, None]
+        total, scores = self.network(batch, counted * batch["scale"][:, None], train=train)
+        counted &= scores["present"][:, None]
         columns = CodeAxis(self.model["modalities"]).columns
         rows = batch["weight"].astype(jnp.float32)[:, None]
         keep = lambda x, i: jnp.where(counted[..., i, None], x[..., columns[i]], 0.0)
 
-        total = jnp.float32(0)
         metrics = {}
         levels = {}
         for i, name in enumerate(self.names()):
             nll, hit = (keep(scores[key], i).sum(1) for key in ("nll", "hit"))  # [B, K]
-            total += jnp.sum(batch["scale"][:, i] * nll.mean(-1))
             weight = jnp.sum(counted[..., i].sum(1, keepdims=True) * rows)
             metrics[f"loss/{name}"] = (jnp.sum(nll.mean(-1, keepdims=True) * rows), weight)
             metrics[f"accuracy/{name}"] = (jnp.sum(hit.mean(-1, keepdims=True) * rows), weight)

@@ -175,8 +175,8 @@ def test_permuted_modalities_permute_the_outputs():
     apply = lambda method: jax.jit(functools.partial(model.apply, method=method))
     got = apply("context")(moved, permuted)
     np.testing.assert_allclose(got, context(batch)[:, order], atol=1e-5)
-    nll = np.asarray(apply("__call__")(moved, permuted)["nll"])
-    want = np.asarray(function("__call__")(variables, batch)["nll"])
+    nll = np.asarray(apply("__call__")(moved, permuted)[1]["nll"])
+    want = np.asarray(function("__call__")(variables, batch)[1]["nll"])
     np.testing.assert_allclose(nll, want[..., columns], atol=1e-5)
 
 
@@ -269,9 +269,9 @@ def test_shared_code_tables_are_own_ones_of_these_values(tables, tie_heads):
                 depth[f"{group}_head_kernel"] = head
     own = {"params": {**shared, "depth": depth}}
     options["tie_heads"] = tie_heads and tables == "backbone"
-    same = function("__call__", **options, depth_tables="own")(own, batch_of())
+    _, same = function("__call__", **options, depth_tables="own")(own, batch_of())
     options["tie_heads"] = tie_heads
-    found = function("__call__", **options, depth_tables=tables)({"params": shared}, batch_of())
+    _, found = function("__call__", **options, depth_tables=tables)({"params": shared}, batch_of())
     np.testing.assert_allclose(found["nll"], same["nll"], atol=1e-4)
 
 
@@ -291,7 +291,7 @@ def test_codes_drawn_at_temperature_zero_are_the_likeliest_under_teacher_forcing
     drawn = jax.jit(draw)(variables, context(batch)[:, :, -1], jax.random.key(0))
     assert (np.asarray(drawn) < CODES).all()
     batch["codes"] = batch["codes"].at[:, -1].set(drawn)
-    hit = np.asarray(function("__call__")(variables, batch)["hit"])
+    hit = np.asarray(function("__call__")(variables, batch)[1]["hit"])
     assert (hit[:, -1] == 1).all()
     assert hit.mean() < 1
 
@@ -340,21 +340,41 @@ def test_dropped_modalities_leave_at_least_one(masking):
     np.testing.assert_array_equal(run(variables_of(), False), batch["present"])
 
 
-def test_ways_to_compute_give_the_same_loss_and_gradient():
-    batch, variables = batch_of(), variables_of()
+@pytest.mark.parametrize("shared", [{}, {"depth_tables": "projected", "tie_heads": True}])
+def test_ways_to_compute_give_the_same_loss_and_gradient(shared):
+    batch, variables = batch_of(), variables_of(**shared)
+
+    weight = jnp.asarray(np.random.default_rng(0).uniform(size=(2, S, 4)), jnp.float32)
 
     def loss(**options):
-        model = RqTransformer(**{**SMALL, **options})
-        return jax.jit(jax.value_and_grad(lambda v: model.apply(v, batch)["nll"].mean()))(variables)
+        model = RqTransformer(**{**SMALL, **shared, **options})
+        total = lambda v: 0.1 * model.apply(v, batch, weight)[0]
+        return jax.jit(jax.value_and_grad(total))(variables)
+
+    def plain(model, weight):
+        logits = model.depth.logits(model.context(batch), batch["codes"], model.tables)
+        total = 0.0
+        for group, members in model.codes.groups.items():
+            right = jax.nn.one_hot(
+                model.codes.members(batch["codes"], group), logits[group].shape[-1]
+            )
+            nll = -jnp.sum(jax.nn.log_softmax(logits[group]) * right, -1).mean(-1)
+            total += sum(jnp.sum(nll[:, i] * weight[..., m]) for i, m in enumerate(members))
+        return 0.1 * total
 
     same = functools.partial(np.testing.assert_allclose, atol=1e-5)
-    jax.tree.map(same, loss(remat=True, unroll=2, chunk=5), loss(chunk=100))
+    once = loss(chunk=100)
+    jax.tree.map(same, loss(remat=True, unroll=2, chunk=5), once)
+    by_hand = jax.value_and_grad(
+        lambda v: nn.apply(plain, RqTransformer(**SMALL, **shared))(v, weight)
+    )
+    jax.tree.map(same, jax.jit(by_hand)(variables), once)
 
 
 def test_bfloat16_products_stay_near_float32():
     batch, variables = batch_of(), variables_of()
-    low = function("__call__", dtype="bfloat16")(variables, batch)
-    high = function("__call__")(variables, batch)
+    _, low = function("__call__", dtype="bfloat16")(variables, batch)
+    _, high = function("__call__")(variables, batch)
     assert low["nll"].dtype == jnp.float32
     np.testing.assert_allclose(low["nll"].mean(), high["nll"].mean(), rtol=1e-2)
     assert function("context", dtype="bfloat16")(variables, batch).dtype == jnp.float32
@@ -370,7 +390,7 @@ def test_logits_of_a_long_window_never_live_at_once():
         "channel_ids": jax.ShapeDtypeStruct((2, 1), jnp.int32),
     }
     variables = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
-    loss = jax.grad(lambda v, b: model.apply(v, b)["nll"].sum())
+    loss = jax.grad(lambda v, b: model.apply(v, b)[0])
     assert largest(loss, variables, batch) <= 2 * 32 * levels * codes  # one chunk's logits
 
 
@@ -433,6 +453,7 @@ def test_what_does_not_fit_is_named():
 def test_a_code_outside_the_table_is_loud():
     batch = batch_of()
     batch["codes"] = batch["codes"].at[0, 3, 0].set(12)
-    nll = np.asarray(function("__call__")(variables_of(), batch)["nll"])
-    assert np.isnan(nll[0]).any()
+    total, scores = function("__call__")(variables_of(), batch)
+    nll = np.asarray(scores["nll"])
+    assert np.isnan(total) and np.isnan(nll[0]).any()
     assert np.isfinite(nll[1]).all()

@@ -79,7 +79,7 @@ def value(batch, weights=()):
 def expected(batch, weights=(1, 1, 1)):
     """The mean over modalities of the mean over seconds of the mean over levels, in numpy."""
     run = jax.jit(nn.apply(lambda m, b: m.network(b), objective()))
-    nll = np.asarray(run(variables(), batch)["nll"])
+    nll = np.asarray(run(variables(), batch)[1]["nll"])
     terms, kept = [], []
     for i, columns in enumerate([slice(0, 2), slice(2, 4), slice(4, 7)]):
         each = [

@@ -146,7 +146,7 @@ def _waveform(signal, sfreq, seconds, channel, recipe, mains_hz):
     signal = filter_forward(signal, recipe, rate, mains_hz)
     by_second = signal.reshape(seconds, rate)
     whole = valid.all()
-    tracks, std = _tracks(by_second, valid)
+    tracks, std = amplitude_tracks(by_second, valid)
     if not std > 0:
         raise UnusableSignal(f"{channel.name} is flat")
     measured = signal if whole else by_second[valid].reshape(-1)
@@ -182,7 +182,7 @@ def _level(signal, sfreq, seconds, channel, recipe):
         raise UnusableSignal(f"{channel.name} has no second within {low:g} to {high:g}")
     if lost.any() and not recipe.step:
         values, valid = _bridge_level(values, lost, valid)
-    tracks, _ = _tracks(values, valid)
+    tracks, _ = amplitude_tracks(values, valid)
     samples = (values - recipe.centre) / recipe.scale
     samples[~valid] = 0
     return ChannelSignal(channel.name, rate, samples.reshape(-1).astype(np.float32), valid, tracks)
@@ -220,10 +220,10 @@ def _bridge_level(values, lost, valid):
     return flat.reshape(-1, rate), valid
 
 
-def resample(signal: np.ndarray, sfreq: fractions.Fraction, rate_hz: int) -> np.ndarray:
-    """Resample ``[T]`` to ``rate_hz`` by a polyphase filter at the exact rational ratio.
+def resampling_ratio(sfreq: fractions.Fraction, rate_hz: int) -> fractions.Fraction:
+    """Return ``rate_hz / sfreq``, where its terms exceed 100,000 one of smaller terms within 1e-8.
 
-    Ratios whose terms exceed 100,000 are approximated within 1e-8, which is 0.3 ms in 8 h.
+    That is 0.3 ms in 8 h.
 
     Raises:
         ValueError: No ratio of moderate terms is near enough.
@@ -238,6 +238,16 @@ def resample(signal: np.ndarray, sfreq: fractions.Fraction, rate_hz: int) -> np.
         ):
             raise ValueError(f"cannot resample {float(sfreq):.9g} Hz to {rate_hz} Hz")
         ratio = near
+    return ratio
+
+
+def resample(signal: np.ndarray, sfreq: fractions.Fraction, rate_hz: int) -> np.ndarray:
+    """Resample ``[T]`` to ``rate_hz`` by a polyphase filter at the exact rational ratio.
+
+    Raises:
+        ValueError: See :func:`resampling_ratio`.
+    """
+    ratio = resampling_ratio(sfreq, rate_hz)
     if ratio == 1:
         return signal
     # The release stores the resampled signal as float32; the filters then run in float64.
@@ -278,11 +288,19 @@ def _polyphase(signal, up, down):
     return out.reshape(-1)[:count]
 
 
+def resampling_taps(up: int, down: int) -> np.ndarray:
+    """Return the filter of the polyphase resampler at ``up`` times the input's rate."""
+    if up == down == 1:
+        return np.ones(1)
+    half = 10 * max(up, down)
+    return up * scipy.signal.firwin(2 * half + 1, 1 / max(up, down), window=("kaiser", 5.0))
+
+
 @functools.lru_cache(maxsize=32)
 def _resampling_matrix(up, down):
     """Weights ``[inputs, outputs]`` of one stretch, and how many inputs lie before its start."""
-    half = 10 * max(up, down)
-    taps = up * scipy.signal.firwin(2 * half + 1, 1 / max(up, down), window=("kaiser", 5.0))
+    taps = resampling_taps(up, down)
+    half = len(taps) // 2
     width = up * max(1, round(32 / up))
     left = half // up
     length = left + (half + (width - 1) * down) // up + 1
@@ -298,28 +316,50 @@ def normalize(signal: np.ndarray, rate_hz: int) -> np.ndarray:
     the first 60 s; the variance averages ``(x_t - mu_t)^2`` alike, first as it is, then clipped to
     36 times (6 sigma) the first result.
     """
-    decay = math.exp(-1.0 / (TAU_S * rate_hz))
-    head = signal[: TAU_S * rate_hz]
-    centre = float(np.mean(head))
-    mean_before = 0.0  # of what is left without the centre, which float32 can hold
-    first_before = second_before = max(float(np.var(head)), VARIANCE_FLOOR)
+    running = RunningScale.of(signal[: TAU_S * rate_hz])
     normal = np.empty(len(signal), np.float32)
     for at in range(0, len(signal), BLOCK):
-        x = signal[at : at + BLOCK]
-        x = np.subtract(x, centre, dtype=np.float32, casting="unsafe")
+        normal[at : at + BLOCK] = running.normalize(signal[at : at + BLOCK], rate_hz)
+    return normal
+
+
+@dataclasses.dataclass
+class RunningScale:
+    """The averages of :func:`normalize` between two pieces of a signal.
+
+    Attributes:
+        centre: A constant that is taken off first, so that float32 can hold the rest.
+        mean: Average of that rest.
+        first, second: Average squared deviation, as it is and clipped.
+    """
+
+    centre: float
+    mean: float
+    first: float
+    second: float
+
+    @classmethod
+    def of(cls, head: np.ndarray) -> "RunningScale":
+        """Start from the first 60 s."""
+        variance = max(float(np.var(head)), VARIANCE_FLOOR)
+        return cls(float(np.mean(head)), 0.0, variance, variance)
+
+    def normalize(self, signal: np.ndarray, rate_hz: int) -> np.ndarray:
+        """Z-score and compress the next samples ``[T]``; float32 ``[T]``."""
+        decay = math.exp(-1.0 / (TAU_S * rate_hz))
+        x = np.subtract(signal, self.centre, dtype=np.float32, casting="unsafe")
         x = x.reshape(-1, math.gcd(len(x), 16))
-        mean, mean_before = _average(x, mean_before, decay)
+        mean, self.mean = _average(x, self.mean, decay)
         x -= mean
         square = np.square(x, out=mean)
-        ceiling, first_before = _average(square, first_before, decay)
+        ceiling, self.first = _average(square, self.first, decay)
         np.maximum(ceiling, VARIANCE_FLOOR, out=ceiling)
         ceiling *= CLIP_SIGMA**2
         np.minimum(square, ceiling, out=square)
-        variance, second_before = _average(square, second_before, decay)
+        variance, self.second = _average(square, self.second, decay)
         np.maximum(variance, VARIANCE_FLOOR, out=variance)
         x /= np.sqrt(variance, out=variance)
-        normal[at : at + BLOCK] = compress(x.reshape(-1))
-    return normal
+        return compress(x.reshape(-1))
 
 
 def _average(pieces, before, decay):
@@ -388,7 +428,7 @@ def last_scale(channel: ChannelSignal) -> tuple[float, float] | None:
 
 def filter_forward(signal, recipe: Recipe, rate_hz: int, mains_hz: int | None) -> np.ndarray:
     """Filter and notch ``[T]`` from the steady state of its first sample, in one pass."""
-    sections, state = _filter(recipe, rate_hz, mains_hz)
+    sections, state = sections_of(recipe, rate_hz, mains_hz)
     if sections is None:
         return signal
     state = state * float(signal[0])
@@ -400,7 +440,7 @@ def filter_forward(signal, recipe: Recipe, rate_hz: int, mains_hz: int | None) -
 
 
 @functools.lru_cache
-def _filter(recipe, rate, mains_hz):
+def sections_of(recipe: Recipe, rate: int, mains_hz: int | None):
     """Second-order sections of filter and notch, and their state for a constant input of 1."""
     low, high = recipe.high_pass_hz, recipe.low_pass_hz
     if high is not None and high >= rate / 2:
@@ -422,7 +462,7 @@ def _filter(recipe, rate, mains_hz):
     return sections, scipy.signal.sosfilt_zi(sections)
 
 
-def _tracks(by_second, valid):
+def amplitude_tracks(by_second, valid):
     """Mean and log standard deviation per second, and the standard deviation over all of it."""
     seconds, rate = by_second.shape
     mean, variance = np.empty(seconds), np.empty(seconds)

@@ -23,6 +23,7 @@ from typing import Any
 import flax.core
 import flax.errors
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.builders.recording_night import Pending, PrepareRecording
@@ -32,7 +33,21 @@ from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from hypnos_jax.export import LoadedModel, ModelError, load_model
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.objectives.rq_next_token import RqNextToken
+from hypnos_jax.stream import Stream
 from hypnos_jax.tokenization import Tokenizer
+
+__all__ = [
+    "CHUNK_S",
+    "Embedder",
+    "RecordingEmbedding",
+    "Stream",
+    "embed_night",
+    "embed_recording",
+    "embed_tokens",
+    "epoch_means",
+    "mean_over_modalities",
+    "read_window",
+]
 
 EPOCH_S = 30
 CHUNK_S = 2048  # ours: rows kept per pass of the backbone
@@ -93,6 +108,7 @@ class Embedder:
 
     Attributes:
         model: the loaded model.
+        objective: the model's, with the lag that was asked for.
         modalities: {name, levels, codes, channel_id, group} in the order of the code axis.
         checksum: of the model and its tokenizers.
     """
@@ -127,6 +143,7 @@ class Embedder:
         objective = self.model.objective
         if lag is not None:
             objective = objective.clone(embed_lag=lag)
+        self.objective = objective
         self.reach = objective.reach
         self._variables = jax.device_put(self.model.variables)
         self._apply = jax.jit(functools.partial(objective.apply, method="embed"))
@@ -187,7 +204,7 @@ class Embedder:
         Raises:
             ModelError: the model is another one.
         """
-        objective = self.model.objective
+        objective = self.objective
         if not isinstance(objective, RqNextToken):
             raise ModelError(
                 f"a {type(objective).__name__} does not run ahead second by second; take a model of"
@@ -197,6 +214,27 @@ class Embedder:
         # Hashable, so that equal networks share compiled programs.
         modalities = tuple(flax.core.FrozenDict(row) for row in objective.model["modalities"])
         return RqTransformer(**{**objective.model, "modalities": modalities}), variables
+
+    def advance(
+        self, batch: Example, cache: dict[str, Any] | None = None
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Run the backbone over the next seconds of tokens that come in pieces.
+
+        Args:
+            batch: of these seconds, as ``RqTransformer.advance`` takes it.
+            cache: what this returned for the seconds before, which is consumed. None begins: in
+                place of the first second stands BOS.
+
+        Returns:
+            float32 [B, M, D], the state after the last of the seconds; and the cache.
+        """
+        network, variables = self.network
+        first = cache is None
+        if first:
+            run = functools.partial(_advance, network, variables, {}, batch, True)
+            # Zeros that count as not seen, so that one program serves the first piece and later.
+            cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run)[1])
+        return _advance(network, variables, cache, batch, first)
 
     def check_tokens(self, store: NightStore) -> None:
         """Compare a token store's tokenizers with the model's.
@@ -316,6 +354,14 @@ class Embedder:
             yield from embed_tokens(apply, read, seconds, reach=self.reach, chunk_s=self.chunk_s)
         except flax.errors.FlaxError as error:
             raise ModelError(f"the model's variables do not fit its objective: {error}") from error
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _advance(network, variables, cache, batch, first):
+    context, cache = network.apply(
+        {**variables, **cache}, batch, first=first, method="advance", mutable=["cache"]
+    )
+    return context[:, :, -1], cache
 
 
 def embed_tokens(

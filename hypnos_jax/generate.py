@@ -215,11 +215,11 @@ def generate(
         "present": np.array([[row["name"] in names for row in rows]]),
         "channel_ids": np.array([[row["channel_id"] for row in rows]], np.int32),
     }
-    cache, at = {}, 0
+    cache, at = None, 0
     while at < fed:
         piece = (fed - at) % FED_S or FED_S
         given = {**batch, "codes": codes[:, at : at + piece]}
-        context, cache = _advance(network, {**variables, **cache}, given, at == 0)
+        context, cache = embedder.advance(given, cache)
         at += piece
     key, drawn = jax.random.key(seed), []
     for second in tqdm.trange(seconds, desc="generate", unit="s", disable=not progress):
@@ -228,7 +228,7 @@ def generate(
         drawn.append(np.asarray(row)[0])
         if second < seconds - 1:
             given = {**batch, "codes": row[:, None]}
-            context, cache = _advance(network, {**variables, **cache}, given, False)
+            context, cache = embedder.advance(given, cache)
 
     made, signals, lead = {}, {}, {}
     shown = min(length, LEAD_S)
@@ -241,15 +241,6 @@ def generate(
         start = len(before) * rate
         lead[name], signals[name] = signal[start - shown * rate : start], signal[start:]
     return Generated(made, signals, lead, prompt)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _advance(network, variables, batch, first):
-    """The context [B, M, D] after some seconds, and the cache."""
-    context, cache = network.apply(
-        variables, batch, first=first, method="advance", mutable=["cache"]
-    )
-    return context[:, :, -1], cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))

@@ -90,6 +90,24 @@ class Tokenizer:
         """Return the vectors before quantisation, float32 [C, S, D]; arguments as ``encode``."""
         return self._run("latents", signals, chunk_s)
 
+    def encode_next(
+        self, signals: np.ndarray, cache: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the codes, uint16 [C, n, K], of signals that come in pieces, and what to hand on.
+
+        Args:
+            signals: float32 [C, n x rate_hz], the first piece one sample longer; how these pieces
+                lie to the seconds is told by ``RvqTokenizer.latents_next``.
+            cache: what the piece before returned, None for the first.
+        """
+        codes, cache = _encode_next(self._network, {**self._variables, **(cache or {})}, signals)
+        return np.asarray(codes).astype(np.uint16), cache
+
+    @property
+    def strict_causal(self) -> bool:
+        """Whether a token is complete with the last sample of its second; else one sample late."""
+        return self._network.strict_causal
+
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Return the signals, float32 [C, S x rate_hz], of codes [C, S, K].
 
@@ -149,6 +167,11 @@ def encode_signal(model, signal: np.ndarray, **options) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(network: RvqTokenizer, method: str, variables: dict[str, Any], signal: jax.Array):
     return network.apply(variables, signal, method=method)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_next(network: RvqTokenizer, variables: dict[str, Any], signals: jax.Array):
+    return network.apply(variables, signals, method="encode_next", mutable=["cache"])
 
 
 @functools.partial(jax.jit, static_argnums=0)

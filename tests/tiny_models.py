@@ -93,12 +93,13 @@ def random_variables(config, batch, seed=0):
     shapes = jax.eval_shape(lambda: nn.unbox(objective.init(keys, batch, train=True)))
     rng = np.random.default_rng(seed)
 
-    def one(shape):
-        if shape.dtype != jnp.float32:
+    def one(path, shape):
+        # Codewords are sums over counts, which must not be near zero.
+        if shape.dtype != jnp.float32 or path[-1].key == "counts":
             return np.ones(shape.shape, shape.dtype)
         return rng.normal(0, 0.3, shape.shape).astype(np.float32)
 
-    return jax.tree.map(one, shapes)
+    return jax.tree.map_with_path(one, shapes)
 
 
 def write_run(workdir, config, variables, step=3):

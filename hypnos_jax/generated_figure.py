@@ -49,7 +49,8 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
         at = _seconds(drawn, rate, start_s - len(lead) // rate)
         cut = len(lead)
         if cut:
-            axis.plot(at[: cut + 1], drawn[: cut + 1], color=DECODED, lw=0.9, label="tokenized")
+            before = at[: cut + 1], drawn[: cut + 1]
+            axis.plot(*before, color=DECODED, lw=0.9, label="decoded from its codes")
             axis.axvline(start_s, color="black", lw=0.8, ls=":")
         axis.plot(at[cut:], drawn[cut:], color=GENERATED, lw=0.9, label="generated")
         unit = {"uV": "µV", "z": "z-score", "": "units of the file"}.get(unit, unit)
@@ -57,6 +58,7 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
         axis.tick_params(labelsize=8)
         axis.margins(x=0)
         axis.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels(axes)
     axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, frameon=False)
     axes[-1].set_xlabel("seconds of the recording" if made.prompt else "seconds")
     what = f"Continued from second {start_s}" if made.prompt else "Begun from nothing"

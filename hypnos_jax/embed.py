@@ -33,21 +33,8 @@ from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from hypnos_jax.export import LoadedModel, ModelError, load_model
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.objectives.rq_next_token import RqNextToken
-from hypnos_jax.stream import Stream
+from hypnos_jax.stream import Stream as Stream  # for users: it embeds what is still coming
 from hypnos_jax.tokenization import Tokenizer
-
-__all__ = [
-    "CHUNK_S",
-    "Embedder",
-    "RecordingEmbedding",
-    "Stream",
-    "embed_night",
-    "embed_recording",
-    "embed_tokens",
-    "epoch_means",
-    "mean_over_modalities",
-    "read_window",
-]
 
 EPOCH_S = 30
 CHUNK_S = 2048  # ours: rows kept per pass of the backbone
@@ -214,6 +201,23 @@ class Embedder:
         # Hashable, so that equal networks share compiled programs.
         modalities = tuple(flax.core.FrozenDict(row) for row in objective.model["modalities"])
         return RqTransformer(**{**objective.model, "modalities": modalities}), variables
+
+    def piecewise(self, names: Sequence[str]) -> dict[str, Tokenizer]:
+        """Return the tokenizers of some modalities, if they and the model can take pieces.
+
+        Raises:
+            ModelError: one is missing or does not fit, or something looks back without a window,
+                so that no cache can hold what it sees; or the model is no RQ-Transformer.
+        """
+        network, _ = self.network
+        tokenizers = {name: self.tokenizer(name) for name in names}
+        reaches = {"the model": network.reach} | {n: t.reach for n, t in tokenizers.items()}
+        if None in reaches.values():
+            endless = next(name for name, reach in reaches.items() if reach is None)
+            raise ModelError(
+                f"{endless} looks back without a window: it cannot be run second by second"
+            )
+        return tokenizers
 
     def advance(
         self, batch: Example, cache: dict[str, Any] | None = None

@@ -115,6 +115,9 @@ def read_prompt(
 ) -> Prompt:
     """Prepare a recording up to the second that is to be made up.
 
+    It is prepared whole and then cut. So what preprocessing looks ahead for is in it: the mean and
+    variance of the first minute, and the far side of gaps.
+
     Args:
         embedder: the model.
         recording: path of an EDF, BDF or WFDB file.
@@ -202,7 +205,7 @@ def generate(
     axis = CodeAxis(embedder.modalities)
     columns = dict(zip(axis.names, axis.columns))
     heard = {name: embedder.tokenize(prompt.channels[name]) for name in names if prompt is not None}
-    tokenizers = {name: embedder.tokenizer(name) for name in names}
+    tokenizers = embedder.piecewise(names)
 
     # BOS and the prompt, as far back as the last second can tell: in whole pieces where it is long.
     length = min(map(len, heard.values()), default=0)

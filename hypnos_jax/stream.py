@@ -106,7 +106,7 @@ class Stream:
             for members in axis.groups.values()
         }
         self._groups = {group: names for group, names in self._groups.items() if names}
-        tokenizers = {name: embedder.tokenizer(name) for name in self._names}
+        tokenizers = embedder.piecewise(self._names)
         self._silence = {
             "codes": np.zeros((1, 1, axis.width), np.int32),
             "present": np.array([[name in self._names for name in axis.names]]),

@@ -1,5 +1,6 @@
 """Generation: it follows the model, the prompt and the seed, and can be read back from its file."""
 
+import dataclasses
 import datetime
 import pathlib
 import subprocess
@@ -157,6 +158,14 @@ def test_a_model_that_reads_amplitudes_cannot_be_run_ahead():
     embedder = Embedder(make_model(config, random_variables(config, token_batch()), step=0))
     with pytest.raises(ModelError, match="amplitude"):
         generate(embedder, 1)
+
+
+def test_a_model_without_a_window_cannot_be_run_ahead(embedder):
+    config = rq_config(wide_window=None)
+    model = make_model(config, random_variables(config, token_batch()), step=0)
+    endless = Embedder(dataclasses.replace(model, tokenizers=embedder.model.tokenizers))
+    with pytest.raises(ModelError, match="without a window"):
+        generate(endless, 1)
 
 
 @pytest.mark.parametrize("heard_s", [0, 20])

@@ -1,18 +1,18 @@
-"""Time per core to prepare one night, by stage, beside the published preprocessing.
+"""Time and memory to prepare one night, by stage, beside the published preprocessing.
 
     python benchmarks/prepare_night.py --hours=8 --reference_python=/path/to/venv/bin/python
 
 The reference is ``hypnos.embedding.pipeline.preprocess_edf`` of ``pip install hypnos==0.1.0`` (it
-needs torch) in its own environment, on the same EDF file; without the flag its row is left out.
-Each measurement is a fresh process on one thread; its CPU time counts, as the machine may have
-other work, the least of ``--repeats``. The reference reads, resamples, filters and z-scores; ours
-does this and judges each channel, keeps tracks and writes the store.
+needs torch) in its own environment, on the same EDF file; without the flag its row is left out. It
+reads, resamples, filters and z-scores eight channels into memory. Ours does this, judges each
+channel and keeps tracks: once with the channels one after the other, once as it comes, and once
+into a store. Every measurement is a fresh process, imports not counted; the rows take turns, and
+of each the least wall time and the least CPU time of ``--repeats`` count. Stages are CPU seconds.
 """
 
 import contextlib
 import importlib
 import json
-import os
 import pathlib
 import resource
 import subprocess
@@ -29,8 +29,15 @@ EXTRA = flags.DEFINE_integer("extra", 0, "Further channels in the file that nobo
 REPEATS = flags.DEFINE_integer("repeats", 3, "Measurements of each; the fastest counts.")
 REFERENCE = flags.DEFINE_string("reference_python", None, "Python that has hypnos==0.1.0.")
 INSIDE = flags.DEFINE_string("inside", None, "Measure this file in this process (internal).")
+ROW = flags.DEFINE_string("row", None, "Which row to measure (internal).")
 
-LABELS = ("C3-M2", "C4-M1", "E1-M2", "E2-M1", "Chin", "ECG", "ABD", "THX")
+LABELS = ("C3-M2", "C4-M1", "E1-M2", "E2-M1", "Chin", "ECG", "ABD", "Thor")
+ROWS = {
+    "reference": "hypnos 0.1.0 preprocess_edf, into memory",
+    "one": "ours, into memory, one channel at a time",
+    "memory": "ours, into memory",
+    "store": "ours, into a store",
+}
 
 REFERENCE_CODE = """
 import json, resource, sys, time
@@ -44,12 +51,12 @@ specs = [
     for n, c, k in zip(names, channels, keys)
 ]
 metadata = ModelMetadata("", {}, specs, {})
-started = time.process_time()
+wall, cpu = time.perf_counter(), time.process_time()
 signals = preprocess_edf(sys.argv[1], metadata)
-total_s = time.process_time() - started
+wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 assert len(signals) == 8, sorted(signals)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"stages": {}, "total_s": total_s, "peak_mib": peak}))
+print(json.dumps({"stages": {}, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak}))
 """
 
 
@@ -77,8 +84,8 @@ def write_edf(path, hours, sfreq_hz, extra):
             file.write(records.astype("<i2").tobytes())
 
 
-def measure(path):
-    """Prepare the file here; print stages, total and peak memory as JSON."""
+def measure(path, row):
+    """Prepare the file here; print stages, totals and peak memory as JSON."""
     from data_pipelines import channels, preprocess
     from data_pipelines.builders import folder, night_builder, recording_night
 
@@ -88,11 +95,11 @@ def measure(path):
         function = getattr(module, name)
 
         def timed(*args, **kwargs):
-            began = time.process_time()
+            began = time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                stages[stage] = stages.get(stage, 0.0) + time.process_time() - began
+                stages[stage] = stages.get(stage, 0.0) + time.thread_time() - began
 
         setattr(module, name, timed)
 
@@ -106,25 +113,30 @@ def measure(path):
     time_calls(night_builder, "write_night", "write night")
     time_calls(night_builder, "_seal", "write store")
     importlib.import_module("data_pipelines.builders.night_records")  # once a run, not once a night
+    if row == "one":
+        recording_night.CHANNELS_AT_ONCE = 1
+    items, _ = folder.find_recordings(path.parent)
+    make_night = recording_night.PrepareRecording(channels=channels.HYPNOS, mains_hz=50)
     with tempfile.TemporaryDirectory(dir=path.parent) as output:
-        items, _ = folder.find_recordings(path.parent)
-        items = {path.stem: items[path.stem]}
-        make_night = recording_night.PrepareRecording(channels=channels.HYPNOS, mains_hz=50)
-        started = time.process_time()
-        with contextlib.redirect_stderr(sys.stdout):
-            summary = night_builder.write_store(
-                output, kind="signals", items=items, make_night=make_night, progress=False
-            )
-        total_s = time.process_time() - started
-        assert summary.added, summary.rejected
-    stages["other"] = total_s - sum(stages.values())
+        wall, cpu = time.perf_counter(), time.process_time()
+        if row == "store":
+            with contextlib.redirect_stderr(sys.stdout):
+                night_builder.write_store(
+                    output, kind="signals", items=items, make_night=make_night, progress=False
+                )
+        else:
+            night = make_night(items[path.stem])
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        if row == "store":
+            (night,) = night_builder.NightStore(output).nights
+        assert len(night.channels) == 8, night.channels
+    stages["other"] = cpu - sum(stages.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"stages": stages, "total_s": total_s, "peak_mib": peak}))
+    print(json.dumps({"stages": stages, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak}))
 
 
 def run(arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{arguments[0]}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -132,29 +144,38 @@ def run(arguments):
 
 def main(_):
     if INSIDE.value:
-        measure(pathlib.Path(INSIDE.value))
+        measure(pathlib.Path(INSIDE.value), ROW.value)
         return
+    rows = [row for row in ROWS if row != "reference" or REFERENCE.value]
+    runs = {row: [] for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "night.edf"
         write_edf(path, HOURS.value, RATE_HZ.value, EXTRA.value)
         size = path.stat().st_size / 2**20
         print(
             f"{HOURS.value:g} h, {len(LABELS) + EXTRA.value} channels at {RATE_HZ.value} Hz, "
-            f"{size:.0f} MiB; 1 process, best of {REPEATS.value}"
+            f"{size:.0f} MiB; best of {REPEATS.value}\n"
         )
-        rows = {"ours": [], "reference": []}
-        for _ in range(REPEATS.value):
-            rows["ours"].append(run([sys.executable, __file__, f"--inside={path}"]))
-            if REFERENCE.value:
-                rows["reference"].append(run([REFERENCE.value, "-c", REFERENCE_CODE, str(path)]))
-    best = {name: min(runs, key=lambda r: r["total_s"]) for name, runs in rows.items() if runs}
-    for name, row in best.items():
-        print(f"{name:>10}: {row['total_s']:6.2f} CPU-s, peak {row['peak_mib']:5.0f} MiB")
-        for stage, seconds in row["stages"].items():
-            print(f"{stage:>22} {seconds:6.2f} s {seconds / row['total_s']:6.1%}")
-    if "reference" in best:
-        ratio = best["ours"]["total_s"] / best["reference"]["total_s"]
-        print(f"ours / reference: {ratio:.2f}")
+        for row in rows * REPEATS.value:
+            if row == "reference":
+                arguments = [REFERENCE.value, "-c", REFERENCE_CODE, str(path)]
+            else:
+                arguments = [sys.executable, __file__, f"--inside={path}", f"--row={row}"]
+            runs[row].append(run(arguments))
+    best = {
+        row: {key: min(run[key] for run in runs[row]) for key in ("wall_s", "cpu_s", "peak_mib")}
+        for row in rows
+    }
+    print("| | wall s | CPU s | peak RSS, MiB |\n|---|---|---|---|")
+    for row in rows:
+        cells = [
+            f"{value:.{0 if key == 'peak_mib' else 2}f}"
+            + (f" ({value / best[rows[0]][key]:.2f}x)" if row != rows[0] else "")
+            for key, value in best[row].items()
+        ]
+        print(f"| {ROWS[row]} | " + " | ".join(cells) + " |")
+    stages = min(runs["store"], key=lambda run: run["cpu_s"])["stages"]
+    print("\nCPU s by stage: " + ", ".join(f"{name} {s:.2f}" for name, s in stages.items()))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ A ``Source`` cuts every night into slots and numbers them; an epoch visits each 
 order that the seed and the epoch's number decide, and within its slot a crop starts at a random
 second that the example's number decides. The global batch at a step is examples ``step x B`` to
 ``step x B + B - 1``, whatever the number of hosts and threads: a run resumes from its step alone.
+Slots are counted, never listed: a store of any size takes two numbers a channel of a night.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -16,10 +17,12 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
-from data_pipelines.store import NightEntry, NightStore, sha256
+from data_pipelines.store import NightStore, sha256
 
-Example = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]
 PREFETCHED_BATCHES = 4
+PAGE = 4096  # examples drawn at once; changes no draw
+ROUNDS = 6
 
 
 class PipelineError(ValueError):
@@ -30,80 +33,78 @@ class EmptySplitError(PipelineError):
     """No night of the split holds what is asked for, as happens in small cohorts."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """A stretch of one night that a crop is taken from.
-
-    Attributes:
-        night: the night.
-        channel: its channel, or None for all modalities together.
-        first, last: the seconds between which a training crop starts, last included.
-        start: where the evaluation's crop starts.
-    """
-
-    night: NightEntry
-    channel: str | None
-    first: int
-    last: int
-    start: int
-
-
-def cut_night(night: NightEntry, channel: str | None, crop_s: int) -> list[Slot]:
-    """Cut a night into slots of about ``crop_s``; one slot where the night is shorter.
-
-    Training starts cover every second from which a whole crop fits, once over all slots;
-    evaluation starts are ``crop_s`` apart and leave out what is left at the end.
-    """
-    count = max(1, night.duration_s // crop_s)
-    starts = max(1, night.duration_s - crop_s + 1)
-    edges = [starts * i // count for i in range(count + 1)]
-    return [
-        Slot(night, channel, edges[i], max(edges[i], edges[i + 1] - 1), i * crop_s)
-        for i in range(count)
-    ]
-
-
 class Source:
     """Examples cut from a store, as batches of numpy arrays.
+
+    A stretch is what slots are cut from: one channel of a night, or all modalities of one. It is
+    cut into slots of about ``crop_s``, one where it is shorter. Training starts cover every second
+    from which a whole crop fits, once over all slots; evaluation starts are ``crop_s`` apart and
+    leave out what is left at the end.
 
     Attributes:
         store: the ``NightStore``.
         num_examples: examples of one epoch.
-        examples: shuffled and repeated ``grain.MapDataset``; example i is a function of
-            (seed, i).
     """
 
     def __init__(
         self,
         store: NightStore,
-        slots: list[Slot],
-        read: Callable[[Slot, int], Example],
+        seconds: list[int],
+        crop_s: int,
+        read: Callable[[np.ndarray, np.ndarray], Batch],
         description: dict,
         *,
         seed: int,
         threads: int | None = None,
     ):
-        """Take slots and a function that reads one.
+        """Take stretches and a function that reads crops of them.
 
         Args:
-            store: where the slots are.
-            slots: what an epoch visits.
-            read: (slot, start second) -> example.
+            store: where the stretches are.
+            seconds: the length of each.
+            crop_s: of a crop.
+            read: (stretches [R], start seconds [R]) -> batch of R rows.
             description: what ``describe`` says of the data beside their origin.
             seed: of order and crops.
             threads: readers; as many as cores by default.
         """
-        self.store, self.num_examples = store, len(slots)
-        self._slots, self._read, self._description = slots, read, description
+        seconds = np.asarray(seconds, np.int64)
+        self._slots = np.maximum(1, seconds // crop_s)
+        self._starts = np.maximum(1, seconds - crop_s + 1)
+        self._ends = np.cumsum(self._slots)
+        self.store, self.num_examples = store, int(self._ends[-1])
+        self._crop_s, self._read, self._description, self._seed = crop_s, read, description, seed
         self._threads = threads or os.cpu_count() or 1
+        self._page = functools.lru_cache(2 * self._threads + PREFETCHED_BATCHES)(self._draw)
 
-        def crop(slot: Slot, rng: np.random.Generator) -> Example:
-            return read(slot, int(rng.integers(slot.first, slot.last + 1)))
+    def draws(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the stretches and start seconds of training examples ``first`` to ``stop - 1``."""
+        pages = range(first // PAGE, -(-stop // PAGE))
+        whole = np.concatenate([self._page(page) for page in pages], axis=1)
+        return tuple(whole[:, first - pages[0] * PAGE : stop - pages[0] * PAGE])
 
-        self.examples = grain.MapDataset.source(slots).seed(seed).shuffle().repeat()
-        self.examples = self.examples.random_map(crop)
+    def examples(self, first: int, stop: int) -> Batch:
+        """Return training examples ``first`` to ``stop - 1``, each a function of (seed, number)."""
+        return self._read(*self.draws(first, stop))
 
-    def batches(self, batch_size: int, lo: int, hi: int, start_step: int) -> Iterator[Example]:
+    def _draw(self, page):
+        numbers = np.arange(page * PAGE, (page + 1) * PAGE)
+        epochs, places = np.divmod(numbers, self.num_examples)
+        stretch, slot = self._locate(
+            permute(places, self.num_examples, mix(mix(self._seed) + epochs.astype(np.uint64)))
+        )
+        starts, slots = self._starts[stretch], self._slots[stretch]
+        low = starts * slot // slots
+        span = np.maximum(1, starts * (slot + 1) // slots - low)
+        drawn = mix(mix(self._seed + 1) + numbers.astype(np.uint64)) % span.astype(np.uint64)
+        return np.stack([stretch, low + drawn.astype(np.int64)])
+
+    def _locate(self, slots):
+        """Stretch of each slot, and which of the stretch's slots it is."""
+        stretch = np.searchsorted(self._ends, slots, side="right")
+        return stretch, slots - (self._ends - self._slots)[stretch]
+
+    def batches(self, batch_size: int, lo: int, hi: int, start_step: int) -> Iterator[Batch]:
         """Return an endless iterator over one host's rows of the batches from a step on.
 
         Args:
@@ -114,16 +115,14 @@ class Source:
         Returns:
             An iterator of name -> array [hi - lo, ...]; ``close()`` ends its threads.
         """
-        rows = hi - lo
 
-        def pick(j: int) -> Example:
-            return self.examples[(start_step + j // rows) * batch_size + lo + j % rows]
+        def batch(ahead: int) -> Batch:
+            first = (start_step + ahead) * batch_size
+            return self.examples(first + lo, first + hi)
 
-        feed = grain.MapDataset.range(2**62 // batch_size).map(pick).batch(rows)
-        options = grain.ReadOptions(self._threads, max(self._threads, PREFETCHED_BATCHES))
-        return iter(feed.to_iter_dataset(options))
+        return self._iterate(2**62 // batch_size - start_step, batch)
 
-    def evaluation_batches(self, batch_size: int, limit: int | None = None) -> Iterator[Example]:
+    def evaluation_batches(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield the examples in the store's order, each once, from fixed seconds.
 
         Args:
@@ -131,20 +130,21 @@ class Source:
             limit: at most this many batches, of examples spread evenly over the nights.
         """
         count = self.num_examples if limit is None else min(self.num_examples, limit * batch_size)
-        chosen = np.arange(count) * self.num_examples // count
-        examples = grain.MapDataset.source(chosen).map(
-            lambda i: self._read(self._slots[i], self._slots[i].start)
-        )
-        options = grain.ReadOptions(self._threads, max(self._threads, 2 * batch_size))
-        rows = []
-        for example in examples.to_iter_dataset(options):
-            rows.append(example)
-            if len(rows) == batch_size:
-                yield _stack(rows)
-                rows = []
-        if rows:
-            empty = {name: np.zeros_like(value) for name, value in rows[0].items()}
-            yield _stack(rows + [empty] * (batch_size - len(rows)))
+
+        def batch(index: int) -> Batch:
+            rows = np.arange(index * batch_size, min(count, (index + 1) * batch_size))
+            stretch, slot = self._locate(rows * self.num_examples // count)
+            missing = batch_size - len(rows)
+            return {
+                name: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1))
+                for name, value in self._read(stretch, slot * self._crop_s).items()
+            }
+
+        yield from self._iterate(-(-count // batch_size), batch)
+
+    def _iterate(self, count, batch):
+        options = grain.ReadOptions(self._threads, max(self._threads, PREFETCHED_BATCHES))
+        return iter(grain.MapDataset.range(count).map(batch).to_iter_dataset(options))
 
     def describe(self) -> dict:
         """Return what is known of the data, as JSON values: for configs, manifests and logs."""
@@ -187,13 +187,8 @@ def signal_crops(
     wanted = [
         name for name, kind in types.items() if kind == signal_type and name in (channels or types)
     ]
-    slots = [
-        slot
-        for name in wanted
-        for night in store.select(split, name)
-        for slot in cut_night(night, name, crop_s)
-    ]
-    if not slots:
+    stretches = [(night, name) for name in wanted for night in store.select(split, name)]
+    if not stretches:
         raise EmptySplitError(
             f"{store.path} has no {signal_type} channel"
             + (f" among {list(channels)}" if channels else "")
@@ -203,18 +198,24 @@ def signal_crops(
     if len(rates) > 1:
         raise PipelineError(f"{store.path}: {signal_type} channels at several rates, {rates} Hz")
 
-    def read(slot: Slot, start: int) -> Example:
-        stop = start + crop_s
-        valid = store.valid(slot.night, slot.channel, start, stop)
+    rate = rates.pop()
+    ids = np.array([_channel_id(name) for _, name in stretches], np.int32)
+
+    def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
+        signal = np.zeros((len(chosen), crop_s, rate), np.float32)
+        valid = np.zeros((len(chosen), crop_s), bool)
+        for row, (stretch, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
+            store.fill(*stretches[stretch], start, samples=signal[row], valid=valid[row])
         return {
-            "signal": store.signal(slot.night, slot.channel, start, stop),
+            "signal": signal.reshape(len(chosen), -1),
             "valid": valid,
-            "channel_id": np.int32(_channel_id(slot.channel)),
-            "weight": np.float32(valid.any()),
+            "channel_id": ids[chosen],
+            "weight": valid.any(axis=1).astype(np.float32),
         }
 
-    description = {"signal_type": signal_type, "channels": wanted, "rate_hz": rates.pop()}
-    return Source(store, slots, read, description, seed=seed, threads=threads)
+    description = {"signal_type": signal_type, "channels": wanted, "rate_hz": rate}
+    seconds = [night.duration_s for night, _ in stretches]
+    return Source(store, seconds, crop_s, read, description, seed=seed, threads=threads)
 
 
 def token_windows(
@@ -252,21 +253,30 @@ def token_windows(
     firsts = np.cumsum([0, *levels])
     columns = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in keep])
     channel_ids = np.array([store.modalities[i]["channel_id"] for i in keep], np.int32)
-    slots = [slot for night in store.select(split) for slot in cut_night(night, None, window_s)]
-    if not slots:
+    nights = store.select(split)
+    if not nights:
         raise EmptySplitError(f"{store.path} has no night in split {split!r}: {_contents(store)}")
 
-    def read(slot: Slot, start: int) -> Example:
-        stop = start + window_s
-        present = store.present(slot.night)[keep]
-        valid = store.token_valid(slot.night, start, stop)[:, keep] & present
+    present = np.stack([store.present(night)[keep] for night in nights])
+    # A slice takes all without a copy.
+    levels_kept, modalities_kept = (columns, keep) if modalities else (slice(None), slice(None))
+
+    def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
+        codes = np.zeros((len(chosen), window_s, store.code_width), np.int32)
+        valid = np.zeros((len(chosen), window_s, len(names)), bool)
+        tracks = np.zeros((*valid.shape, 2), np.float32)
+        for row, (night, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
+            store.fill(
+                nights[night], None, start, codes=codes[row], valid=valid[row], tracks=tracks[row]
+            )
+        valid = valid[:, :, modalities_kept] & present[chosen, None]
         return {
-            "codes": store.codes(slot.night, start, stop)[:, columns].astype(np.int32),
-            "present": present,
-            "channel_ids": channel_ids,
+            "codes": codes[:, :, levels_kept],
+            "present": present[chosen],
+            "channel_ids": np.tile(channel_ids, (len(chosen), 1)),
             "valid": valid,
-            "tracks": store.token_tracks(slot.night, start, stop)[:, keep],
-            "weight": np.float32(valid.any()),
+            "tracks": tracks[:, :, modalities_kept],
+            "weight": valid.any(axis=(1, 2)).astype(np.float32),
         }
 
     kept = [
@@ -280,7 +290,8 @@ def token_windows(
         for i in keep
     ]
     description = {"modalities": kept, "window_s": window_s}
-    return Source(store, slots, read, description, seed=seed, threads=threads)
+    seconds = [night.duration_s for night in nights]
+    return Source(store, seconds, window_s, read, description, seed=seed, threads=threads)
 
 
 SOURCES = {"signal_crops": signal_crops, "token_windows": token_windows}
@@ -349,5 +360,34 @@ def _require_kind(store: NightStore, kind: str, name: str) -> None:
         raise PipelineError(f"{name} reads a store of {kind}; {store.path} holds {store.kind}")
 
 
-def _stack(rows: list[Example]) -> Example:
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def mix(numbers: np.ndarray | int) -> np.ndarray:
+    """Scramble 64-bit numbers, one to one: the finalizer of SplitMix64 (Steele et al. 2014)."""
+    x = np.atleast_1d(np.asarray(numbers, np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def permute(places: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
+    """Map places of ``range(count)`` one to one onto itself, in an order that each key decides.
+
+    A Feistel network over the even number of bits that hold ``count``; what falls outside the range
+    goes through it again until it is within (cycle walking: Black and Rogaway 2002). No list of
+    the order is kept.
+
+    Args:
+        places: int64 [n].
+        count: how many places there are.
+        keys: uint64 [n].
+    """
+    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    places, astray = places.astype(np.uint64), np.arange(len(places))
+    while len(astray):
+        left, right = places[astray] >> half, places[astray] & mask
+        for number in range(ROUNDS):
+            scrambled = mix(mix(right + np.uint64(number << 32)) + keys[astray])
+            left, right = right, left ^ (scrambled & mask)
+        places[astray] = left << half | right
+        astray = astray[places[astray] >= count]
+    return places.astype(np.int64)

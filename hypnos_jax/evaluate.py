@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax
-import numpy as np
 from absl import logging
 
 from data_pipelines import pipeline
@@ -230,7 +229,7 @@ def batch_spec(source: pipeline.Source, rows: int) -> dict[str, jax.ShapeDtypeSt
     Raises:
         BatchError: the example does not keep the batch contract.
     """
-    example = {name: np.asarray(value)[None] for name, value in source.examples[0].items()}
+    example = source.examples(0, 1)
     batches.check_batch(example, 1)
     return {
         name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype)

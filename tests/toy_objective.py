@@ -60,29 +60,21 @@ class ToySource(pipeline.Source):
     def __init__(self, store, *, split, seed, rows=40, poison=-1, delay_s=0.0):
         law = np.array([1.0, -2.0, 0.5, 0.0], np.float32)
 
-        def read(slot, start):
-            time.sleep(delay_s)
-            x = np.random.default_rng([slot, start, len(split)]).normal(size=4).astype(np.float32)
-            y = np.float32(x @ law)
-            if slot == poison and split == "train":
-                y = np.float32(np.finfo(np.float32).max)
-            return {"x": x, "y": y, "valid": np.ones(1, bool), "weight": np.float32(1)}
+        def read(slots, starts):
+            time.sleep(delay_s * len(slots))
+            rows = [np.random.default_rng([*at, len(split)]) for at in zip(slots, starts)]
+            x = np.stack([rng.normal(size=4) for rng in rows]).astype(np.float32)
+            y = (x @ law).astype(np.float32)
+            if split == "train":
+                y[slots == poison] = np.finfo(np.float32).max
+            ones = np.ones(len(slots), np.float32)
+            return {"x": x, "y": y, "valid": np.ones((len(slots), 1), bool), "weight": ones}
 
         about = {"width": 8, "path": store}
-        super().__init__(None, Slots(rows), read, about, seed=seed, threads=2)
+        super().__init__(None, [13] * rows, 10, read, about, seed=seed, threads=2)
 
     def describe(self):
         return dict(self._description)
-
-
-class Slot(int):
-    first = start = property(lambda self: 0)
-    last = property(lambda self: 3)
-
-
-class Slots(list):
-    def __init__(self, rows):
-        super().__init__(Slot(i) for i in range(rows))
 
 
 def install(monkeypatch=None):

@@ -360,7 +360,7 @@ def _write_records(build, kind, shards, modalities):
 
 
 def _check_free_disk(output, sources):
-    need = int(1.05 * sum(_byte_size(source) for source in sources)) + 2**20
+    need = int(1.1 * sum(_byte_size(source) for source in sources)) + 2**20
     free = shutil.disk_usage(output).free
     if free < need:
         raise StoreError(
@@ -375,6 +375,12 @@ def _existing(output, kind, provenance):
     store = NightStore(output)
     if store.kind != kind:
         raise StoreError(f"{output} holds {store.kind}, not {kind}; choose another folder")
+    if store.segment_s != SEGMENT_S[kind]:
+        raise StoreError(
+            f"{output} has records of {store.segment_s} s, as an older version wrote them, and can "
+            f"only be read; nights are added in records of {SEGMENT_S[kind]} s: choose another "
+            "folder"
+        )
     _check_same(output, store.manifest["provenance"], provenance)
     return store
 

@@ -1,10 +1,12 @@
 """The TFDS builder that writes nights as ArrayRecord, shard by shard."""
 
 import functools
+import os
 import pathlib
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -64,7 +66,7 @@ class NightRecords(tfds.core.ShardBasedBuilder):
         )
 
     def _example_writer(self):
-        return _SortedWriter(self.info.file_format)
+        return _Writer(self.info.file_format)
 
     def _shard_iterators_per_split(self, dl_manager):
         del dl_manager  # nothing is downloaded here
@@ -74,15 +76,21 @@ class NightRecords(tfds.core.ShardBasedBuilder):
         }
 
 
-class _SortedWriter(writer.ExampleWriter):
-    """Writes the features of each example in order of name.
+class _Writer(writer.ExampleWriter):
+    """Writes records as they are: noise does not compress, and reading them back is faster.
 
-    An example is a map, which protobuf serializes in an order that changes from process to process;
-    the same nights would not give the same bytes.
+    The features of each example are put in order of name. An example is a map, which protobuf
+    serializes in an order that changes from process to process; the same nights would not give the
+    same bytes.
     """
 
     def write(self, path, examples):
-        return super().write(path, ((key, _sorted(example)) for key, example in examples))
+        records = array_record_module.ArrayRecordWriter(
+            os.fspath(path), "group_size:1,uncompressed"
+        )
+        for _, example in examples:
+            records.write(_sorted(example))
+        records.close()
 
 
 def _sorted(example):

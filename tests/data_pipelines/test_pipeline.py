@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import pipeline
-from data_pipelines.store import NightEntry, NightStore
+from data_pipelines.store import NightStore
 from data_pipelines.synthetic import write_tiny_nights, write_tiny_tokens
 
 
@@ -78,14 +78,15 @@ def test_signal_crops_have_the_documented_arrays(signals):
     assert source.describe()["rate_hz"] == 32
 
 
-def test_every_slot_comes_once_an_epoch_and_no_night_leaves_its_split(tokens):
+def test_evaluation_visits_the_nights_of_its_split_in_order_and_no_other(tokens):
     store = NightStore(tokens)
     for split in ("train", "validation", "test"):
         source = windows(tokens, split, window_s=50)
-        assert source.num_examples == 4 * len(store.select(split))
-        visited = [(slot.night.recording, slot.start) for slot in source._slots]
-        assert len(set(visited)) == source.num_examples
-        assert {name for name, _ in visited} == {n.recording for n in store.select(split)}
+        nights = store.select(split)
+        assert source.num_examples == 4 * len(nights)
+        (batch,) = source.evaluation_batches(source.num_examples)
+        expected = [store.codes(night, at, at + 50) for night in nights for at in range(0, 200, 50)]
+        np.testing.assert_array_equal(batch["codes"], expected)
 
 
 @pytest.mark.parametrize("hosts", [2, 4, 8])
@@ -109,12 +110,12 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(tokens):
 
 def test_each_epoch_has_its_own_order_and_every_slot(tokens):
     source = windows(tokens, window_s=200)  # a night is one slot, one crop
-    key = lambda example: example["codes"].tobytes()
+    count = source.num_examples
     epochs = [
-        [key(source.examples[e * source.num_examples + i]) for i in range(source.num_examples)]
+        [codes.tobytes() for codes in source.examples(e * count, (e + 1) * count)["codes"]]
         for e in range(3)
     ]
-    assert len(set(epochs[0])) == source.num_examples
+    assert len(set(epochs[0])) == count
     assert set(epochs[0]) == set(epochs[1]) == set(epochs[2])
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
@@ -134,21 +135,21 @@ def test_evaluation_sees_every_example_once_and_pads_with_weight_zero(tokens):
 def test_a_night_shorter_than_the_window_is_padded_as_invalid(tokens):
     source = windows(tokens, window_s=300)
     assert source.num_examples == len(NightStore(tokens).select("train"))
-    example = source.examples[0]
-    assert example["valid"][:200].any()
-    assert not example["valid"][200:].any()
-    assert not example["codes"][200:].any()
+    example = source.examples(0, 1)
+    assert example["valid"][:, :200].any()
+    assert not example["valid"][:, 200:].any()
+    assert not example["codes"][:, 200:].any()
     assert example["weight"] == 1
 
 
 def test_some_modalities_can_be_chosen(tokens):
-    whole = windows(tokens, window_s=50).examples[3]
+    whole = windows(tokens, window_s=50).examples(3, 4)
     source = windows(tokens, window_s=50, modalities=("ecg", "eeg_c4"))
-    example = source.examples[3]
+    example = source.examples(3, 4)
     assert [m["name"] for m in source.describe()["modalities"]] == ["eeg_c4", "ecg"]
-    assert example["channel_ids"].tolist() == [1, 5]
+    assert example["channel_ids"].tolist() == [[1, 5]]
     columns = [4, 5, 6, 7, 20, 21, 22, 23]
-    np.testing.assert_array_equal(example["codes"], whole["codes"][:, columns])
+    np.testing.assert_array_equal(example["codes"], whole["codes"][:, :, columns])
 
 
 @pytest.mark.parametrize(
@@ -174,15 +175,56 @@ def test_a_missing_signal_type_says_what_there_is(signals):
         load()
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 5000), st.integers(1, 700))
-def test_slots_cover_every_start_once_and_stay_inside(duration_s, crop_s):
-    night = NightEntry("n", "s", "train", duration_s, (), {}, {}, {}, 0, (0, 0))
-    slots = pipeline.cut_night(night, None, crop_s)
-    starts = [second for slot in slots for second in range(slot.first, slot.last + 1)]
-    assert starts == list(range(max(1, duration_s - crop_s + 1)))
-    assert all(slot.start == i * crop_s for i, slot in enumerate(slots))
-    assert slots[-1].start + crop_s <= max(duration_s, crop_s)
+def drawing(seconds, crop_s, seed=0):
+    """A source of crops of nothing, for its draws and the starts of its evaluation."""
+    read = lambda stretches, starts: {"stretch": stretches, "start": starts}
+    return pipeline.Source(None, seconds, crop_s, read, {}, seed=seed, threads=1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=5), st.integers(1, 300))
+def test_an_epoch_takes_as_many_crops_of_each_stretch_as_fit_and_all_lie_inside(seconds, crop_s):
+    source = drawing(seconds, crop_s)
+    stretch, start = source.draws(0, source.num_examples)
+    slots = np.maximum(1, np.array(seconds) // crop_s)
+    assert source.num_examples == slots.sum()
+    np.testing.assert_array_equal(np.bincount(stretch, minlength=len(seconds)), slots)
+    assert (start >= 0).all()
+    assert (start + crop_s <= np.maximum(seconds, crop_s)[stretch]).all()
+    (batch,) = source.evaluation_batches(source.num_examples)
+    np.testing.assert_array_equal(batch["stretch"], np.repeat(np.arange(len(seconds)), slots))
+    np.testing.assert_array_equal(
+        batch["start"], np.concatenate([np.arange(n) * crop_s for n in slots])
+    )
+
+
+def test_over_epochs_crops_start_at_every_second_alike():
+    source = drawing([100, 47], 10)
+    stretch, start = source.draws(0, 4000 * source.num_examples)
+    for night, seconds, slots in ((0, 100, 10), (1, 47, 4)):
+        starts, counts = np.unique(start[stretch == night], return_counts=True)
+        assert starts.tolist() == list(range(seconds - 9))
+        expected = 4000 * slots / len(starts)
+        # Slots are of 9 or 10 starts, and a count varies by its square root.
+        assert (np.abs(counts - expected) < 0.3 * expected).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
+def test_a_permutation_takes_every_place_once(count, key):
+    places = pipeline.permute(np.arange(count), count, np.full(count, key, np.uint64))
+    assert sorted(places.tolist()) == list(range(count))
+
+
+def test_orders_of_many_epochs_are_uniform_and_neighbours_are_parted():
+    count, epochs = 37, 6000
+    keys = pipeline.mix(np.repeat(np.arange(epochs), count))
+    places = pipeline.permute(np.tile(np.arange(count), epochs), count, keys).reshape(epochs, count)
+    for column in (places[:, 0], places[:, 36], (places[:, 8] - places[:, 7]) % count):
+        found = np.bincount(column, minlength=count)
+        # The difference of two places is never 0; 5 standard deviations of a count.
+        expected = epochs / (count - (found[0] == 0))
+        assert (np.abs(found[1:] - expected) < 5 * expected**0.5).all()
 
 
 def test_a_store_can_be_pickled_for_other_processes(tokens):

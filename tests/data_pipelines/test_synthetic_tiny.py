@@ -47,7 +47,7 @@ def test_tiny_nights_feed_every_tokenizer(signals, signal_type):
     for split in SPLITS:
         options = {"path": signals.path, "split": split, "seed": 0}
         source = pipeline.load("signal_crops", **options, signal_type=signal_type, crop_s=30)
-        assert source.examples[0]["weight"] == 1
+        assert source.examples(0, 1)["weight"] == 1
 
 
 def test_tiny_tokens_can_be_learnt(tokens):

@@ -1,75 +1,245 @@
-"""How fast batches come from the disk, against what a training step consumes.
+"""How fast batches come from the disk, beside other ways and the physical limit.
 
-    python benchmarks/input_pipeline.py --source=token_windows
-    python benchmarks/input_pipeline.py --source=signal_crops --consume=2000
+    python benchmarks/input_pipeline.py
+    python benchmarks/input_pipeline.py --consume=2000
 
-Without ``--path`` it writes simulated nights of an hour into a temporary folder first. The files
-are then in the page cache. ``--consume`` is a training step's ``channel_seconds_per_s``
-(``benchmarks/train_step.py``); the answer is how many times over the input keeps up with it.
+Signal crops of three lengths and token windows of two, from simulated nights in a temporary folder
+(they are then in the page cache), batches of ``--rows``, random order. MB are those of the batch.
+The ways, which take turns; the best of ``--repeats`` counts:
+
+- limit: on every core, copy int16 from a file in the page cache in order and convert to float32;
+- ours: :mod:`data_pipelines.pipeline` on the prepared store;
+- memmap: one int16 file per night, ``numpy.memmap``, a random crop after the other, scaled and
+  stacked in one thread: nothing is parsed, checked or sharded, and there is no validity;
+- grain: ``ArrayRecordDataSource`` of the same store, TFDS's parser, crop within one record, batched
+  by Grain with its default settings.
+
+``--consume`` is a training step's ``channel_seconds_per_s`` (``benchmarks/train_step.py``).
+``--nights=20000`` measures instead the memory that a store of so many nights takes before training.
 """
 
+import concurrent.futures
 import json
+import os
+import pathlib
 import resource
-import sys
+import shutil
 import tempfile
 import time
 
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
 from absl import app, flags
 
-from data_pipelines import pipeline, synthetic
+from data_pipelines import pipeline, store, synthetic
+from data_pipelines.builders import night_builder
 from hypnos_jax.batch import channel_seconds
 
-SOURCE = flags.DEFINE_enum("source", "token_windows", sorted(pipeline.SOURCES), "what to read")
-PATH = flags.DEFINE_string("path", None, "a store; simulated nights by default")
-ROWS = flags.DEFINE_integer("rows", 16, "rows of a batch")
-SECONDS = flags.DEFINE_integer("seconds", 0, "of a window or crop; 2048 or 30 by default")
-SIGNAL_TYPE = flags.DEFINE_string("signal_type", "eeg", "of signal_crops")
-THREADS = flags.DEFINE_integer("threads", None, "readers; as many as cores by default")
-RUN_S = flags.DEFINE_float("run_s", 10.0, "how long to read")
-CONSUME = flags.DEFINE_float("consume", None, "channel-seconds/s of the training step")
+ROWS = flags.DEFINE_integer("rows", 64, "Rows of a batch.")
+CROPS_S = flags.DEFINE_list("crops_s", ["8", "30", "32"], "Lengths of signal crops.")
+WINDOWS_S = flags.DEFINE_list("windows_s", ["512", "2048"], "Lengths of token windows.")
+RUN_S = flags.DEFINE_float("run_s", 2.0, "How long to read each time.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Measurements of each; the fastest counts.")
+CONSUME = flags.DEFINE_float("consume", None, "Channel-seconds/s of the training step.")
+NIGHTS = flags.DEFINE_integer("nights", 0, "Measure the memory of a store of so many nights.")
+
+HOURS, STORED, RATE_HZ = 4, 12, 128
+
+
+def write_nights(folder):
+    """Write nights of noise as a store, and each as a plain int16 file of the same samples."""
+
+    def make(name):
+        rng = np.random.default_rng(int(name))
+        seconds = HOURS * 3600
+        channels = {
+            channel: store.ChannelSignal(
+                channel,
+                RATE_HZ,
+                rng.standard_normal(seconds * RATE_HZ, np.float32),
+                np.ones(seconds, bool),
+                np.zeros((seconds, 2), np.float32),
+            )
+            for channel in ("eeg_c3", "eeg_c4")
+        }
+        samples, _ = store.quantize(channels["eeg_c3"].samples)
+        samples.tofile(folder / f"{name}.int16")
+        return store.Night(name, name, "train", channels, np.zeros(HOURS * 120, np.int8))
+
+    items = {str(n): str(n) for n in range(STORED)}
+    night_builder.write_store(
+        folder / "nights", kind="signals", items=items, make_night=make, progress=False
+    )
+
+
+def limit(folder, seconds):
+    """Yield MB/s of reading in order and converting, all cores together."""
+    files = sorted(folder.glob("*.int16"))
+    cores = os.cpu_count()
+
+    def convert(files):
+        raw = np.empty(2**17, np.int16)
+        made = np.empty(2**17, np.float32)
+        size = 0
+        stop = time.perf_counter() + RUN_S.value
+        while time.perf_counter() < stop:
+            for file in files:
+                with open(file, "rb", buffering=0) as opened:
+                    while count := opened.readinto(raw) // 2:
+                        np.multiply(raw[:count], np.float32(0.001), out=made[:count])
+                        size += 4 * count
+        return size
+
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        then = time.perf_counter()
+        size = sum(pool.map(convert, [files[i::cores] for i in range(cores)]))
+        return size / (time.perf_counter() - then) / 1e6, None
+
+
+def read(feed):
+    """Return MB/s and channel-seconds/s of an iterator of batches."""
+    next(feed)
+    size = signal_s = 0
+    then = time.perf_counter()
+    while (wall_s := time.perf_counter() - then) < RUN_S.value:
+        batch = next(feed)
+        size += sum(value.nbytes for value in batch.values())
+        signal_s += channel_seconds(batch) if "weight" in batch else 0
+    feed.close()
+    return size / wall_s / 1e6, signal_s / wall_s or None
+
+
+def ours(folder, seconds):
+    source = pipeline.load(
+        "signal_crops",
+        path=folder / "nights",
+        split="train",
+        seed=0,
+        signal_type="eeg",
+        crop_s=seconds,
+    )
+    return read(source.batches(ROWS.value, 0, ROWS.value, 0))
+
+
+def tokens(folder, seconds):
+    path = folder / "tokens"
+    if not path.exists():
+        modalities = synthetic.tiny_modalities(levels=8, codes=2048)
+        synthetic.write_tiny_tokens(path, 0, modalities, nights=8, duration_s=8 * 3600)
+    source = pipeline.load("token_windows", path=path, split="train", seed=0, window_s=seconds)
+    return read(source.batches(ROWS.value, 0, ROWS.value, 0))
+
+
+def memmap(folder, seconds):
+    def batches():
+        nights = [np.memmap(file, np.int16, "r") for file in sorted(folder.glob("*.int16"))]
+        rng = np.random.default_rng(0)
+        size = seconds * RATE_HZ
+        while True:
+            batch = np.empty((ROWS.value, size), np.float32)
+            for row in batch:
+                night = nights[rng.integers(len(nights))]
+                start = rng.integers((len(night) - size) // RATE_HZ) * RATE_HZ
+                np.multiply(night[start : start + size], np.float32(0.001), out=row)
+            yield {"signal": batch}
+
+    return read(batches())
+
+
+def with_grain(folder, seconds):
+    records = next((folder / "nights").glob("records-*")) / "nights" / "1.0.0"
+    builder = tfds.builder_from_directory(records)
+    files = builder.info.splits["train"].filepaths
+    parse = builder.info.features.deserialize_example_np
+
+    def crop(record, rng):
+        example = parse(record)
+        start = int(rng.integers(len(example["valid"]) - seconds + 1))
+        samples = example["samples"][start * RATE_HZ : (start + seconds) * RATE_HZ]
+        return {
+            "signal": samples * example["scale"],
+            "valid": example["valid"][start : start + seconds],
+        }
+
+    data = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(list(map(str, files))))
+    data = data.seed(0).shuffle().repeat().random_map(crop).batch(ROWS.value)
+    return read(iter(data.to_iter_dataset()))
+
+
+def fastest(way, folder, seconds):
+    return max((way(folder, seconds) for _ in range(REPEATS.value)), key=lambda found: found[0])
+
+
+def memory(folder, nights):
+    """Print what a manifest of many nights and a source of its EEG take."""
+    write_nights(folder)
+    manifest = json.loads((folder / "nights/manifest.json").read_text())
+    row = manifest["nights"][0]
+    verdict = {
+        "amplitude": 29.95,
+        "clipped_share": 0.0,
+        "flat_share": 0.0,
+        "how": "as labelled",
+        "label": "C3-M2",
+        "nan_share": 0.0,
+        "notes": [],
+        "rate_hz": 256.0,
+        "scale": 1.0,
+        "status": "ok",
+        "unit": "uV",
+        "valid_share": 1.0,
+    }
+    channels = list("abcdef") + ["eeg_c3", "eeg_c4"]
+    row |= {"channels": channels, "duration_s": 8 * 3600}
+    row["qc"] = {"mains_hz": 50, "channels": dict.fromkeys(channels, verdict)}
+    manifest["nights"] = [row | {"recording": f"night-{n}"} for n in range(nights)]
+    text = json.dumps(manifest, indent=1)
+    (folder / "nights/manifest.json").write_text(text)
+    del manifest, row
+    size, before = len(text), rss()
+    del text
+    then = time.perf_counter()
+    source = pipeline.load(
+        "signal_crops", path=folder / "nights", split="train", seed=0, signal_type="eeg"
+    )
+    source.draws(0, 1)
+    wall_s = time.perf_counter() - then
+    print(
+        f"{nights} nights, {source.num_examples / 1e6:.1f} million slots, a manifest of "
+        f"{size / 1e6:.0f} MB: ready in {wall_s:.1f} s, {(rss() - before) / 1e6:.0f} MB more"
+    )
+
+
+def rss():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def main(argv):
     del argv
-    with tempfile.TemporaryDirectory() as temporary:
-        path = PATH.value or temporary + "/store"
-        if SOURCE.value == "token_windows":
-            options = {"window_s": SECONDS.value or 2048}
-            if not PATH.value:
-                modalities = synthetic.tiny_modalities(levels=8, codes=2048)
-                synthetic.write_tiny_tokens(path, 0, modalities, nights=8, duration_s=8 * 3600)
-        else:
-            options = {"crop_s": SECONDS.value or 30, "signal_type": SIGNAL_TYPE.value}
-            if not PATH.value:
-                synthetic.write_tiny_nights(path, 0, nights=8, minutes=60.0)
-        source = pipeline.load(
-            SOURCE.value, path=path, split="train", seed=0, threads=THREADS.value, **options
-        )
-        feed = source.batches(ROWS.value, 0, ROWS.value, 0)
-        then = time.perf_counter()
-        next(feed)
-        first_s = time.perf_counter() - then
-        count = size = signal_s = 0
-        then = time.perf_counter()
-        while time.perf_counter() - then < RUN_S.value:
-            batch = next(feed)
-            count += 1
-            size += sum(value.nbytes for value in batch.values())
-            signal_s += channel_seconds(batch)
-        wall_s = time.perf_counter() - then
-        feed.close()
-    found = {
-        "source": SOURCE.value,
-        "first_batch_s": round(first_s, 3),
-        "batches_per_s": round(count / wall_s, 2),
-        "mb_per_s": round(size / wall_s / 1e6, 2),
-        "channel_seconds_per_s": round(signal_s / wall_s, 1),
-        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-    }
-    if CONSUME.value:
-        found["times_what_the_step_consumes"] = round(signal_s / wall_s / CONSUME.value, 2)
-    print(json.dumps(found, indent=1))
+    folder = pathlib.Path(tempfile.mkdtemp())
+    try:
+        if NIGHTS.value:
+            memory(folder, NIGHTS.value)
+            return
+        write_nights(folder)
+        top, _ = fastest(limit, folder, 0)
+        print(f"limit: {top:.0f} MB/s on {os.cpu_count()} cores; batches of {ROWS.value}\n")
+        print("| source | way | MB/s | of the limit | modality-seconds/s | times the step |")
+        print("|---|---|---|---|---|---|")
+        ways = [("signal_crops", "ours", ours), ("", "memmap", memmap), ("", "grain", with_grain)]
+        cases = [(*way, int(s)) for s in CROPS_S.value for way in ways]
+        cases += [("token_windows", "ours", tokens, int(s)) for s in WINDOWS_S.value]
+        for source, name, way, seconds in cases:
+            speed, signal_s = fastest(way, folder, seconds)
+            label = f"{source}, {seconds} s" if source else ""
+            rate = f"{signal_s / 1e3:.0f} thousand" if signal_s else ""
+            times = f"{signal_s / CONSUME.value:.0f}" if signal_s and CONSUME.value else ""
+            print(f"| {label} | {name} | {speed:.0f} | {speed / top:.2f} | {rate} | {times} |")
+    finally:
+        shutil.rmtree(folder)
+    print(f"\npeak RSS {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    app.run(main)

@@ -7,11 +7,15 @@ A store is a folder::
     records-<digest>/scoring.jsonl    one line per night: its stages and events
     records-<digest>/nights/1.0.0/    an ArrayRecord data set as TFDS writes it, split by subject
 
-One record is one channel of one night for 120 s (signals) or all modalities of one night for 512 s
-(tokens), so a crop of some seconds touches one or two records whatever the length of the night.
-Records are not compressed: what is recorded is mostly noise, 7 % smaller at four times the time.
-TFDS reads the folder too (``tfds.builder_from_directory``); :class:`NightStore` parses the records
-itself because that is several times faster per record.
+One record is one channel of a night (signals) or all modalities of one (tokens), uncompressed: what
+is recorded is mostly noise, which zstd makes 7 % smaller and much slower. A crop reads its own
+bytes and no others, at the places that ``<shard>.index.npy`` gives. TFDS reads the folder too
+(``tfds.builder_from_directory``), and checks a hash of each record; :meth:`NightStore.verify`
+checks all files at once.
+
+ArrayRecord files are Riegeli files: blocks of 64 KiB that each begin with a header of 24 bytes,
+wherever the records lie (github.com/google/riegeli, doc/riegeli_records_file_format.md). Places in
+the index count the bytes between those headers.
 """
 
 import bisect
@@ -19,8 +23,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
-import threading
 import typing
 
 import numpy as np
@@ -28,13 +32,15 @@ import numpy as np
 if typing.TYPE_CHECKING:
     from data_pipelines.scoring import Event
 
-FORMAT = "hypnos_jax.nights/1"
-SEGMENT_S = {"signals": 120, "tokens": 512}
+FORMAT = "hypnos_jax.nights/2"
+KINDS = ("signals", "tokens")
 SPLITS = ("train", "validation", "test")
 EPOCH_S = 30
 INT16_PEAK = 32767
-_STORED = {"samples": np.int16, "codes": np.uint16, "valid": np.bool_, "tracks": np.float32}
-_STORED = {key: np.dtype(kind) for key, kind in _STORED.items()}
+STORED = {"samples": np.int16, "codes": np.uint16, "valid": np.bool_, "tracks": np.float32}
+STORED = {field: np.dtype(kind) for field, kind in STORED.items()}
+BLOCK, BLOCK_HEADER = 2**16, 24
+OPEN_FILES = 256  # ours: of the 1024 that a process may have open by default
 
 
 class StoreError(ValueError):
@@ -141,7 +147,6 @@ class NightStore:
         self.path = pathlib.Path(path)
         self.manifest = _read_manifest(self.path)
         self.kind: str = self.manifest["kind"]
-        self.segment_s: int = self.manifest["segment_s"]
         self.nights: list[NightEntry] = [_entry(row) for row in self.manifest["nights"]]
         self.modalities: list[dict] = self.manifest.get("modalities", [])
         self.code_width: int = sum(modality["levels"] for modality in self.modalities)
@@ -154,8 +159,8 @@ class NightStore:
                 if not shard.is_file():
                     raise StoreError(f"{self.path}: {shard} is missing; prepare the store again")
             self._shards[split] = (paths, starts.tolist())
-        self._readers = {}
-        self._lock = threading.Lock()
+        self._open = functools.lru_cache(OPEN_FILES)(functools.partial(open, mode="rb"))
+        self._index = functools.cache(lambda path: np.load(index_of(path)))
 
     def __getstate__(self):
         return {"path": self.path}
@@ -230,32 +235,38 @@ class NightStore:
             fields: ``samples`` ``[S, rate]``, ``codes``, ``valid`` or ``tracks`` with a row per
                 second, of any dtype that holds the values.
         """
+        low, high = max(start_s, 0), start_s + len(next(iter(fields.values())))
+        high = min(high, night.duration_s)
+        if low >= high or channel is not None and channel not in night.channels:
+            self._require(channel)
+            return
+        for field, out in fields.items():
+            stored, scale = self.stored(night, channel, field, low, high)
+            out = out[low - start_s : high - start_s]
+            if field == "samples":
+                np.multiply(stored.reshape(out.shape), scale, out=out)
+            else:
+                out[...] = stored.reshape(out.shape)
+
+    def stored(
+        self, night: NightEntry, channel: str | None, field: str, start_s: int, stop_s: int
+    ) -> tuple[np.ndarray, np.float32]:
+        """Read a field of some seconds within the night as it is stored, flat; and its scale."""
+        self._require(channel)
+        row = night.first_record + (0 if channel is None else night.channels.index(channel))
+        paths, starts = self._shards[night.split]
+        shard = bisect.bisect_right(starts, row) - 1
+        place = self._index(paths[shard])[row - starts[shard]]
+        size = int(place[f"{field}_bytes"]) // night.duration_s  # of a second
+        data = read_bytes(
+            self._open(paths[shard]), int(place[field]) + start_s * size, (stop_s - start_s) * size
+        )
+        return np.frombuffer(data, STORED[field]), place["scale"]
+
+    def _require(self, channel):
         kind = "tokens" if channel is None else "signals"
         if kind != self.kind:
             raise StoreError(f"{self.path} holds {self.kind}, not {kind}")
-        first = night.first_record
-        if channel is not None:
-            if channel not in night.channels:
-                return
-            first += night.channels.index(channel) * -(-night.duration_s // self.segment_s)
-        stop_s = start_s + len(next(iter(fields.values())))
-        low, high = max(start_s, 0), min(stop_s, night.duration_s)
-        while low < high:
-            segment, skip = divmod(low, self.segment_s)
-            count = min(self.segment_s - skip, high - low)
-            features = parse_record(self._record(night.split, first + segment))
-            for key, out in fields.items():
-                rows = out[low - start_s :][:count]
-                width, dtype = rows[0].size, _STORED[key]
-                stored = np.frombuffer(
-                    _bytes(features, key), dtype, count * width, skip * width * dtype.itemsize
-                ).reshape(rows.shape)
-                if key == "samples":
-                    scale = np.float32(features["scale"].float_list.value[0])
-                    np.multiply(stored, scale, out=rows)
-                else:
-                    rows[...] = stored
-            low += count
 
     def stages(self, night: NightEntry) -> np.ndarray:
         """Int8 ``[E]``: 0 W, 1 N1, 2 N2, 3 N3, 4 R, -1 unscored, from the recording's start."""
@@ -276,13 +287,6 @@ class NightStore:
             file.seek(start)
             return json.loads(file.read(size))
 
-    def records(self, night: NightEntry):
-        """Yield the serialized records of a night in order (channel by channel)."""
-        segments = -(-night.duration_s // self.segment_s)
-        count = segments * (len(night.channels) if self.kind == "signals" else 1)
-        for index in range(night.first_record, night.first_record + count):
-            yield self._record(night.split, index)
-
     def verify(self):
         """Compare every file with the manifest.
 
@@ -296,33 +300,29 @@ class NightStore:
             if sha256(file) != digest:
                 raise StoreError(f"{self.path}: {name} is not the file that was prepared")
 
-    def _record(self, split, index):
-        paths, starts = self._shards[split]
-        shard = bisect.bisect_right(starts, index) - 1
-        index -= starts[shard]
-        # A range of one is read in a third of the time of a list of one, which other threads read.
-        return self._reader(paths[shard]).read(index, index + 1)[0]
 
-    def _reader(self, path):
-        reader = self._readers.get(path)
-        if reader is None:
-            with self._lock:
-                reader = self._readers.get(path)
-                if reader is None:
-                    # Imported here: listing a store's nights needs none of it.
-                    from array_record.python import array_record_module
-
-                    # With read-ahead one read would decode the records after it too.
-                    reader = array_record_module.ArrayRecordReader(
-                        str(path), "readahead_buffer_size:0"
-                    )
-                    self._readers[path] = reader
-        return reader
+def index_of(path: pathlib.Path) -> pathlib.Path:
+    """The index of a shard: a row per record, where its fields lie and how long they are."""
+    return path.with_name(path.name + ".index.npy")
 
 
-def parse_record(record: bytes):
-    """Parse one serialized example into its map of features."""
-    return _example_class().FromString(record).features.feature
+def read_bytes(file, place: int, size: int) -> bytes:
+    """Read ``size`` bytes at a place that counts what lies between the headers of the blocks.
+
+    Raises:
+        StoreError: The file ends before that.
+    """
+    body = BLOCK - BLOCK_HEADER
+    first = place + BLOCK_HEADER * (place // body + 1)
+    last = place + size + BLOCK_HEADER * ((place + size - 1) // body + 1)
+    data = os.pread(file.fileno(), last - first, first)
+    if len(data) != last - first:
+        raise StoreError(f"{file.name} is shorter than when it was prepared")
+    if len(data) == size:
+        return data
+    cut = BLOCK - first % BLOCK
+    blocks = range(cut + BLOCK_HEADER, len(data), BLOCK)
+    return data[:cut] + b"".join(data[at : at + body] for at in blocks)
 
 
 def quantize(samples: np.ndarray) -> tuple[np.ndarray, np.float32]:
@@ -350,18 +350,6 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@functools.cache
-def _example_class():
-    # Imported here: listing a store's nights needs none of it.
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    return tf_example_pb2.Example
-
-
-def _bytes(features, key):
-    return features[key].bytes_list.value[0]
-
-
 def _entry(row):
     return NightEntry(
         recording=row["recording"],
@@ -387,5 +375,7 @@ def _read_manifest(path):
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{file} cannot be read as a manifest of nights: {error!r}") from None
     if form != FORMAT:
-        raise StoreError(f"{file} has format {form!r}; this version reads {FORMAT!r}")
+        raise StoreError(
+            f"{file} has format {form!r}; this version reads {FORMAT!r}: prepare it again"
+        )
     return manifest

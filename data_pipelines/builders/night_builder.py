@@ -34,7 +34,7 @@ from data_pipelines.builders.pending_nights import (
     write_night,
     write_whole,
 )
-from data_pipelines.store import FORMAT, SEGMENT_S, SPLITS, NightStore, StoreError, sha256
+from data_pipelines.store import FORMAT, KINDS, SPLITS, NightStore, StoreError, sha256
 
 SHARD_BYTES = 256 * 2**20  # ours: a shard is held in memory once while TFDS writes it
 
@@ -92,8 +92,8 @@ def write_store(
     """
     output = pathlib.Path(output)
     provenance = json.loads(json.dumps(dict(provenance or {}), sort_keys=True))
-    if kind not in SEGMENT_S:
-        raise ValueError(f"kind is {kind!r}; must be one of {sorted(SEGMENT_S)}")
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; must be one of {KINDS}")
     with _failed_writing_is_clear(output):
         output.mkdir(parents=True, exist_ok=True)
         with _only_run(output):
@@ -253,7 +253,6 @@ def _seal(output, kind, sources, modalities, provenance, beside):
     manifest = {
         "format": FORMAT,
         "kind": kind,
-        "segment_s": SEGMENT_S[kind],
         "provenance": provenance,
         "records": {
             split: [{"path": f"{folder}/{path}", "records": count} for path, count in paths]
@@ -303,8 +302,7 @@ def _byte_size(source):
 
 
 def _record_count(source, kind):
-    segments = -(-source.facts["duration_s"] // SEGMENT_S[kind])
-    return segments * (len(source.facts["channels"]) if kind == "signals" else 1)
+    return len(source.facts["channels"]) if kind == "signals" else 1
 
 
 def _channel_rates(sources):
@@ -360,7 +358,7 @@ def _write_records(build, kind, shards, modalities):
 
 
 def _check_free_disk(output, sources):
-    need = int(1.1 * sum(_byte_size(source) for source in sources)) + 2**20
+    need = int(1.05 * sum(_byte_size(source) for source in sources)) + 2**20
     free = shutil.disk_usage(output).free
     if free < need:
         raise StoreError(
@@ -375,12 +373,6 @@ def _existing(output, kind, provenance):
     store = NightStore(output)
     if store.kind != kind:
         raise StoreError(f"{output} holds {store.kind}, not {kind}; choose another folder")
-    if store.segment_s != SEGMENT_S[kind]:
-        raise StoreError(
-            f"{output} has records of {store.segment_s} s, as an older version wrote them, and can "
-            f"only be read; nights are added in records of {SEGMENT_S[kind]} s: choose another "
-            "folder"
-        )
     _check_same(output, store.manifest["provenance"], provenance)
     return store
 

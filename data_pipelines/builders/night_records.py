@@ -10,11 +10,15 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
+from data_pipelines.store import STORED, index_of, read_bytes
+
+HEAD = 64  # bytes of a record by which it is found; it begins with its length and field names
+
 tfds.disable_progress_bar()
 
 
 class NightRecords(tfds.core.ShardBasedBuilder):
-    """Signal or token nights; one record is one segment (see :mod:`data_pipelines.store`).
+    """Signal or token nights, laid out as :mod:`data_pipelines.store` says.
 
     A builder by shards keeps the order and holds one shard in memory. TFDS's usual generator
     builder holds up to 1 GB, then spills through a module that needs TensorFlow.
@@ -40,7 +44,7 @@ class NightRecords(tfds.core.ShardBasedBuilder):
         def tensor(dtype, *shape):
             return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
 
-        features = {"recording": tfds.features.Text(), "segment": np.int32}
+        features = {"recording": tfds.features.Text()}
         features["stages"] = tensor(np.int8)
         if self._kind == "signals":
             features |= {
@@ -77,7 +81,7 @@ class NightRecords(tfds.core.ShardBasedBuilder):
 
 
 class _Writer(writer.ExampleWriter):
-    """Writes records as they are: noise does not compress, and reading them back is faster.
+    """Writes records as they are, and beside them the index of where their fields lie.
 
     The features of each example are put in order of name. An example is a map, which protobuf
     serializes in an order that changes from process to process; the same nights would not give the
@@ -85,16 +89,38 @@ class _Writer(writer.ExampleWriter):
     """
 
     def write(self, path, examples):
-        records = array_record_module.ArrayRecordWriter(
-            os.fspath(path), "group_size:1,uncompressed"
-        )
+        path = pathlib.Path(os.fspath(path))
+        records = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        heads, rows = [], []
         for _, example in examples:
-            records.write(_sorted(example))
+            example = tf_example_pb2.Example.FromString(example)
+            record = example.SerializeToString(deterministic=True)
+            records.write(record)
+            heads.append((record[:HEAD], len(record)))
+            rows.append(_places(record, example.features.feature))
         records.close()
+        place = 0
+        with open(path, "rb") as file:
+            for (head, size), row in zip(heads, rows, strict=True):
+                # Before a record lie only headers of it and of the file.
+                place += read_bytes(file, place, 8 * HEAD).index(head)
+                for field in STORED:
+                    if field in row:
+                        row[field] += place
+                place += size
+        fields = [(f, np.int64) for f in rows[0] if f != "scale"] + [("scale", np.float32)]
+        np.save(index_of(path), np.array([tuple(row.values()) for row in rows], fields))
 
 
-def _sorted(example):
-    return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
+def _places(record, features):
+    """Where the fields lie in a record, their lengths in bytes, and the scale."""
+    row = {}
+    for field in STORED:
+        if field in features:
+            data = features[field].bytes_list.value[0]
+            row |= {field: record.index(data), f"{field}_bytes": len(data)}
+    scale = features["scale"].float_list.value if "scale" in features else [1.0]
+    return row | {"scale": scale[0]}
 
 
 def _examples(nights):

@@ -15,13 +15,10 @@ import zipfile
 import numpy as np
 
 from data_pipelines.store import (
-    EPOCH_S,
-    SEGMENT_S,
     Night,
     NightEntry,
     NightStore,
     TokenNight,
-    parse_record,
     quantize,
 )
 
@@ -48,7 +45,7 @@ def write_whole(path: pathlib.Path, write, *, work: pathlib.Path | None = None):
 
 
 def write_night(path: pathlib.Path, night: Night | TokenNight):
-    """Write one prepared night, signals rounded to int16 with a scale per segment."""
+    """Write one prepared night, signals rounded to int16 with a scale for each."""
     facts = {
         "recording": night.recording,
         "subject": night.subject,
@@ -90,10 +87,7 @@ def _signal_arrays(night):
         tracks = np.pad(np.asarray(channel.tracks, np.float32), ((0, missing), (0, 0)))
         if not (np.isfinite(samples).all() and np.isfinite(tracks[valid]).all()):
             raise ValueError(f"night {night.recording}, channel {name}: not finite where valid")
-        step = SEGMENT_S["signals"] * rate
-        parts = [quantize(samples[at : at + step]) for at in range(0, len(samples), step)]
-        arrays[f"{name}/samples"] = np.concatenate([part for part, _ in parts])
-        arrays[f"{name}/scale"] = np.array([scale for _, scale in parts], np.float32)
+        arrays[f"{name}/samples"], arrays[f"{name}/scale"] = quantize(samples)
         arrays[f"{name}/valid"] = valid
         arrays[f"{name}/tracks"] = np.where(valid[:, None], tracks, np.float32(0))
     return arrays
@@ -129,44 +123,16 @@ class PendingNight:
             raise ValueError(f"{self.path} is damaged: {type(error).__name__}") from None
 
     def records(self):
-        facts = self.facts
         with self._open() as arrays:
             if "codes" in arrays:
-                yield from self._token_records(arrays)
+                fields = {key: arrays[key] for key in ("codes", "valid", "tracks")}
+                yield _record(self, fields | {"present": self.present})
                 return
-            step_s = SEGMENT_S["signals"]
-            for name, rate in facts["channels"]:
-                samples, scale, valid, tracks = (
-                    arrays[f"{name}/{key}"] for key in ("samples", "scale", "valid", "tracks")
-                )
-                for segment, start in enumerate(range(0, facts["duration_s"], step_s)):
-                    stop = start + step_s
-                    yield {
-                        "recording": facts["recording"],
-                        "channel": name,
-                        "segment": segment,
-                        "rate_hz": rate,
-                        "scale": scale[segment],
-                        "samples": samples[start * rate : stop * rate],
-                        "valid": valid[start:stop],
-                        "tracks": tracks[start:stop],
-                        "stages": _stages_within(self.stages, start, stop),
-                    }
-
-    def _token_records(self, arrays):
-        codes, valid, tracks = arrays["codes"], arrays["valid"], arrays["tracks"]
-        step_s = SEGMENT_S["tokens"]
-        for segment, start in enumerate(range(0, self.facts["duration_s"], step_s)):
-            stop = start + step_s
-            yield {
-                "recording": self.facts["recording"],
-                "segment": segment,
-                "codes": codes[start:stop],
-                "present": self.present,
-                "valid": valid[start:stop],
-                "tracks": tracks[start:stop],
-                "stages": _stages_within(self.stages, start, stop),
-            }
+            for name, rate in self.facts["channels"]:
+                keys = ("samples", "scale", "valid", "tracks")
+                fields = {key: arrays[f"{name}/{key}"] for key in keys}
+                fields["scale"] = fields["scale"][()]
+                yield _record(self, fields | {"channel": name, "rate_hz": rate})
 
 
 class StoredNight:
@@ -191,37 +157,25 @@ class StoredNight:
             self.present = store.present(entry)
 
     def records(self):
-        for record in self.store.records(self.entry):
-            yield _example(parse_record(record), self.store)
+        def stored(channel, field, *shape):
+            values, scale = self.store.stored(self.entry, channel, field, 0, self.entry.duration_s)
+            return values.reshape(-1, *shape), scale
+
+        if self.store.kind == "tokens":
+            count = len(self.store.modalities)
+            fields = {
+                "codes": stored(None, "codes", self.store.code_width)[0],
+                "valid": stored(None, "valid", count)[0],
+                "tracks": stored(None, "tracks", count, 2)[0],
+            }
+            yield _record(self, fields | {"present": self.present})
+            return
+        for name, rate in self.facts["channels"]:
+            samples, scale = stored(name, "samples")
+            fields = {"samples": samples, "scale": scale, "valid": stored(name, "valid")[0]}
+            fields |= {"tracks": stored(name, "tracks", 2)[0]}
+            yield _record(self, fields | {"channel": name, "rate_hz": rate})
 
 
-def _example(features, store):
-    def array(key, dtype, *shape):
-        return np.frombuffer(features[key].bytes_list.value[0], dtype).reshape(-1, *shape)
-
-    example = {
-        "recording": features["recording"].bytes_list.value[0],
-        "segment": features["segment"].int64_list.value[0],
-        "stages": array("stages", np.int8),
-    }
-    if store.kind == "signals":
-        return example | {
-            "channel": features["channel"].bytes_list.value[0],
-            "rate_hz": features["rate_hz"].int64_list.value[0],
-            "scale": np.float32(features["scale"].float_list.value[0]),
-            "samples": array("samples", np.int16),
-            "valid": array("valid", np.bool_),
-            "tracks": array("tracks", np.float32, 2),
-        }
-    count = len(store.modalities)
-    return example | {
-        "codes": array("codes", np.uint16, sum(m["levels"] for m in store.modalities)),
-        "present": array("present", np.bool_),
-        "valid": array("valid", np.bool_, count),
-        "tracks": array("tracks", np.float32, count, 2),
-    }
-
-
-def _stages_within(stages, start_s, stop_s):
-    """Stages of the epochs that begin in ``[start_s, stop_s)``."""
-    return stages[-(-start_s // EPOCH_S) : -(-stop_s // EPOCH_S)]
+def _record(night, fields):
+    return fields | {"recording": night.facts["recording"], "stages": night.stages}

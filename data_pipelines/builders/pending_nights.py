@@ -158,7 +158,7 @@ class StoredNight:
 
     def records(self):
         def stored(channel, field, *shape):
-            values, scale = self.store.stored(self.entry, channel, field, 0, self.entry.duration_s)
+            values, scale = self.store.stored(self.entry, channel, field)
             return values.reshape(-1, *shape), scale
 
         if self.store.kind == "tokens":

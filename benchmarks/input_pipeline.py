@@ -11,8 +11,8 @@ The ways, which take turns; the best of ``--repeats`` counts:
 - ours: :mod:`data_pipelines.pipeline` on the prepared store;
 - memmap: one int16 file per night, ``numpy.memmap``, a random crop after the other, scaled and
   stacked in one thread: nothing is parsed, checked or sharded, and there is no validity;
-- grain: ``ArrayRecordDataSource`` of the same store, TFDS's parser, crop within one record, batched
-  by Grain with its default settings.
+- grain: ``ArrayRecordDataSource`` of records of 300 s of the same samples, compressed as TFDS and
+  Grain do it by default, a crop within one record, batched by Grain with its default settings.
 
 ``--consume`` is a training step's ``channel_seconds_per_s`` (``benchmarks/train_step.py``).
 ``--nights=20000`` measures instead the memory that a store of so many nights takes before training.
@@ -29,8 +29,8 @@ import time
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import app, flags, logging
+from array_record.python import array_record_module
 
 from data_pipelines import pipeline, store, synthetic
 from data_pipelines.builders import night_builder
@@ -148,23 +148,23 @@ def memmap(folder, seconds):
 
 
 def with_grain(folder, seconds):
-    records = next((folder / "nights").glob("records-*")) / "nights" / "1.0.0"
-    builder = tfds.builder_from_directory(records)
-    files = builder.info.splits["train"].filepaths
-    parse = builder.info.features.deserialize_example_np
+    path = folder / "night.array_record"
+    if not path.exists():
+        records = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for file in sorted(folder.glob("*.int16")):
+            samples = np.fromfile(file, np.int16)
+            for at in range(0, len(samples), 300 * RATE_HZ):
+                records.write(samples[at : at + 300 * RATE_HZ].tobytes())
+        records.close()
 
     def crop(record, rng):
-        example = parse(record)
-        start = int(rng.integers(len(example["valid"]) - seconds + 1))
-        samples = example["samples"][start * RATE_HZ : (start + seconds) * RATE_HZ]
-        return {
-            "signal": samples * example["scale"],
-            "valid": example["valid"][start : start + seconds],
-        }
+        samples = np.frombuffer(record, np.int16)
+        start = int(rng.integers(300 - seconds + 1)) * RATE_HZ
+        return samples[start : start + seconds * RATE_HZ] * np.float32(0.001)
 
-    data = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(list(map(str, files))))
+    data = grain.MapDataset.source(grain.sources.ArrayRecordDataSource([str(path)]))
     data = data.seed(0).shuffle().repeat().random_map(crop).batch(ROWS.value)
-    return read(iter(data.to_iter_dataset()))
+    return read({"signal": signal} for signal in data.to_iter_dataset())
 
 
 def fastest(way, folder, seconds):
@@ -217,6 +217,7 @@ def rss():
 
 def main(argv):
     del argv
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of every folder that it opens
     folder = pathlib.Path(tempfile.mkdtemp())
     try:
         if NIGHTS.value:

@@ -21,6 +21,7 @@ from data_pipelines.store import NightStore, sha256
 
 Batch = dict[str, np.ndarray]
 PREFETCHED_BATCHES = 4
+READERS = 2  # one waits for the disk while the other works; more would wait for each other
 PAGE = 4096  # examples drawn at once; changes no draw
 ROUNDS = 6
 
@@ -66,7 +67,7 @@ class Source:
             read: (stretches [R], start seconds [R]) -> batch of R rows.
             description: what ``describe`` says of the data beside their origin.
             seed: of order and crops.
-            threads: readers; as many as cores by default.
+            threads: readers; 2 by default.
         """
         seconds = np.asarray(seconds, np.int64)
         self._slots = np.maximum(1, seconds // crop_s)
@@ -74,7 +75,7 @@ class Source:
         self._ends = np.cumsum(self._slots)
         self.store, self.num_examples = store, int(self._ends[-1])
         self._crop_s, self._read, self._description, self._seed = crop_s, read, description, seed
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or READERS
         self._page = functools.lru_cache(2 * self._threads + PREFETCHED_BATCHES)(self._draw)
 
     def draws(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,12 +203,15 @@ def signal_crops(
     ids = np.array([_channel_id(name) for _, name in stretches], np.int32)
 
     def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
-        signal = np.zeros((len(chosen), crop_s, rate), np.float32)
+        samples = np.zeros((len(chosen), crop_s, rate), np.int16)
+        scale = np.ones(len(chosen), np.float32)
         valid = np.zeros((len(chosen), crop_s), bool)
         for row, (stretch, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
-            store.fill(*stretches[stretch], start, samples=signal[row], valid=valid[row])
+            scale[row] = store.fill(
+                *stretches[stretch], start, samples=samples[row], valid=valid[row]
+            )
         return {
-            "signal": signal.reshape(len(chosen), -1),
+            "signal": samples.reshape(len(chosen), -1) * scale[:, None],
             "valid": valid,
             "channel_id": ids[chosen],
             "weight": valid.any(axis=1).astype(np.float32),

@@ -188,7 +188,7 @@ class NightStore:
     def signal(self, night: NightEntry, channel: str, start_s: int, stop_s: int) -> np.ndarray:
         """Read ``[(stop_s - start_s) * rate]`` float32; 0 where invalid or outside the night."""
         signal = np.zeros((stop_s - start_s, self.rate_hz(channel)), np.float32)
-        self.fill(night, channel, start_s, samples=signal)
+        signal *= self.fill(night, channel, start_s, samples=signal)
         return signal.reshape(-1)
 
     def valid(self, night: NightEntry, channel: str, start_s: int, stop_s: int) -> np.ndarray:
@@ -225,7 +225,9 @@ class NightStore:
         self.fill(night, None, start_s, tracks=tracks)
         return tracks
 
-    def fill(self, night: NightEntry, channel: str | None, start_s: int, **fields: np.ndarray):
+    def fill(
+        self, night: NightEntry, channel: str | None, start_s: int, **fields: np.ndarray
+    ) -> np.float32:
         """Read several fields of one crop at once, into arrays of zeros.
 
         Args:
@@ -234,20 +236,19 @@ class NightStore:
             start_s: the crop's first second; what lies outside the night is left as it is.
             fields: ``samples`` ``[S, rate]``, ``codes``, ``valid`` or ``tracks`` with a row per
                 second, of any dtype that holds the values.
+
+        Returns:
+            What ``samples``, as stored, are to be multiplied with.
         """
         low, high = max(start_s, 0), start_s + len(next(iter(fields.values())))
         high = min(high, night.duration_s)
         shard, row = self._row(night, channel)
         if low >= high or row is None:
-            return
-        index = self._index(shard)
+            return np.float32(1)
         for field, out in fields.items():
             out = out[low - start_s : high - start_s]
-            stored = self._read(night, shard, row, field, low, high).reshape(out.shape)
-            if field == "samples":
-                np.multiply(stored, index["scale"][row], out=out)
-            else:
-                out[...] = stored
+            out[...] = self._read(night, shard, row, field, low, high).reshape(out.shape)
+        return self._index(shard)["scale"][row]
 
     def stored(self, night: NightEntry, channel: str | None, field: str):
         """Read a field of a whole night as it is stored, flat; and the scale of its samples."""

@@ -155,9 +155,9 @@ class NightStore:
         for split, shards in self.manifest["records"].items():
             starts = np.cumsum([0, *(shard["records"] for shard in shards)])
             paths = [inside(self.path, shard["path"]) for shard in shards]
-            for shard in paths:
-                if not shard.is_file():
-                    raise StoreError(f"{self.path}: {shard} is missing; prepare the store again")
+            for file in (*paths, *map(index_of, paths)):
+                if not file.is_file():
+                    raise StoreError(f"{self.path}: {file} is missing; prepare the store again")
             self._shards[split] = (paths, starts.tolist())
         self._open = functools.lru_cache(OPEN_FILES)(functools.partial(open, mode="rb"))
         self._index = functools.cache(_load_index)

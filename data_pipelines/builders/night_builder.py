@@ -393,7 +393,7 @@ def _claim_work(output, kind, provenance):
         (work / folder).mkdir(parents=True, exist_ok=True)
         for leftover in (work / folder).glob("*.tmp"):
             leftover.unlink()
-    settings = {"kind": kind} | provenance
+    settings = {"kind": kind, "format": FORMAT} | provenance
     file = work / "settings.json"
     if file.is_file():
         _check_same(output, json.loads(file.read_text()), settings)

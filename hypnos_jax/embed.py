@@ -1,7 +1,8 @@
 """Recordings to embeddings: one vector a second and modality, and one per 30-s epoch.
 
-recording -> channels -> verdict -> preprocessing -> tokens -> backbone, each in chunks with the
-context that makes them equal to a single pass, so that a night of any length takes bounded memory.
+recording -> channels -> verdict -> preprocessing -> tokens -> backbone, the models piece by piece
+with what they need of the past kept, so that a night of any length takes bounded memory and equals
+a single pass.
 Source: Hypnos, arXiv 2606.09605, section 6 of its released library's behaviour: the embedding is
 the backbone's last norm; the summary of a second is the unweighted mean over the modalities that
 are present; an epoch is the mean of its 30 rows.
@@ -17,7 +18,7 @@ import functools
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.core
@@ -37,8 +38,10 @@ from hypnos_jax.stream import Stream as Stream  # for users: it embeds what is s
 from hypnos_jax.tokenization import Tokenizer
 
 EPOCH_S = 30
-CHUNK_S = 2048  # ours: rows kept per pass of the backbone
-SHORTEST_PASS_S = 64  # ours: passes are padded to powers of two from here, to compile few shapes
+CHUNK_S = 256  # ours: seconds that pass the backbone at once; more is slower on a CPU
+SHORTEST_PASS_S = 64  # ours: short ones are padded to powers of two from here: few shapes
+ANEW_S = 2048  # the released library's, for models whose layers see the whole past
+OVER_TIME = ("codes", "valid", "tracks")  # what of an example runs over time
 
 Example = dict[str, np.ndarray]
 
@@ -98,6 +101,7 @@ class Embedder:
         objective: the model's, with the lag that was asked for.
         modalities: {name, levels, codes, channel_id, group} in the order of the code axis.
         checksum: of the model and its tokenizers.
+        dtype: of the backbone's products.
     """
 
     def __init__(
@@ -106,13 +110,15 @@ class Embedder:
         *,
         chunk_s: int = CHUNK_S,
         lag: bool | None = None,
+        dtype: str | None = None,
     ):
         """Load a model.
 
         Args:
             model: a run's folder, an export's folder, or a loaded model.
-            chunk_s: rows kept per pass of the backbone; bounds the memory, changes no result.
+            chunk_s: seconds per pass of the backbone; bounds the memory, changes no result.
             lag: see the module; None is what the model was configured with.
+            dtype: of the backbone's products, ``"float32"`` or ``"bfloat16"``; None likewise.
 
         Raises:
             ModelError: no model, or not one of tokens.
@@ -130,10 +136,11 @@ class Embedder:
         objective = self.model.objective
         if lag is not None:
             objective = objective.clone(embed_lag=lag)
-        self.objective = objective
+        if dtype is not None:
+            objective = objective.clone(model={**objective.model, "dtype": dtype})
+        self.objective, self.dtype = objective, objective.model.get("dtype", "float32")
         self.reach = objective.reach
         self._variables = jax.device_put(self.model.variables)
-        self._apply = jax.jit(functools.partial(objective.apply, method="embed"))
         self._tokenizers = {}
 
     def names(self, wanted: Sequence[str] | None = None) -> list[str]:
@@ -148,13 +155,25 @@ class Embedder:
             raise ValueError(f"the model has no modality {unknown[0]!r}; it has {names}")
         return [name for name in names if wanted is None or name in wanted]
 
-    def tokenize(self, channel: ChannelSignal) -> np.ndarray:
-        """Return the codes, [S, K], of one preprocessed channel.
+    def tokenize(self, channels: Mapping[str, ChannelSignal]) -> dict[str, np.ndarray]:
+        """Return name -> codes [S, K] of some preprocessed channels, cut to the shortest.
+
+        Channels that share a tokenizer pass it together.
 
         Raises:
-            ModelError: the model carries no tokenizer for it, or one that does not fit.
+            ModelError: the model carries no tokenizer for one, or one that does not fit.
         """
-        return self.tokenizer(channel.name).encode(channel.samples[None])[0]
+        seconds = min(len(channel.valid) for channel in channels.values())
+        groups = {}
+        for name in channels:
+            groups.setdefault(id(self.tokenizer(name)), []).append(name)
+        codes = {}
+        for names in groups.values():
+            tokenizer = self.tokenizer(names[0])
+            stop = seconds * tokenizer.rate_hz
+            signals = np.stack([channels[name].samples[:stop] for name in names])
+            codes.update(zip(names, tokenizer.encode(signals)))
+        return {name: codes[name] for name in channels}
 
     def tokenizer(self, name: str) -> Tokenizer:
         """Return the tokenizer of a modality.
@@ -230,15 +249,18 @@ class Embedder:
                 place of the first second stands BOS.
 
         Returns:
-            float32 [B, M, D], the state after the last of the seconds; and the cache.
+            float32 [B, M, S, D], the state after each of the seconds; and the cache.
+
+        Raises:
+            ModelError: the model's variables do not fit it.
         """
         network, variables = self.network
-        first = cache is None
-        if first:
-            run = functools.partial(_advance, network, variables, {}, batch, True)
-            # Zeros that count as not seen, so that one program serves the first piece and later.
-            cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run)[1])
-        return _advance(network, variables, cache, batch, first)
+        try:
+            return carry(functools.partial(_advance, network, self.reach is not None), variables)(
+                batch, cache
+            )
+        except flax.errors.FlaxError as error:
+            raise ModelError(f"the model's variables do not fit its objective: {error}") from error
 
     def check_tokens(self, store: NightStore) -> None:
         """Compare a token store's tokenizers with the model's.
@@ -277,7 +299,7 @@ class Embedder:
         for name, channel in signals.items():
             if not len(channel.valid):
                 raise RecordingError(f"{recording}: {name} is shorter than one second: no token")
-        codes = {name: self.tokenize(channel) for name, channel in signals.items()}
+        codes = self.tokenize(signals)
         valid = {name: channel.valid for name, channel in signals.items()}
         tracks = {name: channel.tracks for name, channel in signals.items()}
         return self.embed_codes(codes, valid=valid, tracks=tracks, recording=recording)
@@ -353,68 +375,95 @@ class Embedder:
 
     def chunks(self, read: Callable[[int, int], Example], seconds: int) -> Iterator[Example]:
         """Yield name -> float32 [n, D] over the seconds of ``read``; see ``embed_tokens``."""
-        apply = functools.partial(self._apply, self._variables)
-        try:
-            yield from embed_tokens(apply, read, seconds, reach=self.reach, chunk_s=self.chunk_s)
-        except flax.errors.FlaxError as error:
-            raise ModelError(f"the model's variables do not fit its objective: {error}") from error
+
+        def step(batch, cache):
+            context, cache = self.advance(batch, cache)
+            return {name: context[:, i] for i, name in enumerate(self.names())}, cache
+
+        lag, reach = self.objective.embed_lag, self.reach
+        yield from embed_tokens(step, read, seconds, lag=lag, reach=reach, chunk_s=self.chunk_s)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _advance(network, variables, cache, batch, first):
-    context, cache = network.apply(
-        {**variables, **cache}, batch, first=first, method="advance", mutable=["cache"]
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _advance(network, keep, variables, cache, batch, first):
+    return network.apply(
+        {**variables, **cache},
+        batch,
+        first=first,
+        method="advance",
+        mutable=["cache"] if keep else [],
     )
-    return context[:, :, -1], cache
+
+
+def carry(apply, variables):
+    """Return the step that ``embed_tokens`` wants of ``apply(variables, cache, batch, first)``."""
+
+    def step(batch, cache):
+        first = cache is None
+        if first:
+            # Zeros that count as not seen, so that one program serves the first piece and later.
+            shapes = jax.eval_shape(apply, variables, {}, batch, True)[1]
+            cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return apply(variables, cache, batch, first)
+
+    return step
 
 
 def embed_tokens(
-    apply: Callable[[Example], dict[str, Any]],
+    step: Callable[[Example, Any], tuple[dict[str, Any], Any]],
     read: Callable[[int, int], Example],
     seconds: int,
     *,
+    lag: bool,
     reach: int | None,
     chunk_s: int = CHUNK_S,
 ) -> Iterator[Example]:
-    """Yield the embeddings of a token sequence, chunk after chunk, as if it were one pass.
+    """Yield the embeddings of a token sequence, piece after piece, as if it were one pass.
 
-    Each chunk starts ``reach + 1`` seconds early, and those rows are dropped: what is left has seen
-    all that it could have seen. All chunks have one shape, so there is one compilation.
+    All pieces have one shape, so there is one compilation.
 
     Args:
-        apply: batch of one row -> name -> [1, S, D].
+        step: (batch of one row, cache or None at the start) -> name -> [1, n, D], cache; as
+            ``RqNextToken.embed_next`` has it.
         read: (start_s, stop_s) -> example without batch axis, arrays over time padded beyond the
             end; as ``data_pipelines.pipeline`` describes it.
         seconds: S.
-        reach: seconds of the past that a row depends on; None for all of them: chunks then start
-            anew each, as the released library has it.
-        chunk_s: rows kept per chunk.
+        lag: row t has seen the seconds before t; False: second t too.
+        reach: seconds of the past that a row depends on; None for all of them, which no cache can
+            hold: every 2048 s then start anew, as the released library has it.
+        chunk_s: seconds per piece.
 
     Yields:
-        name -> float32 [n, D], the n of all chunks adding up to ``seconds``.
+        name -> float32 [n, D], the n of all pieces adding up to ``seconds``.
     """
-    context = 0 if reach is None else reach + 1
-    length = context + chunk_s
-    if seconds <= length:
-        shortest = SHORTEST_PASS_S
-        while shortest < seconds:
-            shortest *= 2
-        length = min(length, shortest)
-    done = 0
-    while done < seconds:
-        start = max(0, done - context)
-        batch = {name: np.asarray(x)[None] for name, x in read(start, start + length).items()}
-        rows = apply(batch)
-        stop = min(start + length, seconds)
-        yield {name: np.asarray(x)[0, done - start : stop - start] for name, x in rows.items()}
-        done = stop
+    if reach is None:
+        whole = {"lag": lag, "reach": 0, "chunk_s": ANEW_S + 1}
+        for start in range(0, seconds, ANEW_S):
+            part = lambda a, b, start=start: read(start + a, start + b)
+            yield from embed_tokens(step, part, min(ANEW_S, seconds - start), **whole)
+        return
+    rows = seconds if lag else 1 + seconds  # those of BOS and all seconds but the last, or all
+    length = SHORTEST_PASS_S
+    while length < min(rows, chunk_s):
+        length *= 2
+    length, cache = min(length, chunk_s), None
+    for done in range(0, rows, length):
+        batch = {
+            k: np.asarray(x)[None] for k, x in read(max(done - 1, 0), done - 1 + length).items()
+        }
+        if done == 0:
+            pad = lambda x: np.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))
+            batch |= {name: pad(batch[name]) for name in OVER_TIME}
+        found, cache = step(batch, cache)
+        kept = slice(0 if lag or done else 1, rows - done)
+        yield {name: np.asarray(x)[0, kept] for name, x in found.items()}
 
 
 def _cut(whole: Example, start: int, stop: int) -> Example:
     """Rows ``start:stop`` of what runs over time, with zeros beyond the end."""
     seconds = len(whole["codes"])
     out = dict(whole)
-    for name in ("codes", "valid", "tracks"):
+    for name in OVER_TIME:
         rows = whole[name][start:stop]
         beyond = [(0, stop - max(start, min(stop, seconds)))] + [(0, 0)] * (rows.ndim - 1)
         out[name] = np.pad(rows, beyond)
@@ -509,17 +558,18 @@ def embed_recording(
     aliases: dict[str, list] | None = None,
     chunk_s: int = CHUNK_S,
     lag: bool | None = None,
+    dtype: str | None = None,
 ) -> RecordingEmbedding:
     """Embed one recording from its raw signals.
 
     Args:
         model: a run's folder, an export's folder, or (to compile once for many) an ``Embedder``,
-            which then decides ``chunk_s`` and ``lag``.
+            which then decides ``chunk_s``, ``lag`` and ``dtype``.
         recording: path of an EDF, BDF or WFDB file, or an ``mne.io.Raw``.
         modalities: only these, those of them that the recording has; all by default.
         mains_hz: 50 or 60; None infers it from the spectrum.
         aliases: further channel labels, as ``channels.load_aliases`` returns them.
-        chunk_s, lag: see ``Embedder``.
+        chunk_s, lag, dtype: see ``Embedder``.
 
     Raises:
         RecordingError: not a recording, or it has none of the modalities.
@@ -527,7 +577,7 @@ def embed_recording(
         ValueError: a modality that the model does not have.
     """
     if not isinstance(model, Embedder):
-        model = Embedder(model, chunk_s=chunk_s, lag=lag)
+        model = Embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype)
     prepare = PrepareRecording(tuple(model.names(modalities)), mains_hz=mains_hz, aliases=aliases)
     name = pathlib.Path(recording).stem if isinstance(recording, str | os.PathLike) else "raw"
     night = prepare(Pending(name=name, path=recording, scoring=False))

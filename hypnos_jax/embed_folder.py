@@ -50,6 +50,7 @@ def embed_folder(
     cohort: str | None = None,
     jobs: int = 1,
     chunk_s: int = CHUNK_S,
+    dtype: str | None = None,
     progress: bool = True,
 ) -> Summary:
     """Embed every recording of a folder into ``output/<recording>.npz``.
@@ -63,21 +64,28 @@ def embed_folder(
         aliases: further channel labels, as ``channels.load_aliases`` returns them.
         cohort: whose generic labels these are.
         jobs: processes that read and prepare.
-        chunk_s: see ``Embedder``.
+        chunk_s, dtype: see ``Embedder``.
         progress: show a progress bar on stderr.
 
     Raises:
         ModelError: no model, or one that does not fit the recordings' tokens.
         ValueError: an unknown modality, or nothing to embed.
     """
-    embedder = model if isinstance(model, Embedder) else Embedder(model, chunk_s=chunk_s)
+    embedder = model
+    if not isinstance(model, Embedder):
+        embedder = Embedder(model, chunk_s=chunk_s, dtype=dtype)
     output = pathlib.Path(output)
     names = tuple(embedder.names(modalities))
     items, prepare, embed = _plan(pathlib.Path(source), names, mains_hz, aliases, cohort, embedder)
     if not items:
         raise ValueError(f"{source} holds no recordings ({', '.join(folder.SUFFIXES)})")
     output.mkdir(parents=True, exist_ok=True)
-    settings = {"model": embedder.checksum, "modalities": names, "mains_hz": mains_hz}
+    settings = {
+        "model": embedder.checksum,
+        "dtype": embedder.dtype,
+        "modalities": names,
+        "mains_hz": mains_hz,
+    }
     comment = json.dumps({**settings, "aliases": aliases, "cohort": cohort}, sort_keys=True)
     done = {name for name in items if _comment(output / f"{name}.npz") == comment}
     todo = {name: item for name, item in items.items() if name not in done}

@@ -46,25 +46,28 @@ class Context:
         self._objective, self._init, self._mesh = objective, init, mesh
         self._jitted, self._sources = {}, {}
 
-    def functions(self, name: str) -> Callable[[dict, dict], object]:
-        """Return a jitted function ``(variables, batch) -> result`` of an objective's method.
+    def functions(self, name: str, mutable: tuple[str, ...] | None = None) -> Callable:
+        """Return a jitted function ``(variables, batch, ...) -> result`` of an objective's method.
 
         Args:
             name: ``"__call__"`` (which returns the ``Loss``, not training), ``"embed"``, or a
                 method that one family has.
+            mutable: collections that the function returns beside the result; None for the result
+                alone.
         """
-        if name not in self._jitted:
+        if (name, mutable) not in self._jitted:
             if not hasattr(self._objective, name):
                 raise configs.ConfigError(f"{type(self._objective).__name__} has no {name!r}")
             options = {"train": False} if name == "__call__" else {}
+            options["mutable"] = False if mutable is None else list(mutable)
 
-            def apply(variables, batch):
+            def apply(variables, batch, *given):
                 if name == "__call__" and hasattr(self._objective, "weigh"):
                     batch = self._objective.weigh(batch)
-                return self._objective.apply(variables, batch, method=name, **options)
+                return self._objective.apply(variables, batch, *given, method=name, **options)
 
-            self._jitted[name] = jax.jit(apply)
-        return self._jitted[name]
+            self._jitted[name, mutable] = jax.jit(apply)
+        return self._jitted[name, mutable]
 
     def attribute(self, name: str, default=None):
         """Return a plain attribute or property of the objective, such as ``reach``."""

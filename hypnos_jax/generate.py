@@ -204,7 +204,7 @@ def generate(
             raise ValueError(f"the prompt has {[*prompt.channels]}, not {missing or names}")
     axis = CodeAxis(embedder.modalities)
     columns = dict(zip(axis.names, axis.columns))
-    heard = {name: embedder.tokenize(prompt.channels[name]) for name in names if prompt is not None}
+    heard = embedder.tokenize({n: prompt.channels[n] for n in names}) if prompt else {}
     tokenizers = embedder.piecewise(names)
 
     # BOS and the prompt, as far back as the last second can tell: in whole pieces where it is long.
@@ -227,7 +227,7 @@ def generate(
     key, drawn = jax.random.key(seed), []
     for second in tqdm.trange(seconds, desc="generate", unit="s", disable=not progress):
         each = jax.random.fold_in(key, second)
-        row = _draw(network, variables, context, each, float(temperature), float(top_p))
+        row = _draw(network, variables, context[:, :, -1], each, float(temperature), float(top_p))
         drawn.append(np.asarray(row)[0])
         if second < seconds - 1:
             given = {**batch, "codes": row[:, None]}

@@ -260,7 +260,7 @@ class Stream:
         before = state["context"]
         state["context"], state["backbone"] = self._embedder.advance(batch, state["backbone"])
         lag = self._embedder.objective.embed_lag
-        context = np.asarray(before if lag else state["context"])[0]
+        context = np.asarray(before if lag else state["context"])[0, :, -1]
         modalities = {name: context[place] for name, place in self._places.items()}
         second = int(state["second"])
         state["second"] = np.int64(second + 1)

@@ -1,7 +1,7 @@
-"""Signals of any length to codes, in bounded memory: chunks with enough past to change nothing.
+"""Signals of any length to codes, in bounded memory: piece after piece, none of it twice.
 
-A token depends on no more than ``reach`` tokens before it, so a chunk that is encoded with that
-much of the signal in front of it has the codes of a single pass over the whole signal.
+The network keeps what each piece needs of those before it, so the codes are those of a single pass
+over the whole signal.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import numpy as np
 from hypnos_jax.export import load_model
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 
-CHUNK_S = 1800
-ROWS = 8  # windows encoded at once, at most; ours
+CHUNK_S = 900  # ours
 SHORTEST_S = 32
 DECODED_S = 64  # ours: seconds decoded at once
 
@@ -84,11 +83,11 @@ class Tokenizer:
         """
         if self.codes > 2**16:
             raise TokenizerError(f"{self.codes} codes per level do not fit 16 bits")
-        return self._run("encode", signals, chunk_s).astype(np.uint16)
+        return self._run("encode_next", signals, chunk_s).astype(np.uint16)
 
     def latents(self, signals: np.ndarray, *, chunk_s: int = CHUNK_S) -> np.ndarray:
         """Return the vectors before quantisation, float32 [C, S, D]; arguments as ``encode``."""
-        return self._run("latents", signals, chunk_s)
+        return self._run("latents_next", signals, chunk_s)
 
     def encode_next(
         self, signals: np.ndarray, cache: dict[str, Any] | None = None
@@ -100,7 +99,7 @@ class Tokenizer:
                 lie to the seconds is told by ``RvqTokenizer.latents_next``.
             cache: what the piece before returned, None for the first.
         """
-        codes, cache = _encode_next(self._network, {**self._variables, **(cache or {})}, signals)
+        codes, cache = self._next("encode_next", signals, cache)
         return np.asarray(codes).astype(np.uint16), cache
 
     @property
@@ -115,48 +114,38 @@ class Tokenizer:
         """
         seconds = codes.shape[1]
         length = min(DECODED_S, _power_of_two(seconds))
-        pieces, cache = [], {}
+        pieces, cache = [], None
         for at in range(0, seconds, length):
             piece = np.zeros((len(codes), length, self.levels), np.int32)
             piece[:, : seconds - at] = codes[:, at : at + length]
-            found, cache = _decode(self._network, {**self._variables, **cache}, piece)
+            found, cache = self._next("decode", piece, cache)
             pieces.append(np.asarray(found))
         return np.concatenate(pieces, axis=1)[:, : seconds * self.rate_hz]
 
     def _run(self, method: str, signals: np.ndarray, chunk_s: int) -> np.ndarray:
         signals = np.asarray(signals, np.float32)
-        hop, (channels, length) = self.rate_hz, signals.shape
+        hop, length = self.rate_hz, signals.shape[1]
         if length % hop or not length:
             raise TokenizerError(
                 f"a {self.signal_type} signal of {length} samples is not whole seconds at {hop} Hz"
             )
-        # Few shapes, each compiled once: a whole number of chunks, or the next power of two.
         seconds = length // hop
+        piece = chunk_s
         if seconds <= chunk_s or self.reach is None:
-            chunk = window = max(SHORTEST_S, _power_of_two(seconds))
-        else:
-            # One second more than a chunk and its past: the last token of a tokenizer with the
-            # released alignment sees the first sample of the second to come.
-            chunk, window = chunk_s, self.reach + chunk_s + 1
-        places = []  # channel, first token, first second of the window
-        for channel in range(channels):
-            for start in range(0, seconds, chunk):
-                places.append((channel, start, max(0, start - (self.reach or 0))))
-        rows = min(ROWS, _power_of_two(len(places)))
-        out = None
-        for at in range(0, len(places), rows):
-            group = places[at : at + rows]
-            cut = np.zeros((rows, window * hop), np.float32)
-            for row, (channel, _, first) in enumerate(group):
-                piece = signals[channel, first * hop : (first + window) * hop]
-                cut[row, : len(piece)] = piece
-            found = np.asarray(_apply(self._network, method, self._variables, cut))
-            if out is None:
-                out = np.zeros((channels, seconds, found.shape[-1]), found.dtype)
-            for row, (channel, start, first) in enumerate(group):
-                stop = min(start + chunk, seconds)
-                out[channel, start:stop] = found[row, start - first : stop - first]
-        return out
+            piece = max(SHORTEST_S, _power_of_two(seconds))  # few shapes, each compiled once
+        # Zeros: the first sample of a strictly causal tokenizer, and what is beyond the end.
+        front, whole = int(self.strict_causal), -(-seconds // piece) * piece * hop
+        signals = np.pad(signals, ((0, 0), (front, 1 - front + whole - length)))
+        found, cache = [], None
+        for start in range(0, whole, piece * hop):
+            block = signals[:, start + (start > 0) : start + piece * hop + 1]
+            part, cache = self._next(method, block, cache)
+            found.append(np.asarray(part))
+        return np.concatenate(found, axis=1)[:, :seconds]
+
+    def _next(self, method, x, cache):
+        variables = {**self._variables, **(cache or {})}
+        return _apply(self._network, method, self.reach is not None, variables, x)
 
 
 def encode_signal(model, signal: np.ndarray, **options) -> np.ndarray:
@@ -164,19 +153,9 @@ def encode_signal(model, signal: np.ndarray, **options) -> np.ndarray:
     return Tokenizer(model).encode(np.asarray(signal)[None], **options)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _apply(network: RvqTokenizer, method: str, variables: dict[str, Any], signal: jax.Array):
-    return network.apply(variables, signal, method=method)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode_next(network: RvqTokenizer, variables: dict[str, Any], signals: jax.Array):
-    return network.apply(variables, signals, method="encode_next", mutable=["cache"])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(network: RvqTokenizer, variables: dict[str, Any], codes: jax.Array):
-    return network.apply(variables, codes, method="decode", mutable=["cache"])
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _apply(network: RvqTokenizer, method: str, keep: bool, variables: dict[str, Any], x: jax.Array):
+    return network.apply(variables, x, method=method, mutable=["cache"] if keep else [])
 
 
 def _power_of_two(count: int) -> int:

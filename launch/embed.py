@@ -20,7 +20,10 @@ MAINS_HZ = flags.DEFINE_enum("mains_hz", None, ["50", "60"], "Mains frequency; d
 ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Processes that read and prepare recordings.", lower_bound=1)
-CHUNK_S = flags.DEFINE_integer("chunk_s", 2048, "Seconds that the backbone embeds at once.", 1)
+CHUNK_S = flags.DEFINE_integer("chunk_s", 256, "Seconds that the backbone embeds at once.", 1)
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Of the backbone's products; default: as trained."
+)
 
 
 def main(argv):
@@ -42,6 +45,7 @@ def main(argv):
             cohort=COHORT.value,
             jobs=JOBS.value,
             chunk_s=CHUNK_S.value,
+            dtype=DTYPE.value,
         )
     except (ValueError, OSError) as error:
         print(f"embed: {error}", file=sys.stderr)

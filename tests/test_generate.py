@@ -64,7 +64,7 @@ def test_at_temperature_zero_each_code_is_the_likeliest_of_the_offline_pass(embe
     made = generate(embedder, 9, prompt=prompt, temperature=0)
     codes = made.codes
     if prompt:
-        heard = {name: embedder.tokenize(prompt.channels[name]) for name in NAMES}
+        heard = embedder.tokenize({name: prompt.channels[name] for name in NAMES})
         codes = {name: np.concatenate([heard[name], own]) for name, own in codes.items()}
 
     def score(model, batch):

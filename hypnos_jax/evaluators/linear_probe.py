@@ -24,6 +24,7 @@ from data_pipelines.store import EPOCH_S, NightEntry, NightStore
 from hypnos_jax import features, probe
 from hypnos_jax.embed import (
     CHUNK_S,
+    carry,
     embed_tokens,
     epoch_means,
     mean_over_modalities,
@@ -250,8 +251,10 @@ class LinearProbe:
     def _embed(self, by_record, store, nights, names, variables):
         """Mean over the modalities that are there, pooled: per night [N, D]."""
         every = self._names(False)
-        apply = functools.partial(self.context.functions("embed"), variables)
-        reach = self.context.attribute("reach", 0)
+        lag, reach = self.context.attribute("embed_lag"), self.context.attribute("reach")
+        kept = () if reach is None else ("cache",)
+        apply = self.context.functions("embed_next", mutable=kept)
+        step = carry(lambda own, cache, *given: apply({**own, **cache}, *given), variables)
         out = []
         for night in nights:
             here = [name for name in names if name in night.channels]
@@ -261,7 +264,9 @@ class LinearProbe:
                 window = read_window(store, night, every, start, stop)
                 return {**window, "present": kept, "valid": window["valid"] & kept}
 
-            pieces = embed_tokens(apply, read, night.duration_s, reach=reach, chunk_s=self.chunk_s)
+            pieces = embed_tokens(
+                step, read, night.duration_s, lag=lag, reach=reach, chunk_s=self.chunk_s
+            )
             rows = [mean_over_modalities({name: piece[name] for name in here}) for piece in pieces]
             out.append(_pool(by_record, np.concatenate(rows)))
         return out

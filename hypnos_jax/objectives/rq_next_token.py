@@ -122,9 +122,15 @@ class RqNextToken(nn.Module):
         """Return each modality's context, float32 [B, S, D] under its name; zeros where absent.
 
         The depth transformer is not run. With ``embed_lag`` row t has seen the seconds before t.
-        Rows at least ``reach + 1`` seconds into a chunk equal those of a single pass.
         """
         context = self.network.context(batch, lag=self.embed_lag)
+        return {name: context[:, i] for i, name in enumerate(self.names())}
+
+    def embed_next(
+        self, batch: dict[str, jax.Array], first: jax.Array | bool
+    ) -> dict[str, jax.Array]:
+        """Return ``embed``'s rows of seconds that come in pieces; see ``RqTransformer.advance``."""
+        context = self.network.advance(batch, first=first)
         return {name: context[:, i] for i, name in enumerate(self.names())}
 
     @property

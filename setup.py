@@ -37,7 +37,7 @@ setup(
         ],
         "beam": ["apache-beam>=2.60"],  # spread a builder over a cluster engine
         "interop": [
-            "huggingface_hub>=0.30",  # published weights by hub id
+            "huggingface_hub>=0.30",  # published weights by hub id; files need nothing more
         ],
         "test": [
             "pytest>=8",

@@ -115,7 +115,7 @@ class Embedder:
         """Load a model.
 
         Args:
-            model: a run's folder, an export's folder, or a loaded model.
+            model: what ``export.load_model`` takes: a run's folder, an export's folder, a bundle.
             chunk_s: seconds per pass of the backbone; bounds the memory, changes no result.
             lag: see the module; None is what the model was configured with.
             dtype: of the backbone's products, ``"float32"`` or ``"bfloat16"``; None likewise.
@@ -123,7 +123,7 @@ class Embedder:
         Raises:
             ModelError: no model, or not one of tokens.
         """
-        self.model = model if isinstance(model, LoadedModel) else load_model(model)
+        self.model = load_model(model)
         self.modalities = self.model.config["modalities"]
         if not self.modalities:
             raise ModelError(
@@ -563,7 +563,7 @@ def embed_recording(
     """Embed one recording from its raw signals.
 
     Args:
-        model: a run's folder, an export's folder, or (to compile once for many) an ``Embedder``,
+        model: what ``export.load_model`` takes, or (to compile once for many) an ``Embedder``,
             which then decides ``chunk_s``, ``lag`` and ``dtype``.
         recording: path of an EDF, BDF or WFDB file, or an ``mne.io.Raw``.
         modalities: only these, those of them that the recording has; all by default.

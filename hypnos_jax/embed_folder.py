@@ -56,7 +56,7 @@ def embed_folder(
     """Embed every recording of a folder into ``output/<recording>.npz``.
 
     Args:
-        model: a run's folder, an export's folder, or an ``Embedder``.
+        model: what ``export.load_model`` takes, or an ``Embedder``.
         source: a recording, a folder of recordings, or a store of nights or of tokens.
         output: folder; files of the same model in it with the modalities asked for are kept.
         modalities: only these; all by default.

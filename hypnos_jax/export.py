@@ -1,4 +1,4 @@
-"""A trained model as two plain files, and loading it back: from an export or from a run's folder.
+"""A trained model as plain files, and loading it back: from an export, a run's folder, a bundle.
 
 An export is a folder::
 
@@ -10,6 +10,9 @@ An export is a folder::
 Both files are readable anywhere: ``plugins.load("objectives", name)(**arguments)`` rebuilds the
 module and the tensors are its variables. The checksum is over the objective, every tensor's name,
 type, shape and bytes, and the checksums of the tokenizers; a run's folder and its export share it.
+
+A bundle is a model and its tokenizers in one file in the format of the published Hypnos package;
+see ``hypnos_jax.interop.hypnos``.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import hypnos_jax
 from data_pipelines.channels import CHANNELS
 from hypnos_jax import checkpoint, plugins
 from hypnos_jax.config import frozen
+from hypnos_jax.interop import hypnos
 
 FORMAT = "hypnos_jax.model/1"
 WEIGHTS, CONFIG, TOKENIZERS = "model.safetensors", "config.json", "tokenizers"
@@ -53,7 +57,8 @@ class LoadedModel:
         config: what ``config.json`` of an export holds.
         checksum: SHA-256 over objective, variables and tokenizers, as hexadecimal digits.
         step: updates it was trained for.
-        tokenizers: signal type -> folder of the tokenizer that a model of tokens needs.
+        tokenizers: signal type -> the tokenizer that a model of tokens needs: its folder, or, from
+            a bundle, itself; ``load_model`` takes either.
     """
 
     objective: nn.Module
@@ -61,20 +66,30 @@ class LoadedModel:
     config: dict[str, Any]
     checksum: str
     step: int
-    tokenizers: dict[str, pathlib.Path]
+    tokenizers: dict[str, pathlib.Path | LoadedModel]
 
 
-def load_model(path: str | os.PathLike) -> LoadedModel:
-    """Load a model from the folder of a training run (its newest good checkpoint) or an export.
+def load_model(path: str | os.PathLike | LoadedModel) -> LoadedModel:
+    """Load a model from the folder of a training run (its newest good checkpoint), or an export.
 
     Args:
-        path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``.
+        path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``; or a bundle: the
+            file, a folder with ``hypnos.safetensors``, or ``owner/name``, a repository of the
+            Hugging Face hub that holds it. A loaded model is returned as it is.
 
     Raises:
-        ModelError: neither of the two; or a tensor that is missing, of another shape than its
-            config says, or changed.
+        ModelError: none of these; or a tensor that is missing, of another shape than its config
+            says, or changed; or a bundle that cannot be represented here.
     """
-    path = pathlib.Path(path)
+    if isinstance(path, LoadedModel):
+        return path
+    name, path = str(path), pathlib.Path(path)
+    if path.is_file():
+        return _from_bundle(path)
+    if (path / hypnos.FILE).is_file():
+        return _from_bundle(path / hypnos.FILE)
+    if not path.exists() and hypnos.HUB_ID.fullmatch(name):
+        return _from_bundle(name)
     if not path.is_dir():
         raise ModelError(f"{path} is not a folder; give a run's workdir or an export's folder")
     if (path / "checkpoints").is_dir():
@@ -127,6 +142,48 @@ def export(
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return load_model(output)
+
+
+def export_bundle(
+    workdir: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    tokenizers: str | os.PathLike | None = None,
+) -> LoadedModel:
+    """Write a model of tokens and its tokenizers as one file that the published package loads.
+
+    Args:
+        workdir: folder of a run or of an export, or another bundle.
+        output: file to write; a bundle there is replaced.
+        tokenizers: as for ``export``.
+
+    Returns:
+        The model as it is read back.
+
+    Raises:
+        ModelError: no model there, or one that the package cannot represent; a tokenizer is
+            missing; ``output`` is something else than a bundle.
+    """
+    model, output = load_model(workdir), pathlib.Path(output)
+    if output.exists() and not hypnos.is_bundle(output):
+        raise ModelError(
+            f"{output} exists and is no bundle; give a new file, such as {hypnos.FILE}"
+        )
+    if tokenizers is not None:
+        model = _with_tokenizers(model, pathlib.Path(tokenizers))
+    needed = signal_types(model)
+    if not needed:
+        raise ModelError(f"{workdir} reads no tokens; a bundle is of a model of tokens")
+    missing = [name for name in needed if name not in model.tokenizers]
+    if missing:
+        raise ModelError(f"{workdir} has no tokenizer of {missing}; give their folder (tokenizers)")
+    part = lambda model: hypnos.Part(model.config["objective"], model.variables)
+    parts = {name: part(load_model(model.tokenizers[name])) for name in needed}
+    try:
+        hypnos.write_bundle(output, part(model), parts)
+    except hypnos.BundleError as error:
+        raise ModelError(f"{workdir}: {error}") from error
     return load_model(output)
 
 
@@ -198,7 +255,11 @@ def _manifest_digest(store: pathlib.Path) -> str | None:
 
 
 def make_model(
-    config: dict, variables: dict, step: int, store: str | os.PathLike | None = None
+    config: dict,
+    variables: dict,
+    step: int,
+    store: str | os.PathLike | None = None,
+    tokenizers: dict[str, LoadedModel] | None = None,
 ) -> LoadedModel:
     """Return the model that a run's config and variables are.
 
@@ -207,6 +268,7 @@ def make_model(
         variables: collection -> nested dict of arrays.
         step: updates made.
         store: folder of the data it was trained on; ``config.data.path`` by default.
+        tokenizers: signal type -> tokenizer; by default those in the store.
 
     Raises:
         ModelError: the config's objective cannot be built.
@@ -215,7 +277,23 @@ def make_model(
     description = describe(config, step, store)
     tensors = _flat(variables)
     description["tensors"] = _table(tensors)
-    return _seal(description, tensors, store / TOKENIZERS, "the config")
+    if tokenizers is None:
+        tokenizers = dict(_find_tokenizers(store / TOKENIZERS))
+    return _seal(description, tensors, tokenizers, "the config")
+
+
+def _from_bundle(path: str | pathlib.Path) -> LoadedModel:
+    try:
+        path = hypnos.fetch(path) if isinstance(path, str) else path
+        part, parts = hypnos.read_bundle(path)
+    except hypnos.BundleError as error:
+        raise ModelError(str(error)) from error
+    tokenizers = {}
+    for name, own in parts.items():
+        config = {"objective": own.objective, "data": {"name": "published", "signal_type": name}}
+        tokenizers[name] = make_model(config, own.variables, 0, tokenizers={})
+    config = {"objective": part.objective, "data": {"name": "published"}}
+    return make_model(config, part.variables, 0, tokenizers=tokenizers)
 
 
 def _from_run(workdir: pathlib.Path) -> LoadedModel:
@@ -266,14 +344,14 @@ def _from_export(folder: pathlib.Path) -> LoadedModel:
     return _assemble(config, tensors, folders, folder)
 
 
-def _seal(description: dict, tensors: dict, beside: pathlib.Path, source) -> LoadedModel:
-    """Add the tokenizers found in ``beside`` and the checksum, and make the model."""
+def _seal(description: dict, tensors: dict, tokenizers: dict, source) -> LoadedModel:
+    """Add those of the tokenizers that it needs and the checksum, and make the model."""
     wanted = {row["group"] for row in description["modalities"]}
-    folders = {name: folder for name, folder in _find_tokenizers(beside) if name in wanted}
-    digests = {name: _checksum_of(folder) for name, folder in sorted(folders.items())}
+    own = {name: tokenizers[name] for name in sorted(wanted & set(tokenizers))}
+    digests = {name: _checksum_of(tokenizer) for name, tokenizer in own.items()}
     digest = checksum(description["objective"], tensors, digests)
     description = {**description, "tokenizers": digests, "checksum": digest}
-    return _assemble(description, tensors, folders, source)
+    return _assemble(description, tensors, own, source)
 
 
 def _find_tokenizers(beside: pathlib.Path):
@@ -290,11 +368,11 @@ def _find_tokenizers(beside: pathlib.Path):
 def _with_tokenizers(model: LoadedModel, folder: pathlib.Path) -> LoadedModel:
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder of tokenizers")
-    return _seal(model.config, _flat(model.variables), folder, folder)
+    return _seal(model.config, _flat(model.variables), dict(_find_tokenizers(folder)), folder)
 
 
-def _checksum_of(folder: pathlib.Path) -> str:
-    if _is_export(folder):
+def _checksum_of(folder: pathlib.Path | LoadedModel) -> str:
+    if isinstance(folder, pathlib.Path) and _is_export(folder):
         return _read_config(folder)["checksum"]  # its tensors are checked when it is loaded
     return load_model(folder).checksum
 

@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags, logging
 
-MODEL = flags.DEFINE_string("model", None, "Folder of a training run or of an export.")
+MODEL = flags.DEFINE_string("model", None, "Folder of a run or an export, or a published bundle.")
 INPUT = flags.DEFINE_string("input", None, "A recording, a folder of them, or a store of nights.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the embeddings.")
 MODALITIES = flags.DEFINE_list("modalities", None, "Only these, such as ecg,eeg_c3; default: all.")

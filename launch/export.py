@@ -1,7 +1,8 @@
 """Export a model: ``python -m launch.export --workdir=DIR --output=DIR``.
 
 Writes ``model.safetensors`` and ``config.json``, and beside the model of tokens the tokenizers that
-made them. Exit codes: 0 done, 1 an error.
+made them; or, with ``--format=hypnos``, one file with all of them that the published Hypnos package
+loads. Exit codes: 0 done, 1 an error.
 """
 
 import math
@@ -9,8 +10,11 @@ import sys
 
 from absl import app, flags, logging
 
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run, or another export")
-OUTPUT = flags.DEFINE_string("output", None, "folder to write; an export there is replaced")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run or an export, or a bundle")
+OUTPUT = flags.DEFINE_string("output", None, "folder or file to write; an export is replaced")
+FORMAT = flags.DEFINE_enum(
+    "format", "folder", ["folder", "hypnos"], "a folder of ours, or the published package's file"
+)
 TOKENIZERS = flags.DEFINE_string(
     "tokenizers", None, "folder with a model per signal type; default: those beside the tokens"
 )
@@ -21,19 +25,20 @@ def main(argv):
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
     from hypnos_jax import checkpoint  # after the flags: imports start jax
-    from hypnos_jax.export import export
+    from hypnos_jax.export import export, export_bundle
 
     checkpoint.quiet()
 
     try:
-        model = export(WORKDIR.value, OUTPUT.value, tokenizers=TOKENIZERS.value)
+        write = export_bundle if FORMAT.value == "hypnos" else export
+        model = write(WORKDIR.value, OUTPUT.value, tokenizers=TOKENIZERS.value)
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1
     size = sum(math.prod(shape) for _, shape in model.config["tensors"].values())
     print(f"{OUTPUT.value}: step {model.step}, {size:,} values, checksum {model.checksum}")
-    for signal_type, folder in model.tokenizers.items():
-        print(f"  tokenizer of {signal_type}: {folder}")
+    for signal_type, digest in model.config["tokenizers"].items():
+        print(f"  tokenizer of {signal_type}: checksum {digest}")
     return 0
 
 

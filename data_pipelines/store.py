@@ -9,7 +9,7 @@ A store is a folder::
 
 One record is one channel of a night (signals) or all modalities of one (tokens), uncompressed: what
 is recorded is mostly noise, which zstd makes 7 % smaller and much slower. A crop reads its own
-bytes and no others, at the places that ``<shard>.index.npy`` gives. TFDS reads the folder too
+bytes and no others, at the places that a shard's index (``.npy``) gives. TFDS reads the folder too
 (``tfds.builder_from_directory``), and checks a hash of each record; :meth:`NightStore.verify`
 checks all files at once.
 
@@ -317,7 +317,7 @@ def _load_index(path):
 
 def index_of(path: pathlib.Path) -> pathlib.Path:
     """The index of a shard: a row per record, where its fields lie and how long they are."""
-    return path.with_name(path.name + ".index.npy")
+    return path.with_name(path.name.replace("array_record", "index") + ".npy")
 
 
 def read_bytes(file, place: int, size: int) -> bytes:

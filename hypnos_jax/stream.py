@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import flax.traverse_util
+import jax
 import numpy as np
 
 from data_pipelines.channels import CHANNELS
@@ -220,9 +221,12 @@ class Stream:
         stream = cls(embedder, rates, mains_hz=int(state["mains_hz"]) or None)
         for name, channel in stream._channels.items():
             channel.restore(state["channels"][name])
-        stream._state = {"tokenizers": {}} | {
-            name: state[name] for name in stream._state if name in state
-        }
+        # A file holds bfloat16 as bytes of no type, and no empty dict: before the first row there
+        # are no tokenizers' caches.
+        state["backbone"] = jax.tree.map(
+            lambda own, kept: kept.view(own.dtype), stream._state["backbone"], state["backbone"]
+        )
+        stream._state = {name: state.get(name, {}) for name in stream._state}
         return stream
 
     def _hear(self, channel):

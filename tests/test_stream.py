@@ -116,6 +116,20 @@ def test_a_stream_goes_on_where_it_was_saved(embedder, signals, tmp_path):
     assert [x.name for x in tmp_path.iterdir()] == ["state.npz"]
 
 
+def test_the_state_of_a_model_in_bfloat16_is_kept(signals, tmp_path):
+    embedder = Embedder(write_model(tmp_path, dtype="bfloat16"))
+    rows = []
+    for kept in (False, True):
+        stream = Stream(embedder, {"ecg": RATES["ecg"]}, mains_hz=50)
+        stream.push({"ecg": signals["ecg"][:5500]})
+        if kept:
+            stream.save(tmp_path / "state.npz")
+            stream = Stream.restore(embedder, tmp_path / "state.npz")
+        rows.append(stream.push({"ecg": signals["ecg"][5500:]}))
+    assert len(rows[0]) == len(rows[1]) > 5
+    assert all(np.array_equal(a.mean, b.mean) for a, b in zip(*rows))
+
+
 def test_the_released_alignment_waits_for_a_sample_more(tmp_path, signals):
     config = rvq_config("ecg")
     config["objective"]["model"]["strict_causal"] = False

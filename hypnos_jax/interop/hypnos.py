@@ -278,7 +278,7 @@ def _read(config, tensors):
 
 def _read_model(objective, tensors, rows):
     network = RqTransformer(**frozen(objective["model"]), parent=None)
-    params = _shapes(network, "model_kwargs")["params"]
+    params = _shapes(RqTransformer, objective["model"], "model_kwargs")["params"]
     filled = tensors.fill(params, backbone_entries(params, _leaders(rows)), "model/")
     tensors.rotary("model/temporal_transformer.rope", network.dim // network.heads)
     tensors.ignore("model/temporal_transformer.modality_attn_mask")
@@ -296,7 +296,7 @@ def _leaders(rows):
 
 def _read_tokenizer(objective, tensors, prefix, where):
     network = RvqTokenizer(**frozen(objective["model"]), parent=None)
-    shapes = _shapes(network, where)
+    shapes = _shapes(RvqTokenizer, objective["model"], where)
     params = tensors.fill(shapes["params"], tokenizer_entries(shapes["params"]), prefix)
     for side in ("encoder", "decoder") if network.layers else ():
         tensors.rotary(f"{prefix}{side}_transformer.rope", network.dim // network.heads)
@@ -309,29 +309,26 @@ def _read_tokenizer(objective, tensors, prefix, where):
     return {"params": {"tokenizer": params}, "vq": {"tokenizer": {"quantizer": state}}}
 
 
-def _shapes(network, where):
+def _shapes(network, arguments, where):
     """The shapes of a network's variables."""
     try:
-        if isinstance(network, RvqTokenizer):
-            return _traced(network)
-        count, width = len(network.modalities), sum(m["levels"] for m in network.modalities)
-        codes = {
-            "codes": jnp.zeros((1, 2, width), jnp.int32),
-            "present": jnp.ones((1, count), bool),
-            "channel_ids": jnp.zeros((1, count), jnp.int32),
-        }
-        return _trace(network, codes)
+        return _traced(network, json.dumps(arguments))
     except (TypeError, ValueError) as error:
         raise BundleError(f"{where} make no network: {error}") from error
 
 
-@functools.lru_cache(maxsize=8)
-def _traced(tokenizer):
-    """Tokenizers of several signal types are often of one shape."""
-    return _trace(tokenizer, jnp.zeros((1, tokenizer.hop)))
-
-
-def _trace(network, example):
+@functools.lru_cache(maxsize=8)  # tokenizers of several signal types are often of one shape
+def _traced(network, arguments):
+    network = network(**frozen(json.loads(arguments)), parent=None)
+    if isinstance(network, RvqTokenizer):
+        example = jnp.zeros((1, network.hop))
+    else:
+        count, width = len(network.modalities), sum(m["levels"] for m in network.modalities)
+        example = {
+            "codes": jnp.zeros((1, 2, width), jnp.int32),
+            "present": jnp.ones((1, count), bool),
+            "channel_ids": jnp.zeros((1, count), jnp.int32),
+        }
     made = jax.eval_shape(network.init, jax.random.key(0), example)
     return jax.tree.map(lambda x: x.shape, nn.unbox(made))
 

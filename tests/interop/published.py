@@ -34,7 +34,7 @@ def tokenizer_arguments(rng):
         "sample_rate": int(np.prod(ratios)),
         "token_duration_sec": 1.0,
         "embed_dim": 4 * heads,
-        "n_filters": pick(rng, 2, 3, 4),
+        "n_filters": pick(rng, 6, 7, 8),  # norms over one or two channels are steps
         "ratios": ratios,
         "n_residual_layers": pick(rng, 0, 1, 2),
         "dilation_base": pick(rng, 1, 2, 3),
@@ -146,7 +146,7 @@ def randomise(module, seed):
 def start_codebooks(tokenizer, seed):
     """Codewords near what the encoder gives of noise, so that many are used."""
     generator = np.random.default_rng(seed)
-    noise = generator.normal(size=(4, 32 * tokenizer.samples_per_token)).astype(np.float32)
+    noise = generator.normal(size=(6, 20 * tokenizer.samples_per_token)).astype(np.float32)
     left = torch.tensor(encode(tokenizer, noise)[0]).flatten(0, 1)
     with torch.no_grad():
         for level in tokenizer.quantizer.quantizers:

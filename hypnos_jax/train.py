@@ -27,7 +27,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from hypnos_jax import batch as batches
-from hypnos_jax import checkpoint, evaluate, flops, metrics, optim, sharding
+from hypnos_jax import checkpoint, compile_cache, evaluate, flops, metrics, optim, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
 from hypnos_jax.state import TrainState
@@ -161,7 +161,7 @@ class Logs:
     every: int = 10
     tensorboard: bool = True
     mfu: bool = True
-    compile_cache: str = "~/.cache/hypnos_jax/compiled"
+    compile_cache: str = compile_cache.FOLDER
 
 
 def train(config, workdir: str | pathlib.Path) -> int:
@@ -185,7 +185,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
     config = configs.fill(config, source.describe())
     run = configs.call(Run, config["train"], "config.train")
     logs = configs.call(Logs, config["logs"], "config.logs")
-    keep_compiled(logs.compile_cache)
+    compile_cache.keep(logs.compile_cache)
     mesh = configs.call(sharding.make_mesh, config["mesh"], "config.mesh")
     objective = configs.make_objective(config)
     check_batch_size(objective, run, mesh)
@@ -331,13 +331,6 @@ def speed(traced, mesh: jax.sharding.Mesh, measure: bool) -> tuple[float, float 
     counts = flops.matrix_flops(traced.jaxpr) or {"float32": 0.0}
     dtype = max(counts, key=counts.get)
     return sum(counts.values()), flops.matmul_rate(mesh, dtype) if measure else None
-
-
-def keep_compiled(folder: str) -> None:
-    """Keep compiled programs between runs, so that a repeated or resumed run starts at once."""
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 class StopSignals:

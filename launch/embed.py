@@ -30,9 +30,14 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     from data_pipelines import channels
-    from hypnos_jax import checkpoint, embed_folder  # after the flags: imports start jax
+    from hypnos_jax import (
+        checkpoint,
+        compile_cache,
+        embed_folder,
+    )  # after the flags: imports start jax
 
     checkpoint.quiet()
+    compile_cache.keep()
 
     try:
         summary = embed_folder.embed_folder(

@@ -19,10 +19,11 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
-    from hypnos_jax import checkpoint  # after the flags: importing takes seconds
+    from hypnos_jax import checkpoint, compile_cache  # after the flags: importing takes seconds
     from hypnos_jax.evaluate import evaluate
 
     checkpoint.quiet()
+    compile_cache.keep()
     changes = {}
     for text in SET.value:
         key, equals, value = text.partition("=")

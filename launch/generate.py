@@ -30,12 +30,13 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     from data_pipelines import channels
-    from hypnos_jax import checkpoint  # after the flags: imports start jax
+    from hypnos_jax import checkpoint, compile_cache  # after the flags: imports start jax
     from hypnos_jax.embed import Embedder
     from hypnos_jax.generate import generate, read_prompt
     from hypnos_jax.generated_figure import draw_generated
 
     checkpoint.quiet()
+    compile_cache.keep()
 
     output = pathlib.Path(OUTPUT.value)
     try:

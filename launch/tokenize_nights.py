@@ -18,10 +18,11 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder of the token store.")
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    from hypnos_jax import checkpoint  # after the flags: imports start jax
+    from hypnos_jax import checkpoint, compile_cache  # after the flags: imports start jax
     from hypnos_jax.token_nights import tokenize_nights
 
     checkpoint.quiet()
+    compile_cache.keep()
 
     try:
         summary = tokenize_nights(NIGHTS.value, TOKENIZERS.value, OUTPUT.value)

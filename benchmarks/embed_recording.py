@@ -21,6 +21,7 @@ import time
 
 import numpy as np
 from absl import app, flags
+from noise_edf import write_edf
 
 HOURS = flags.DEFINE_float("hours", 1.0, "Length of the recording.")
 REFERENCE = flags.DEFINE_string("reference_python", None, "Python that has hypnos and torch.")
@@ -62,20 +63,18 @@ for name, channel, key, kind in zip(names, channels, keys, types):
     config["tokenizers"][kind] = dict(tokenizer_kwargs=kwargs, **shared)
     tokenizer = SignalTokenizer(**kwargs)
     for name_, tensor in tokenizer.state_dict().items():
-        if name_.endswith("initialized"):
-            tensor = torch.ones_like(tensor)
-        elif "cluster" in name_ or name_.endswith("count"):
-            tensor = torch.ones_like(tensor)
-        elif "embed_avg" in name_ or "ema_w" in name_ or "codebook" in name_:
-            tensor = torch.randn_like(tensor)
         state[f"tok/{kind}/{name_}"] = tensor
+    for level in range(8):  # codebooks that have started
+        at = f"tok/{kind}/quantizer.quantizers.{level}."
+        words = torch.randn_like(state[at + "embedding.weight"])
+        state[at + "embedding.weight"], state[at + "ema_embed_sum"] = words, words.clone()
+        state[at + "ema_cluster_size"] = torch.ones_like(state[at + "ema_cluster_size"])
+        state[at + "initialized"] = torch.ones_like(state[at + "initialized"])
 configs = [ModalityConfig(name=m["name"], num_quantizers=8, codebook_size=2048,
                           signal_type=m["signal_type"]) for m in config["modalities"]]
 model = MultiModalRQTransformer(modality_configs=configs, **config["model_kwargs"])
 state |= {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-seen = {}
-for name in sorted(state):
-    state[name] = state[name].clone().contiguous()
+state = {name: tensor.clone().contiguous() for name, tensor in state.items()}
 save_file(state, sys.argv[1], metadata={"config": json.dumps(config)})
 """
 
@@ -152,8 +151,6 @@ def main(_):
         return
     if not REFERENCE.value:
         raise app.UsageError("--reference_python makes the random bundle, so it is needed")
-    from prepare_night import write_edf
-
     with tempfile.TemporaryDirectory() as folder:
         write_edf(pathlib.Path(folder) / "night.edf", HOURS.value, 256, 0)
         bundle = f"{folder}/hypnos.safetensors"

@@ -37,6 +37,7 @@ from data_pipelines.channels import CHANNELS
 from hypnos_jax import checkpoint, plugins
 from hypnos_jax.config import frozen
 from hypnos_jax.interop import hypnos
+from hypnos_jax.tensor_files import TensorFile
 
 FORMAT = "hypnos_jax.model/1"
 WEIGHTS, CONFIG, TOKENIZERS = "model.safetensors", "config.json", "tokenizers"
@@ -313,21 +314,20 @@ def _from_export(folder: pathlib.Path) -> LoadedModel:
         raise ModelError(f"{path} is missing")
     tensors = {}
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            there = set(file.keys())
-            for name, (dtype, shape) in config["tensors"].items():
-                if name not in there:
-                    raise ModelError(f"{path} has no tensor {name!r}")
-                tensor = file.get_tensor(name)
-                if [str(tensor.dtype), list(tensor.shape)] != [dtype, shape]:
-                    raise ModelError(
-                        f"{path}: tensor {name!r} is {tensor.dtype} {list(tensor.shape)};"
-                        f" {CONFIG} says {dtype} {shape}"
-                    )
-                tensors[name] = tensor
+        file = TensorFile(path)
+        for name, (dtype, shape) in config["tensors"].items():
+            if name not in file.names:
+                raise ModelError(f"{path} has no tensor {name!r}")
+            tensor = file.get(name)
+            if [str(tensor.dtype), list(tensor.shape)] != [dtype, shape]:
+                raise ModelError(
+                    f"{path}: tensor {name!r} is {tensor.dtype} {list(tensor.shape)};"
+                    f" {CONFIG} says {dtype} {shape}"
+                )
+            tensors[name] = tensor
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path} is damaged: {error}") from error
-    unknown = sorted(there - set(tensors))
+    unknown = sorted(file.names - set(tensors))
     if unknown:
         raise ModelError(f"{path} has a tensor {unknown[0]!r} that {CONFIG} does not name")
     found = checksum(config["objective"], tensors, config["tokenizers"])

@@ -33,6 +33,7 @@ from hypnos_jax.interop.hypnos_names import Entry, backbone_entries, tokenizer_e
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 from hypnos_jax.nn.quantize import SMALLEST_COUNT
+from hypnos_jax.tensor_files import TensorFile, aligned_empty
 
 FILE = "hypnos.safetensors"  # the bundle's name in a folder or a hub repository
 HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)")
@@ -96,11 +97,11 @@ def read_bundle(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
             that are missing, left over, or of another shape than the config says.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            config = _config(path, file.metadata())
-            tensors = _Tensors(path, file)
-            model, tokenizers = _read(config, tensors)
-            tensors.finish()
+        file = TensorFile(path)
+        config = _config(path, file.metadata)
+        tensors = _Tensors(path, file)
+        model, tokenizers = _read(config, tensors)
+        tensors.finish()
     except safetensors.SafetensorError as error:
         raise BundleError(f"{path} is damaged or no safetensors file: {error}") from error
     except BundleError as error:
@@ -304,7 +305,10 @@ def _read_tokenizer(objective, tensors, prefix, where):
         tensors.codebook(f"{prefix}quantizer.quantizers.{k}.", network.codes, network.codebook_dim)
         for k in range(network.levels)
     ]
-    state = {name: np.stack([level[name] for level in levels]) for name in levels[0]}
+    state = {}
+    for name, first in levels[0].items():
+        state[name] = aligned_empty((len(levels), *first.shape), first.dtype)
+        np.stack([level[name] for level in levels], out=state[name])
     state["step"] = np.zeros((), np.int32)
     return {"params": {"tokenizer": params}, "vq": {"tokenizer": {"quantizer": state}}}
 
@@ -338,7 +342,7 @@ class _Tensors:
 
     def __init__(self, path, file):
         self.path, self.file = path, file
-        self.names = set(file.keys())
+        self.names = file.names
         self.left = set(self.names)
 
     def get(self, name, shape):
@@ -350,19 +354,19 @@ class _Tensors:
         if name not in self.names:
             raise BundleError(f"it has no tensor {name!r}, which its config implies")
         self.left.discard(name)
-        x = self.file.get_tensor(name)
+        x = self.file.get(name)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise BundleError(f"tensor {name!r} is {x.dtype}; floating-point numbers are needed")
         if x.shape != tuple(shape):
             raise BundleError(
                 f"tensor {name!r} is {list(x.shape)}; its config implies {list(shape)}"
             )
-        return x.astype(np.float32)
+        return x.astype(np.float32, copy=False)
 
     def fill(self, shapes, entries: Iterator[Entry], prefix):
         """Return the variables of these shapes, read from the tensors that the entries name."""
         flat = flax.traverse_util.flatten_dict(shapes, sep="/")
-        out = {name: np.empty(shape, np.float32) for name, shape in flat.items()}
+        out = {name: aligned_empty(shape) for name, shape in flat.items()}
         for entry in entries:
             shape = entry.give(out[entry.ours]).shape
             names = [prefix + name for name in (entry.theirs, *entry.others)]
@@ -389,9 +393,9 @@ class _Tensors:
                 counts, sums = own, total
         usage, started = np.zeros(codes, np.float32), True
         if (name := f"{prefix}usage_count") in self.names:
-            usage = self.file.get_tensor(name).astype(np.float32)
+            usage = self.file.get(name).astype(np.float32)
         if (name := f"{prefix}initialized") in self.names:
-            started = bool(self.file.get_tensor(name))
+            started = bool(self.file.get(name))
         for name in CODEBOOK:
             self.left.discard(prefix + name)
         # The package quantises by whatever is there, ours by what is initialised.
@@ -408,7 +412,7 @@ class _Tensors:
             name = f"{prefix}.{name}"
             if name in self.names:
                 self.left.discard(name)
-                x = self.file.get_tensor(name).astype(np.float32)
+                x = self.file.get(name).astype(np.float32)
                 x = x if name.endswith("freqs") else x[:2]
                 if x.shape != expected.shape or not np.allclose(x, expected, atol=1e-2):
                     raise BundleError(f"{name!r} are not rotary positions of theta 10000")

@@ -102,6 +102,7 @@ class Embedder:
         modalities: {name, levels, codes, channel_id, group} in the order of the code axis.
         checksum: of the model and its tokenizers.
         dtype: of the backbone's products.
+        lag: whether row t has seen the seconds before t alone.
     """
 
     def __init__(
@@ -116,7 +117,8 @@ class Embedder:
 
         Args:
             model: what ``export.load_model`` takes: a run's folder, an export's folder, a bundle.
-            chunk_s: seconds per pass of the backbone; bounds the memory, changes no result.
+            chunk_s: seconds per pass of the backbone; bounds the memory, changes no result. A
+                backbone without windows takes 2048 s whatever this says.
             lag: see the module; None is what the model was configured with.
             dtype: of the backbone's products, ``"float32"`` or ``"bfloat16"``; None likewise.
 
@@ -139,7 +141,7 @@ class Embedder:
         if dtype is not None:
             objective = objective.clone(model={**objective.model, "dtype": dtype})
         self.objective, self.dtype = objective, objective.model.get("dtype", "float32")
-        self.reach = objective.reach
+        self.reach, self.lag = objective.reach, objective.embed_lag
         self._variables = jax.device_put(self.model.variables)
         self._tokenizers = {}
 
@@ -225,8 +227,9 @@ class Embedder:
         """Return the tokenizers of some modalities, if they and the model can take pieces.
 
         Raises:
-            ModelError: one is missing or does not fit, or something looks back without a window,
-                so that no cache can hold what it sees; or the model is no RQ-Transformer.
+            ModelError: one is missing or does not fit; something looks back without a window, so
+                that no cache can hold what it sees, or pads with samples to come; or the model is
+                no RQ-Transformer.
         """
         network, _ = self.network
         tokenizers = {name: self.tokenizer(name) for name in names}
@@ -236,6 +239,12 @@ class Embedder:
             raise ModelError(
                 f"{endless} looks back without a window: it cannot be run second by second"
             )
+        for name, tokenizer in tokenizers.items():
+            if tokenizer.padding == "reflect":
+                raise ModelError(
+                    f"the tokenizer of {name} pads with the mirrored samples to come"
+                    " (padding='reflect'): it cannot be run second by second"
+                )
         return tokenizers
 
     def advance(
@@ -380,8 +389,8 @@ class Embedder:
             context, cache = self.advance(batch, cache)
             return {name: context[:, i] for i, name in enumerate(self.names())}, cache
 
-        lag, reach = self.objective.embed_lag, self.reach
-        yield from embed_tokens(step, read, seconds, lag=lag, reach=reach, chunk_s=self.chunk_s)
+        options = {"lag": self.lag, "reach": self.reach, "chunk_s": self.chunk_s}
+        yield from embed_tokens(step, read, seconds, **options)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

@@ -152,7 +152,7 @@ def _try(prepare, item):
     try:
         return prepare(item)
     except OSError as error:
-        raise RecordingError(f"cannot be read: {error.strerror}") from None
+        raise RecordingError(f"cannot be read: {error.strerror or type(error).__name__}") from None
     except ValueError as error:
         raise RecordingError(str(error)) from None
     except Exception as error:

@@ -87,9 +87,8 @@ def load_model(path: str | os.PathLike | LoadedModel) -> LoadedModel:
     name, path = str(path), pathlib.Path(path)
     if path.is_file():
         return _from_bundle(path)
-    if (path / hypnos.FILE).is_file():
-        return _from_bundle(path / hypnos.FILE)
-    if not path.exists() and hypnos.HUB_ID.fullmatch(name):
+    # A path with a folder that exists is a mistyped one, not a repository.
+    if not path.exists() and not path.parent.exists() and hypnos.HUB_ID.fullmatch(name):
         return _from_bundle(name)
     if not path.is_dir():
         raise ModelError(f"{path} is not a folder; give a run's workdir or an export's folder")
@@ -97,8 +96,11 @@ def load_model(path: str | os.PathLike | LoadedModel) -> LoadedModel:
         return _from_run(path)
     if (path / WEIGHTS).exists() or _is_export(path):
         return _from_export(path)
+    if (path / hypnos.FILE).is_file():
+        return _from_bundle(path / hypnos.FILE)
     raise ModelError(
         f"{path} holds no model: neither checkpoints/ (a run's workdir) nor {WEIGHTS} (an export)"
+        f" nor {hypnos.FILE} (a bundle)"
     )
 
 
@@ -120,13 +122,10 @@ def export(
         ModelError: no model there; ``output`` holds something that is no export; or a tokenizer
             that the model needs is missing.
     """
-    model, output = load_model(workdir), pathlib.Path(output)
+    output = pathlib.Path(output)
     if output.exists() and not _is_export(output) and any(output.iterdir()):
         raise ModelError(f"{output} exists and is no export; give a new folder")
-    if tokenizers is not None:
-        model = _with_tokenizers(model, pathlib.Path(tokenizers))
-    needed = signal_types(model)
-    missing = [name for name in needed if name not in model.tokenizers]
+    model, missing = _whole(workdir, tokenizers)
     if missing and (model.tokenizers or tokenizers is not None):
         raise ModelError(
             f"no tokenizer for {missing} among {sorted(model.tokenizers)} in"
@@ -134,6 +133,7 @@ def export(
         )
     if missing:
         logging.warning("%s: its tokens carry no tokenizers; the export embeds tokens only", output)
+    needed = signal_types(model)
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -166,26 +166,45 @@ def export_bundle(
         ModelError: no model there, or one that the package cannot represent; a tokenizer is
             missing; ``output`` is something else than a bundle.
     """
-    model, output = load_model(workdir), pathlib.Path(output)
+    output = pathlib.Path(output)
     if output.exists() and not hypnos.is_bundle(output):
         raise ModelError(
             f"{output} exists and is no bundle; give a new file, such as {hypnos.FILE}"
         )
-    if tokenizers is not None:
-        model = _with_tokenizers(model, pathlib.Path(tokenizers))
-    needed = signal_types(model)
-    if not needed:
-        raise ModelError(f"{workdir} reads no tokens; a bundle is of a model of tokens")
-    missing = [name for name in needed if name not in model.tokenizers]
+    model, missing = _whole(workdir, tokenizers)
+    needed, name = signal_types(model), model.config["objective"]["name"]
+    if name != "rq_next_token":
+        raise ModelError(f"the model is of {name}; a bundle is of a model of rq_next_token")
     if missing:
-        raise ModelError(f"{workdir} has no tokenizer of {missing}; give their folder (tokenizers)")
+        raise ModelError(f"the model has no tokenizer of {missing}; give their folder (tokenizers)")
     part = lambda model: hypnos.Part(model.config["objective"], model.variables)
     parts = {name: part(load_model(model.tokenizers[name])) for name in needed}
     try:
         hypnos.write_bundle(output, part(model), parts)
     except hypnos.BundleError as error:
-        raise ModelError(f"{workdir}: {error}") from error
+        raise ModelError(f"{output} cannot be written: {error}") from error
     return load_model(output)
+
+
+def _whole(workdir, tokenizers) -> tuple[LoadedModel, list[str]]:
+    """Load a model with the tokenizers given, and tell which it lacks.
+
+    Raises:
+        ModelError: a tokenizer makes other codes than the model reads.
+    """
+    model = load_model(workdir)
+    if tokenizers is not None:
+        model = _with_tokenizers(model, pathlib.Path(tokenizers))
+    for row in model.config["modalities"]:
+        if row["group"] in model.tokenizers:
+            own = load_model(model.tokenizers[row["group"]]).config["objective"]["model"]
+            made = {key: own.get(key, row[key]) for key in ("levels", "codes")}
+            if made != {key: row[key] for key in made}:
+                raise ModelError(
+                    f"the {row['group']} tokenizer makes {made}; the model takes {row['levels']} x"
+                    f" {row['codes']} levels x codes of {row['name']}"
+                )
+    return model, [name for name in signal_types(model) if name not in model.tokenizers]
 
 
 def signal_types(model: LoadedModel) -> list[str]:
@@ -279,7 +298,7 @@ def make_model(
     tensors = _flat(variables)
     description["tensors"] = _table(tensors)
     if tokenizers is None:
-        tokenizers = dict(_find_tokenizers(store / TOKENIZERS))
+        tokenizers = _find_tokenizers(store / TOKENIZERS)
     return _seal(description, tensors, tokenizers, "the config")
 
 
@@ -354,21 +373,32 @@ def _seal(description: dict, tensors: dict, tokenizers: dict, source) -> LoadedM
     return _assemble(description, tensors, own, source)
 
 
-def _find_tokenizers(beside: pathlib.Path):
-    """Yield (signal type, folder) of every run and export of a tokenizer, whatever their names."""
+def _find_tokenizers(beside: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return signal type -> the run or export of its tokenizer, whatever the folder's name.
+
+    Raises:
+        ModelError: two of one signal type.
+    """
+    found = {}
     for folder in sorted(beside.iterdir()) if beside.is_dir() else ():
         try:
             objective = json.loads((folder / CONFIG).read_text())["objective"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if "signal_type" in objective:
-            yield objective["signal_type"], folder
+        if "signal_type" not in objective or folder.name.startswith("."):
+            continue
+        other = found.setdefault(objective["signal_type"], folder)
+        if other != folder:
+            raise ModelError(
+                f"{other} and {folder} are both tokenizers of {objective['signal_type']}; leave one"
+            )
+    return found
 
 
 def _with_tokenizers(model: LoadedModel, folder: pathlib.Path) -> LoadedModel:
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder of tokenizers")
-    return _seal(model.config, _flat(model.variables), dict(_find_tokenizers(folder)), folder)
+    return _seal(model.config, _flat(model.variables), _find_tokenizers(folder), folder)
 
 
 def _checksum_of(folder: pathlib.Path | LoadedModel) -> str:
@@ -425,7 +455,10 @@ def _write(model: LoadedModel, folder: pathlib.Path) -> None:
     tensors = {
         name: np.ascontiguousarray(x).reshape(x.shape) for name, x in _flat(model.variables).items()
     }
-    safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
+    try:
+        safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{folder / WEIGHTS} cannot be written: {error}") from error
     (folder / CONFIG).write_text(json.dumps(model.config, indent=1) + "\n")
     for name in (WEIGHTS, CONFIG):
         with open(folder / name, "rb") as file:
@@ -439,7 +472,11 @@ def _replace(partial: pathlib.Path, output: pathlib.Path) -> None:
         return
     old = output.with_name(f".{output.name}.old-{os.getpid()}")
     output.rename(old)
-    partial.rename(output)
+    try:
+        partial.rename(output)
+    except OSError:
+        old.rename(output)
+        raise
     shutil.rmtree(old)
 
 

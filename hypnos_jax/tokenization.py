@@ -103,6 +103,11 @@ class Tokenizer:
         return np.asarray(codes).astype(np.uint16), cache
 
     @property
+    def padding(self) -> str:
+        """What stands before the first sample; see ``nn.conv.Conv``."""
+        return self._network.padding
+
+    @property
     def strict_causal(self) -> bool:
         """Whether a token is complete with the last sample of its second; else one sample late."""
         return self._network.strict_causal
@@ -110,10 +115,13 @@ class Tokenizer:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Return the signals, float32 [C, S x rate_hz], of codes [C, S, K].
 
-        Comes in pieces, of which each takes up where the one before ended.
+        Runs in pieces, of which each takes up where the one before ended; in one pass where the
+        layers see the whole past.
         """
         seconds = codes.shape[1]
-        length = min(DECODED_S, _power_of_two(seconds))
+        length = _power_of_two(seconds)
+        if self.reach is not None:
+            length = min(DECODED_S, length)
         pieces, cache = [], None
         for at in range(0, seconds, length):
             piece = np.zeros((len(codes), length, self.levels), np.int32)

@@ -39,8 +39,6 @@ FILE = "hypnos.safetensors"  # the bundle's name in a folder or a hub repository
 HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)")
 TARGET = "hypnos.models.rq_transformer.MultiModalRQTransformer"
 TOKENIZER_POSITIONS = 8192  # that the package's tokenizers make rotary tables for
-# What the package makes anew, or does not read after training.
-DERIVED = ("rope.freqs", "rope.cos_cached", "rope.sin_cached", "modality_attn_mask")
 CODEBOOK = ("embedding.weight", "ema_cluster_size", "ema_embed_sum", "usage_count", "initialized")
 
 
@@ -106,6 +104,9 @@ def read_bundle(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
         raise BundleError(f"{path} is damaged or no safetensors file: {error}") from error
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # What no check foresaw of a config that anyone may have written.
+        raise BundleError(f"{path}: its config makes no model: {error!r}") from error
     return model, tokenizers
 
 
@@ -126,6 +127,10 @@ def write_bundle(path: str | os.PathLike, model: Part, tokenizers: Mapping[str, 
         BundleError: the package has no such model.
     """
     network = RqTransformer(**frozen(model.objective["model"]), parent=None)
+    if not model.objective.get("embed_lag", True):
+        logging.warning(
+            "embed_lag=False is not kept: the package's rows have not seen their second"
+        )
     weights = dict(model.objective.get("modality_weights", ()))
     config = {
         "model_target": TARGET,
@@ -145,7 +150,11 @@ def write_bundle(path: str | os.PathLike, model: Part, tokenizers: Mapping[str, 
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        safetensors.numpy.save_file(tensors, partial, metadata={"config": json.dumps(config)})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            safetensors.numpy.save_file(tensors, partial, metadata={"config": json.dumps(config)})
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -367,7 +376,9 @@ class _Tensors:
         """Return the variables of these shapes, read from the tensors that the entries name."""
         flat = flax.traverse_util.flatten_dict(shapes, sep="/")
         out = {name: aligned_empty(shape) for name, shape in flat.items()}
+        left = set(out)
         for entry in entries:
+            left.discard(entry.ours)
             shape = entry.give(out[entry.ours]).shape
             names = [prefix + name for name in (entry.theirs, *entry.others)]
             there = [name for name in names if name in self.names] or names[:1]
@@ -376,6 +387,7 @@ class _Tensors:
                 if not np.array_equal(self.get(name, shape), x, equal_nan=True):
                     raise BundleError(f"{there[0]!r} and {name!r} differ; its config ties them")
             entry.take(x, out[entry.ours])
+        assert not left, left
         return flax.traverse_util.unflatten_dict(out, sep="/")
 
     def codebook(self, prefix, codes, width):

@@ -5,6 +5,8 @@
 - ``__call__(batch, *, train) -> Loss``: sums and their weights, never means, so that padding,
   absent channels and gradient accumulation stay exact.
 - ``embed(batch) -> {name: array}``: the features that probes and export read.
+- ``embed_next(batch, first) -> {name: array}`` (of models of tokens): the same of a night that
+  comes in pieces, with the collection ``"cache"`` mutable.
 - ``weigh(batch) -> batch`` (optional): sees the *global* batch once, before it is cut into
   micro-batches, and may add arrays to it: the place for a normaliser that couples rows.
 - ``rng_streams``: names of the random streams that ``__call__`` draws from when training.

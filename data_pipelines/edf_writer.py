@@ -50,27 +50,31 @@ def write_edf(path, signals: list[EdfSignal], start: datetime.datetime) -> None:
     Raises:
         ValueError: The signals differ in length, or a field does not fit the header.
     """
-    seconds = {len(s.samples) / s.rate_hz for s in signals}
-    if len(seconds) != 1 or not (duration := seconds.pop()).is_integer() or duration < 1:
-        raise ValueError(f"{path}: signals of {sorted(seconds)} s; all must be as long, in whole s")
-    duration = int(duration)
+    seconds = sorted({len(s.samples) / s.rate_hz for s in signals})
+    if len(seconds) != 1 or not seconds[0].is_integer() or seconds[0] < 1:
+        raise ValueError(f"{path}: signals of {seconds} s; all must be as long, in whole s")
+    duration = int(seconds[0])
     limits = [(_field8(s.physical_min), _field8(s.physical_max)) for s in signals]
     path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "wb") as file:
-        file.write(_header(signals, limits, start, duration))
-        block_s = 300
-        for low in range(0, duration, block_s):
-            high = min(low + block_s, duration)
-            parts = [
-                _digital(s, float(a), float(b), low, high)
-                for s, (a, b) in zip(signals, limits, strict=True)
-            ]
-            parts.append(_time_keeping(low, high))
-            file.write(np.concatenate(parts, axis=1).tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    header = _header(signals, limits, start, duration)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(header)
+            block_s = 300
+            for low in range(0, duration, block_s):
+                high = min(low + block_s, duration)
+                parts = [
+                    _digital(s, float(a), float(b), low, high)
+                    for s, (a, b) in zip(signals, limits, strict=True)
+                ]
+                parts.append(_time_keeping(low, high))
+                file.write(np.concatenate(parts, axis=1).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _digital(signal, low_unit, high_unit, start_s, stop_s):

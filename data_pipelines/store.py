@@ -157,7 +157,9 @@ class NightStore:
             paths = [inside(self.path, shard["path"]) for shard in shards]
             for file in (*paths, *map(index_of, paths)):
                 if not file.is_file():
-                    raise StoreError(f"{self.path}: {file} is missing; prepare the store again")
+                    raise StoreError(
+                        f"{self.path}: {file} is missing; delete the folder and prepare it again"
+                    )
             self._shards[split] = (paths, starts.tolist())
         self._open = functools.lru_cache(OPEN_FILES)(functools.partial(open, mode="rb"))
         self._index = functools.cache(_load_index)
@@ -390,6 +392,7 @@ def _read_manifest(path):
         raise StoreError(f"{file} cannot be read as a manifest of nights: {error!r}") from None
     if form != FORMAT:
         raise StoreError(
-            f"{file} has format {form!r}; this version reads {FORMAT!r}: prepare it again"
+            f"{file} has format {form!r}; this version reads {FORMAT!r}: delete the folder, or"
+            " choose another, and prepare it again"
         )
     return manifest

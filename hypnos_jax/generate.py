@@ -89,17 +89,17 @@ class Generated:
         """Write the generated seconds as EDF+, one channel a modality under a canonical label.
 
         The date is EDF's 1 January 1985 of unknown dates; the time of day goes on from the
-        prompt's, where it is known.
+        prompt's, where it is known. What is beyond the largest number of EDF's header is clipped.
         """
         signals = []
         for name, own in self.signals.items():
             samples, unit = self.in_unit(name, own)
-            # 2 % to spare: the header holds the limit in 8 characters.
-            peak = 1.02 * max(float(np.abs(samples).max()), 1e-3)
+            # 2 % to spare: the header holds the limit in 8 characters, and no more than that.
+            peak = min(1.02 * max(float(np.abs(samples).max()), 1e-3), 9_999_999)
             rate = CHANNELS[name].rate_hz
             signals.append(EdfSignal(label_of(name), unit, rate, samples, -peak, peak))
         start_s = (self.prompt and self.prompt.start_of_day_s) or 0
-        start = datetime.datetime(1985, 1, 1) + datetime.timedelta(seconds=int(start_s))
+        start = datetime.datetime(1985, 1, 1) + datetime.timedelta(seconds=int(start_s) % 86_400)
         write_edf(path, signals, start)
 
 

@@ -149,15 +149,19 @@ class Stream:
                 for samples that were lost. Channels may come at different times.
 
         Raises:
-            ValueError: an unknown channel, not [T], the stream has ended, or a channel has run
-                ahead of another by more than 600 s.
+            ValueError: an unknown channel, not [T], or the stream has ended: nothing was taken.
+                Or a channel has run ahead of another by more than 600 s: the samples were taken.
         """
         if self._ended:
             raise ValueError("the stream has ended; begin another")
         unknown = sorted(set(samples) - set(self._names))
         if unknown:
             raise ValueError(f"the stream has no channel {unknown[0]!r}; it has {self._names}")
-        for name, block in samples.items():
+        blocks = {name: np.asarray(block, np.float64) for name, block in samples.items()}
+        for name, block in blocks.items():
+            if block.ndim != 1:
+                raise ValueError(f"{name} has the shape {block.shape}; give one channel [T]")
+        for name, block in blocks.items():
             self._hear(self._channels[name].push(block))
         queued = {name: len(valid) for name, valid in self._state["valid"].items()}
         ahead, behind = max(queued, key=queued.get), min(queued, key=queued.get)
@@ -182,7 +186,7 @@ class Stream:
         """Write all that the next rows depend on as ``.npz`` (no pickle), whole or not at all."""
         state = {
             **self._state,
-            "model": np.array(self._embedder.checksum),
+            "model": np.array(f"{self._embedder.checksum} {self._embedder.dtype}"),
             "mains_hz": np.int64(self._mains_hz or 0),
             "rates_hz": {n: np.array(str(c.sfreq)) for n, c in self._channels.items()},
             "channels": {name: channel.state() for name, channel in self._channels.items()},
@@ -204,18 +208,19 @@ class Stream:
         """Return the stream that was saved, to go on with the next samples.
 
         Args:
-            embedder: of the same model.
+            embedder: of the same model and dtype.
             path: a file that ``save`` wrote.
 
         Raises:
-            ValueError: the file is of another model.
+            ValueError: the file is of another model or dtype.
         """
         with np.load(path, allow_pickle=False) as file:
             state = flax.traverse_util.unflatten_dict(dict(file), sep="/")
-        if str(state["model"]) != embedder.checksum:
+        if str(state["model"]) != f"{embedder.checksum} {embedder.dtype}":
+            checksum, dtype = str(state["model"]).split()
             raise ValueError(
-                f"{path} is of the model {str(state['model'])[:12]}..., not of"
-                f" {embedder.checksum[:12]}...; begin a stream anew"
+                f"{path} is of the model {checksum[:12]}... in {dtype}, not of"
+                f" {embedder.checksum[:12]}... in {embedder.dtype}; begin a stream anew"
             )
         rates = {name: fractions.Fraction(str(x)) for name, x in state["rates_hz"].items()}
         stream = cls(embedder, rates, mains_hz=int(state["mains_hz"]) or None)

@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags
 
-MODEL = flags.DEFINE_string("model", None, "Folder of a training run or of an export.")
+MODEL = flags.DEFINE_string("model", None, "Folder of a run or an export, or a published bundle.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder for generated.edf and generated.png.")
 INPUT = flags.DEFINE_string("input", None, "The recording to continue; default: begin from none.")
 START_S = flags.DEFINE_integer("start_s", None, "First second to generate; default: its end.")

@@ -20,6 +20,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import re
 import shutil
 import threading
 import traceback
@@ -99,8 +100,9 @@ def write_store(
         with _only_run(output):
             old = _existing(output, kind, provenance)
             kept = [] if old is None else [night.recording for night in old.nights]
+            there = set(kept)
             _forget_unfinished(output, old)
-            pending = {name: item for name, item in items.items() if name not in set(kept)}
+            pending = {name: item for name, item in items.items() if name not in there}
             if not pending:
                 _forget_work(output)
                 return Summary([], kept, list(left_aside))
@@ -412,7 +414,8 @@ def _forget_unfinished(output, store):
     """Remove record folders that no manifest names: a run ended between two renames."""
     named = store.manifest["scoring"].split("/")[0] if store else None
     for folder in output.glob("records-*"):
-        if folder.name != named:
+        ours = re.fullmatch(r"records-[0-9a-f]{12}", folder.name) and folder.is_dir()
+        if ours and folder.name != named:
             shutil.rmtree(folder)
 
 

@@ -150,6 +150,15 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path):
         load_model(tmp_path / "run")
 
 
+def test_two_tokenizers_of_a_type_are_not_guessed_between(run, tmp_path):
+    for name in ("eeg", "eeg-old"):
+        (tmp_path / "tokenizers" / name).mkdir(parents=True)
+        config = {"objective": {"name": "rvq_reconstruction", "signal_type": "eeg"}}
+        (tmp_path / "tokenizers" / name / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="eeg-old are both tokenizers of eeg"):
+        export(run, tmp_path / "model", tokenizers=tmp_path / "tokenizers")
+
+
 def test_missing_tokenizers_are_named(run, tmp_path):
     (tmp_path / "tokenizers").mkdir()
     with pytest.raises(ModelError, match=r"no tokenizer for \['ecg', 'eeg', 'resp'\]"):

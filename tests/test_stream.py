@@ -18,7 +18,7 @@ from tiny_models import (
 from data_pipelines.channels import CHANNELS
 from data_pipelines.preprocess import preprocess_channel
 from hypnos_jax.embed import Embedder, Stream
-from hypnos_jax.export import export
+from hypnos_jax.export import ModelError, export
 
 RATES = {"eeg_c3": 256, "eeg_c4": 200, "ecg": fractions.Fraction(256, 3), "resp_abd": 25}
 SECONDS = 75
@@ -177,3 +177,22 @@ def test_what_cannot_be_streamed_is_refused(embedder, bundle, tmp_path):
     other = Embedder(write_model(tmp_path / "other", qk_norm=False))
     with pytest.raises(ValueError, match="is of the model"):
         Stream.restore(other, tmp_path / "state.npz")
+    with pytest.raises(ValueError, match="in float32, not of .* in bfloat16"):
+        Stream.restore(Embedder(embedder.model, dtype="bfloat16"), tmp_path / "state.npz")
+
+
+def test_a_block_of_another_shape_takes_nothing(embedder):
+    stream = Stream(embedder, {"ecg": 128, "resp_abd": 32}, mains_hz=50)
+    noise = np.random.default_rng(0).standard_normal((2, 70 * 128))
+    with pytest.raises(ValueError, match=r"resp_abd has the shape \(2, 10\)"):
+        stream.push({"ecg": noise[0], "resp_abd": np.zeros((2, 10))})
+    begun = Stream(embedder, {"ecg": 128, "resp_abd": 32}, mains_hz=50)
+    rows = [s.push({"ecg": noise[0], "resp_abd": noise[1, : 70 * 32]}) for s in (stream, begun)]
+    assert len(rows[0]) == len(rows[1]) > 60
+    np.testing.assert_array_equal(rows[0][-1].mean, rows[1][-1].mean)
+
+
+def test_tokenizers_that_mirror_the_samples_to_come_are_refused(embedder, monkeypatch):
+    monkeypatch.setattr(type(embedder.tokenizer("ecg")), "padding", "reflect")
+    with pytest.raises(ModelError, match="padding='reflect'"):
+        Stream(embedder, {"ecg": 128}, mains_hz=50)

@@ -201,6 +201,15 @@ def test_added_recordings_join_and_old_ones_stay(recordings, tmp_path):
     assert contents(tmp_path / "steps") == contents(tmp_path / "whole")
 
 
+def test_folders_of_others_are_left_alone(recordings, tmp_path):
+    mine, unfinished = tmp_path / "records-2020" / "notes.txt", tmp_path / "records-0123456789ab"
+    mine.parent.mkdir()
+    mine.write_text("keep")
+    unfinished.mkdir()
+    prepare(recordings, tmp_path)
+    assert mine.read_text() == "keep" and not unfinished.exists()
+
+
 def test_a_file_that_is_no_recording_is_a_reject_and_exit_0(recordings, tmp_path):
     source = tmp_path / "in"
     shutil.copytree(recordings, source)

@@ -202,7 +202,6 @@ def test_a_config_that_cannot_be_represented_is_refused_by_name(bundle, edit, me
         load_model(bundle)
 
 
-@pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_a_bundle_beside_a_run_does_not_hide_it(bundle, tmp_path):
     write_run(tmp_path / "run", rq_config(), random_variables(rq_config(), token_batch()))
     shutil.copy(bundle, tmp_path / "run" / "hypnos.safetensors")
@@ -210,6 +209,7 @@ def test_a_bundle_beside_a_run_does_not_hide_it(bundle, tmp_path):
     assert "checkpoints" in {path.name for path in (tmp_path / "run").iterdir()}
 
 
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_a_truncated_bundle_is_damaged(bundle, size):
     bundle.write_bytes(bundle.read_bytes()[:size])
     with pytest.raises(ModelError, match="damaged or no safetensors"):

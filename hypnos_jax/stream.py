@@ -55,7 +55,9 @@ class Stream:
 
     The first row comes after a minute, with the backlog: the rolling z-score starts from the
     statistics of the first 60 s. After that a row comes with each second, as soon as every channel
-    has been heard to its end and the resampler's fraction of a second beyond.
+    has been heard to its end and the resampler's fraction of a second beyond; with a
+    tokenizer that is not strictly causal, as the published ones, for a second longer: it reads one
+    sample of the next.
     """
 
     def __init__(

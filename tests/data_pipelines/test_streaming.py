@@ -81,6 +81,57 @@ def test_gaps_and_flat_stretches():
     assert np.median(np.abs(first - other)) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("name", "sfreq", "flat_s", "level"),
+    [
+        ("eeg_c3", 128, 70, 0.05),
+        ("eeg_c3", 100, 70, 12.0),
+        ("ecg", 200, 7.25, 3000.0),
+        ("resp_abd", 25, 60.5, 12.0),
+        ("resp_abd", 32, 59.5, 0.05),
+    ],
+)
+def test_a_sensor_that_is_flat_at_first(name, sfreq, flat_s, level):
+    channel = CHANNELS[name]
+    rng = np.random.default_rng(3)
+    signal = 200 * rng.standard_normal(220 * sfreq)
+    signal[:: 3 * sfreq] += 1500
+    signal[: int(flat_s * sfreq)] = level
+    stream = ChannelStream(channel, sfreq, mains_hz=50)
+    with np.errstate(over="raise", invalid="raise"):
+        samples, valid, tracks = streamed(signal, range(50, len(signal), 50), stream)
+    whole = preprocess_channel(signal, sfreq, channel, mains_hz=50)
+    assert np.array_equal(valid, whole.valid)
+    np.testing.assert_allclose(samples, whole.samples, atol=3e-6)
+    np.testing.assert_allclose(tracks, whole.tracks, rtol=1e-4, atol=1e-4)
+
+
+def test_the_rounding_of_a_constant_is_no_scale():
+    # A last digit that flickers is not flat, but what is left of it is noise of 1e-15.
+    signal = 200 * np.random.default_rng(4).standard_normal(200 * 128)
+    signal[: 70 * 128] = 0.05 + np.arange(70 * 128) % 2 * 1e-16
+    signal[70 * 128 :: 300] += 1500
+    stream = ChannelStream(CHANNELS["eeg_c3"], 128, mains_hz=50)
+    with np.errstate(over="raise", invalid="raise"):
+        samples, _, _ = streamed(signal, [], stream)
+    whole = preprocess_channel(signal, 128, CHANNELS["eeg_c3"], mains_hz=50)
+    np.testing.assert_allclose(samples, whole.samples, atol=3e-6)
+
+
+@pytest.mark.parametrize("late_s", [0.3, 7.5, 10.0])
+def test_cuts_do_not_matter_to_a_sensor_that_begins_late(late_s):
+    signal = noise(200, 90, offset=3000.0)
+    signal[: int(late_s * 200)] = np.nan
+    signal[15 * 200 : 17 * 200] = np.nan
+    ways = [
+        streamed(signal, cuts, ChannelStream(CHANNELS["ecg"], 200, mains_hz=50))
+        for cuts in ([], range(200, len(signal), 200), range(7, len(signal), 7), [1990, 2010])
+    ]
+    for way in ways[1:]:
+        for first, other in zip(ways[0], way):
+            assert np.array_equal(first, other)
+
+
 @pytest.mark.parametrize("late_s", [0.3, 7.5, 100.0])
 def test_a_sensor_that_begins_late(late_s):
     channel, sfreq = CHANNELS["ecg"], 200

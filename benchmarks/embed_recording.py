@@ -128,7 +128,7 @@ def measure(folder):
         return result
 
     began = time.perf_counter()
-    embedder = Embedder(folder / "hypnos.safetensors", dtype=DTYPE.value)
+    embedder = Embedder(folder / "hypnos.safetensors", dtype=DTYPE.value, generates=False)
     path = folder / "night.edf"
     prepare = PrepareRecording(tuple(embedder.names()), mains_hz=50)
     for run in ("first_", ""):

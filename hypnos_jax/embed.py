@@ -41,6 +41,7 @@ EPOCH_S = 30
 CHUNK_S = 256  # ours: seconds that pass the backbone at once; more is slower on a CPU
 SHORTEST_PASS_S = 64  # ours: short ones are padded to powers of two from here: few shapes
 ANEW_S = 2048  # the released library's, for models whose layers see the whole past
+DECODER = {"project_out", "decoder_transformer", "decoder"}  # of ``RvqTokenizer``
 OVER_TIME = ("codes", "valid", "tracks")  # what of an example runs over time
 
 Example = dict[str, np.ndarray]
@@ -112,6 +113,7 @@ class Embedder:
         chunk_s: int = CHUNK_S,
         lag: bool | None = None,
         dtype: str | None = None,
+        generates: bool = True,
     ):
         """Load a model.
 
@@ -121,11 +123,15 @@ class Embedder:
                 backbone without windows takes 2048 s whatever this says.
             lag: see the module; None is what the model was configured with.
             dtype: of the backbone's products, ``"float32"`` or ``"bfloat16"``; None likewise.
+            generates: keep also what only generation uses, the depth transformer and the decoders:
+                a third of the weights.
 
         Raises:
             ModelError: no model, or not one of tokens.
         """
         self.model = load_model(model)
+        if not generates:
+            self.model = _without_generation(self.model)
         self.modalities = self.model.config["modalities"]
         if not self.modalities:
             raise ModelError(
@@ -393,6 +399,21 @@ class Embedder:
         yield from embed_tokens(step, read, seconds, **options)
 
 
+def _without_generation(model):
+    """The model without the weights that only generation uses."""
+
+    def cut(model, part, names):
+        params = dict(model.variables["params"])
+        if part in params:
+            params[part] = {k: v for k, v in params[part].items() if k not in names}
+        return dataclasses.replace(model, variables={**model.variables, "params": params})
+
+    tokenizers = {
+        name: cut(load_model(own), "tokenizer", DECODER) for name, own in model.tokenizers.items()
+    }
+    return dataclasses.replace(cut(model, "network", {"depth"}), tokenizers=tokenizers)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _advance(network, keep, variables, cache, batch, first):
     return network.apply(
@@ -586,7 +607,7 @@ def embed_recording(
         ValueError: a modality that the model does not have.
     """
     if not isinstance(model, Embedder):
-        model = Embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype)
+        model = Embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype, generates=False)
     prepare = PrepareRecording(tuple(model.names(modalities)), mains_hz=mains_hz, aliases=aliases)
     name = pathlib.Path(recording).stem if isinstance(recording, str | os.PathLike) else "raw"
     night = prepare(Pending(name=name, path=recording, scoring=False))

@@ -73,7 +73,7 @@ def embed_folder(
     """
     embedder = model
     if not isinstance(model, Embedder):
-        embedder = Embedder(model, chunk_s=chunk_s, dtype=dtype)
+        embedder = Embedder(model, chunk_s=chunk_s, dtype=dtype, generates=False)
     output = pathlib.Path(output)
     names = tuple(embedder.names(modalities))
     items, prepare, embed = _plan(pathlib.Path(source), names, mains_hz, aliases, cohort, embedder)

@@ -107,7 +107,7 @@ def test_a_run_needs_its_tokenizers_and_the_released_layout(tmp_path):
     whole = {"tokenizers": tmp_path / "tokenizers"}
     made = export_bundle(tmp_path / "run", tmp_path / "bundle.safetensors", **whole)
     assert made.variables["params"]["network"]["channel_embedding"].shape == (8, 16)
-    with pytest.raises(ModelError, match="reads no tokens"):
+    with pytest.raises(ModelError, match="is of rvq_reconstruction"):
         export_bundle(tmp_path / "tokenizers" / "ecg", tmp_path / "bundle.safetensors")
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ModelError, match="notes.txt exists and is no bundle"):

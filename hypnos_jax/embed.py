@@ -373,18 +373,23 @@ class Embedder:
             names: the modalities that are present in the examples.
             recording: its name.
         """
-        pieces = {name: [] for name in names}
-        pooled = []
+        # Rows are written where they stay: pieces in lists would be there twice at the end.
+        rows, pooled, done = {}, None, 0
         for piece in self.chunks(read, seconds):
             own = {name: piece[name] for name in names}
-            pooled.append(mean_over_modalities(own))
+            mean = mean_over_modalities(own)
+            if pooled is None:
+                pooled = np.empty((seconds, mean.shape[-1]), np.float32)
+                rows = {name: np.empty(pooled.shape, np.float16) for name in names}
+            here = slice(done, done + len(mean))
+            pooled[here], done = mean, here.stop
             for name in names:
-                pieces[name].append(own[name].astype(np.float16))
+                rows[name][here] = own[name]
         return RecordingEmbedding(
             recording=recording,
             times_s=np.arange(seconds, dtype=np.float32),
-            modalities={name: np.concatenate(parts) for name, parts in pieces.items()},
-            epochs=epoch_means(np.concatenate(pooled)).astype(np.float16),
+            modalities=rows,
+            epochs=epoch_means(pooled).astype(np.float16),
             model=self.checksum,
         )
 

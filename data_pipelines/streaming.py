@@ -3,7 +3,7 @@
 Each second is made as soon as the resampler has heard what it looks ahead: 10 samples of the slower
 of the two rates (80 ms from 256 to 128 Hz, 0.3 s to the 32 Hz of the belts). The first seconds wait
 until there are 60 of them, from whose mean and variance the rolling z-score starts, and then come
-all at once; with the averages of an earlier session nothing waits.
+all at once; with the averages of an earlier recording nothing waits.
 
 Of a signal without gaps the samples are those of the whole recording at once, but for the rounding
 of float32. What needs the future cannot be the same:
@@ -52,7 +52,7 @@ class ChannelStream:
             channel: what is heard; a waveform, not a slow number.
             sfreq: samples per second that will be pushed.
             mains_hz: 50 or 60, notched where the channel's recipe says so; None: no notch.
-            running: ``self.running`` of an earlier session of the same sensor; None waits 60 s.
+            running: ``self.running`` of an earlier recording by the same sensor; None waits 60 s.
 
         Raises:
             ValueError: the channel is no waveform, or a value above is none of these.

@@ -75,7 +75,7 @@ class Stream:
             rates_hz: modality -> samples per second that will be pushed; those not named are
                 absent.
             mains_hz: 50 or 60, the frequency of the power line; None notches nothing.
-            running: ``running`` of an earlier session with the same sensors, to start from instead
+            running: ``running`` of an earlier recording by these sensors, to start from instead
                 of waiting 60 s; the first minutes' rows then differ from the offline ones.
 
         Raises:

@@ -156,7 +156,7 @@ def test_a_sensor_that_is_lost_at_once_does_not_keep_the_others_waiting():
     assert len(made.valid) == 10 and not made.valid.any() and not made.samples.any()
 
 
-def test_the_averages_of_an_earlier_session_save_the_wait():
+def test_the_averages_of_an_earlier_recording_save_the_wait():
     channel = CHANNELS["resp_abd"]
     signal = 1e-4 * noise(25, 400)
     stream = ChannelStream(channel, 25, mains_hz=None)

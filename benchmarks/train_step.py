@@ -31,7 +31,6 @@ from data_pipelines.channels import CHANNELS, HYPNOS
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
 from hypnos_jax import flops, sharding, train
-from hypnos_jax import state as states
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE:ARGUMENT")
 ROWS = flags.DEFINE_integer("rows", 1, "rows of the batch")
@@ -131,16 +130,11 @@ def measure() -> dict:
     objective = configs.make_objective(config)
     mesh = sharding.make_mesh()
     rows = ROWS.value
-    place = sharding.batch_sharding(mesh)
     local = random_batch(config, rows, np.random.default_rng(0))
-    schedule, make_optimizer, ema_decay = train.plan_optimizer(config["optim"], 100)
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-        batch = sharding.put_batch(local, place, rows)
-        init = states.init_function(objective, batch)
-        make, abstract, tx = states.create(lambda: init(0), make_optimizer, mesh, ema=ema_decay > 0)
-        step = train.make_train_step(objective, tx, schedule, seed=0, ema_decay=ema_decay)
-        out = (jax.tree.map(lambda x: x.sharding, abstract), sharding.replicated(mesh))
-        traced = jax.jit(step, donate_argnums=0, out_shardings=out).trace(abstract, batch)
+        batch = sharding.put_batch(local, sharding.batch_sharding(mesh), rows)
+        plan = train.make_plan(config, objective, mesh, batch)
+        traced = plan.trace()
         counts = flops.matrix_flops(traced.jaxpr)
         dtype = max(counts, key=counts.get)
         before = flops.matmul_rate(mesh, dtype)
@@ -148,7 +142,7 @@ def measure() -> dict:
         then = time.perf_counter()
         compiled = traced.lower().compile()
         compile_s = time.perf_counter() - then
-        state, times, cpu_times = make(), [], []
+        state, times, cpu_times = plan.make(), [], []
         for _ in range(STEPS.value + 2):
             then, cpu_then = time.perf_counter(), time.process_time()
             state, values = compiled(state, batch)
@@ -161,7 +155,7 @@ def measure() -> dict:
     rate, peak = sum(counts.values()) / step_s, max(before, after)
     signal_s = batches.channel_seconds(local)
     return {
-        "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
+        "parameters": sum(x.size for x in jax.tree.leaves(plan.state.params)),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
         "channel_seconds": signal_s,

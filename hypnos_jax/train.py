@@ -192,18 +192,10 @@ def train(config, workdir: str | pathlib.Path) -> int:
 
     rows, batch_place = run.batch_size, sharding.batch_sharding(mesh)
     lo, hi = sharding.host_rows(batch_place, rows)
-    spec = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_place)
-        for name, x in evaluate.batch_spec(source, rows).items()
-    }
-    schedule, make_optimizer, ema_decay = plan_optimizer(config["optim"], run.steps)
 
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), contextlib.ExitStack() as stack:
-        init = states.init_function(objective, spec)
-        make, abstract, tx = states.create(
-            functools.partial(init, config["seed"]), make_optimizer, mesh, ema=ema_decay > 0
-        )
-        context = evaluate.Context(config, objective, init, mesh, workdir)
+        plan = make_plan(config, objective, mesh, evaluate.batch_spec(source, rows))
+        context = evaluate.Context(config, objective, plan.init, mesh, workdir)
         evaluators = evaluate.Evaluators(config["evals"], context)
         # Only a config that could be built is written: a typo does not occupy the folder.
         configs.agree_with_workdir(config, source.describe(), workdir)
@@ -211,7 +203,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
             checkpoint.Checkpoints, config["checkpoints"], "config.checkpoints", workdir=workdir
         )
         stack.callback(keep.close)
-        state, meta = keep.restore(abstract) or (make(), {"offset": 0, "evaluated": True})
+        state, meta = keep.restore(plan.state) or (plan.make(), {"offset": 0, "evaluated": True})
         start = int(state.step)
         if start > run.steps:
             raise configs.ConfigError(
@@ -223,17 +215,8 @@ def train(config, workdir: str | pathlib.Path) -> int:
         )
         stack.callback(writer.close)
 
-        train_step = make_train_step(
-            objective,
-            tx,
-            schedule,
-            seed=config["seed"],
-            accumulate=run.accumulate,
-            ema_decay=ema_decay,
-        )
-        out = (jax.tree.map(lambda x: x.sharding, abstract), sharding.replicated(mesh))
         # Compiled once, here: an input of another shape or sharding raises instead of recompiling.
-        traced = jax.jit(train_step, donate_argnums=0, out_shardings=out).trace(abstract, spec)
+        traced = plan.trace()
         train_step = traced.lower().compile()
         clock = metrics.Clock(*speed(traced, mesh, logs.mfu), steps=run.steps)
         stop = stack.enter_context(StopSignals())
@@ -285,16 +268,72 @@ def train(config, workdir: str | pathlib.Path) -> int:
     return STOPPED_EARLY if stopping else 0
 
 
-def plan_optimizer(options: dict, steps: int) -> tuple[optax.Schedule, Callable, float]:
-    """Return the schedule, the optimizer as a function of which parameters are matrices, and the
-    decay of the averaged parameters (0: none are kept)."""
-    options = dict(options)
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A config's train step on a mesh before anything is computed: to train with, to measure, or to
+    compile for devices that are not there.
+
+    Attributes:
+        mesh: from ``sharding.make_mesh``.
+        init: seed -> the objective's variables, boxes kept.
+        make: makes a fresh state, born sharded.
+        state: the state's shapes with their shardings.
+        batch: the global batch's shapes with their shardings.
+        step: ``(state, batch) -> (state, metrics)``, not yet jitted.
+    """
+
+    mesh: jax.sharding.Mesh
+    init: Callable[[int], dict]
+    make: Callable[[], TrainState]
+    state: TrainState
+    batch: dict[str, jax.ShapeDtypeStruct]
+    step: Callable[[TrainState, dict], tuple[TrainState, dict]]
+
+    def trace(self):
+        """Return the traced step; the state that it is given is overwritten."""
+        placed = jax.tree.map(lambda x: x.sharding, self.state)
+        out = (placed, sharding.replicated(self.mesh))
+        step = jax.jit(self.step, donate_argnums=0, out_shardings=out)
+        return step.trace(self.state, self.batch)
+
+
+def make_plan(config: dict, objective: nn.Module, mesh: jax.sharding.Mesh, batch: dict) -> Plan:
+    """Plan the train step of a resolved config; call it and use it under ``jax.set_mesh(mesh)`` and
+    ``nn.logical_axis_rules(sharding.RULES)``.
+
+    Args:
+        config: resolved.
+        objective: ``configs.make_objective(config)``.
+        mesh: from ``sharding.make_mesh``.
+        batch: shapes and dtypes of the global batch.
+    """
+    place = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in batch.items()
+    }
+    run = configs.call(Run, config["train"], "config.train")
+    options = dict(config["optim"])
     ema_decay = options.pop("ema_decay", 0.0)
     for_schedule, rest = configs.split(
         options, optim.make_schedule, optim.make_optimizer, "config.optim"
     )
-    schedule = configs.call(optim.make_schedule, for_schedule, "config.optim", steps=steps)
-    return schedule, lambda matrices: optim.make_optimizer(schedule, matrices, **rest), ema_decay
+    schedule = configs.call(optim.make_schedule, for_schedule, "config.optim", steps=run.steps)
+    init = states.init_function(objective, batch)
+    make, state, tx = states.create(
+        functools.partial(init, config["seed"]),
+        lambda matrices: optim.make_optimizer(schedule, matrices, **rest),
+        mesh,
+        ema=ema_decay > 0,
+    )
+    step = make_train_step(
+        objective,
+        tx,
+        schedule,
+        seed=config["seed"],
+        accumulate=run.accumulate,
+        ema_decay=ema_decay,
+    )
+    return Plan(mesh, init, make, state, batch, step)
 
 
 def check_batch_size(objective: nn.Module, run: Run, mesh: jax.sharding.Mesh) -> None:

@@ -2,16 +2,16 @@
 
     python benchmarks/train_step.py --config=configs/hypnos/rq_transformer.py:small
     python benchmarks/train_step.py --config=configs/hypnos/rq_transformer.py:tiny \\
-        --config.objective.model.dtype=float32 --config.objective.model.remat=False \\
+        --config.objective.model.dtype=float32 --config.objective.model.remat=none \\
         --config.objective.model.dropout=0.0 --window_s=512,1024,2048 --reference_python=PYTHON
 
 Random tokens of the paper's eight modalities (8 levels of 2048 codes) or random signals; the step,
 its sharding and its optimizer are those of ``hypnos_jax.train``. The matmul rate is measured in the
 same run, before and after, in the dtype of most of the step's products, and so is what is counted:
-``hypnos_jax.flops``. On a CPU both are taken per second of the process's CPU time too, as the
-machine may have other work. The reference, where given, is a step of the same sizes and AdamW in
-``hypnos==0.1.0``, without windows, which it cannot train with on a CPU. Each measurement is a fresh
-process; prints one JSON object each, and a table.
+``hypnos_jax.flops``, without what ``remat`` computes twice. On a CPU both are taken per second of
+the process's CPU time too, as the machine may have other work. The reference, where given, is a
+step of the same sizes and AdamW in ``hypnos==0.1.0``, without windows, which it cannot train with
+on a CPU. Each measurement is a fresh process; prints one JSON object each, and a table.
 """
 
 import json
@@ -135,13 +135,15 @@ def measure() -> dict:
         batch = sharding.put_batch(local, sharding.batch_sharding(mesh), rows)
         plan = train.make_plan(config, objective, mesh, batch)
         traced = plan.trace()
-        counts = flops.matrix_flops(traced.jaxpr)
+        counts = flops.matrix_flops(once(config, mesh, batch).jaxpr)
         dtype = max(counts, key=counts.get)
         before = flops.matmul_rate(mesh, dtype)
         per_cpu_s = flops.matmul_rate(mesh, dtype, clock=time.process_time)
         then = time.perf_counter()
         compiled = traced.lower().compile()
         compile_s = time.perf_counter() - then
+        memory = compiled.memory_analysis()
+        predicted = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         state, times, cpu_times = plan.make(), [], []
         for _ in range(STEPS.value + 2):
             then, cpu_then = time.perf_counter(), time.process_time()
@@ -154,11 +156,14 @@ def measure() -> dict:
     step_s = statistics.median(times[2:])
     rate, peak = sum(counts.values()) / step_s, max(before, after)
     signal_s = batches.channel_seconds(local)
+    device = jax.devices()[0].memory_stats() or {}  # a CPU has none
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(plan.state.params)),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
         "channel_seconds": signal_s,
+        "predicted_gb": round(predicted / 2**30, 2),
+        "peak_device_gb": round(device.get("peak_bytes_in_use", 0) / 2**30, 2),
         "step_gflop": {name: round(count / 1e9, 2) for name, count in counts.items()},
         "step_s": round(step_s, 4),
         "steps_s_all": [round(x, 4) for x in times],
@@ -175,6 +180,13 @@ def measure() -> dict:
         "loss": round(float(values["loss"]), 4),
         "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
+
+
+def once(config: dict, mesh, batch: dict):
+    """Return the traced step that computes nothing twice, to count operations by."""
+    model = {**config["objective"]["model"], "remat": "none"}
+    config = {**config, "objective": {**config["objective"], "model": model}}
+    return train.make_plan(config, configs.make_objective(config), mesh, batch).trace()
 
 
 def run(arguments: list[str]) -> dict:

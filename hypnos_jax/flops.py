@@ -80,9 +80,10 @@ def matmul_rate(
     if size is None:
         size = 1024 if jax.default_backend() == "cpu" else 8192
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
-    make = jax.jit(lambda: jnp.ones((mesh.size, size, size), dtype), out_shardings=place)
-    product = jax.jit(lambda x: x @ x * jnp.asarray(1 / size, x.dtype), out_shardings=place)
-    x = make()
+    # Random numbers: a GPU multiplies ones an eighth faster.
+    make = lambda: jax.random.normal(jax.random.key(0), (mesh.size, size, size), dtype)
+    product = jax.jit(lambda x: x @ x * jnp.asarray(size**-0.5, x.dtype), out_shardings=place)
+    x = jax.jit(make, out_shardings=place)()
     product(x).block_until_ready()
     best = float("inf")
     for _ in range(5):

@@ -95,7 +95,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "expire_every": 5,
             "bypass": 0.1,
             "strict_causal": True,  # False: alignment of the released weights
-            "remat": False,
+            "remat": "none",
             "dtype": "bfloat16" if accelerator else "float32",
         },
         # Spectra know no phase: with equal weights a short training never follows the waveform.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
+from hypnos_jax.nn.cross_entropy import cross_entropy, head_logits
 from hypnos_jax.nn.transformer import Transformer, kernel_init, zeros_init
 
 CODE_TABLES = ("own", "backbone", "projected")
@@ -134,11 +135,14 @@ class DepthTransformer(nn.Module):
         Returns:
             group -> float32 [B, G, S, K, V]; level k depends on codes of levels < k alone.
         """
-        logits = self._logits(context, codes, tables, train)
-        return {group: jnp.moveaxis(x, 0, -2) for group, x in logits.items()}
+        logits = {}
+        for group, (x, kernel) in self._heads(context, codes, tables, train).items():
+            flat = head_logits(x.reshape(len(x), -1, x.shape[-1]), kernel, self.biases[group])
+            logits[group] = jnp.moveaxis(flat.reshape(*x.shape[:-1], -1), 0, -2)
+        return logits
 
-    def _logits(self, context, codes, tables, train):
-        """As ``logits``, but group -> [K, B, G, S, V]."""
+    def _heads(self, context, codes, tables, train):
+        """What each group's logits are the product of: [K, B, G, S, D] and float32 [K, D, V]."""
         place = self.condition(context) if self.dim != self.context_dim else context
         place = place.astype(jnp.float32) + self.places[None, :, None]
         deepest = self.level_places.shape[0]
@@ -165,22 +169,13 @@ class DepthTransformer(nn.Module):
     def _head(self, group, x, table):
         levels, _ = self.codes.size(group)
         x = jnp.stack([x[:, i, :, :levels] for i in self.codes.groups[group]], axis=1)
-        # Levels first, as the product over each level's own matrix leaves them: putting them
-        # anywhere else would copy all the logits.
-        x = jnp.moveaxis(x, -2, 0)
+        # Levels first, as the product over each level's own matrix wants them.
+        x, kernel = jnp.moveaxis(x, -2, 0), None if self.tie_heads else self.kernels[group]
         if self.tie_heads:
-            form, kernel = "kbgsd,kvd->kbgsv", table
+            kernel = jnp.swapaxes(table, 1, 2)
             if self.code_tables == "projected":
                 x = self._project(x, self.unprojections[group])
-        else:
-            form, kernel = "kbgsd,kdv->kbgsv", self.kernels[group]
-        logits = jnp.einsum(
-            form,
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        return logits + self.biases[group][:, None, None, None]
+        return x.astype(self.dtype), kernel
 
     def score(
         self,
@@ -247,15 +242,12 @@ class DepthTransformer(nn.Module):
 
     def _cost(self, context, codes, weight, tables, train):
         scores = {"nll": {}, "hit": {}, "max_logit": {}, "log_partition": {}}
-        for group, logits in self._logits(context, codes, tables, train).items():
+        for group, (x, kernel) in self._heads(context, codes, tables, train).items():
             target = jnp.moveaxis(self.codes.members(codes, group), -1, 0)
-            partition = jax.nn.logsumexp(logits, axis=-1)
-            right = jnp.take_along_axis(logits, target[..., None], axis=-1, mode="fill")[..., 0]
-            hit = right >= logits.max(axis=-1)
-            scores["nll"][group] = partition - right
-            scores["hit"][group] = hit.astype(jnp.float32)
-            scores["max_logit"][group] = jnp.abs(logits).max(-1)
-            scores["log_partition"][group] = partition
+            flat = x.reshape(len(x), -1, x.shape[-1]), target.reshape(len(x), -1)
+            nll, others = cross_entropy(flat[0], kernel, self.biases[group], flat[1])
+            for name, score in {"nll": nll, **others}.items():
+                scores[name][group] = score.reshape(target.shape)
         levels_last = lambda parts: {group: jnp.moveaxis(x, 0, -1) for group, x in parts.items()}
         scores = {name: self.codes.axis(levels_last(parts)) for name, parts in scores.items()}
         total = 0.0

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.models.depth_transformer import DepthTransformer
-from hypnos_jax.nn.transformer import LayerNorm, TransformerLayer, kernel_init
+from hypnos_jax.nn.transformer import LayerNorm, TransformerLayer, kernel_init, rematerialised
 
 MASKING = ("crp", "none", "isolate", "subset", "bernoulli")
 
@@ -74,7 +74,7 @@ class Period(nn.Module):
         temporal: the keyword arguments of the temporal layers alone.
         layer: the keyword arguments common to all layers.
         modality_ffn: give the modality layers a position-wise network.
-        remat: recompute each layer in the backward pass.
+        remat: what of a layer is recomputed in the backward pass; see ``rematerialised``.
         train: draw dropout.
     """
 
@@ -82,7 +82,7 @@ class Period(nn.Module):
     temporal: dict[str, Any]
     layer: dict[str, Any]
     modality_ffn: bool
-    remat: bool
+    remat: str
     train: bool
 
     @nn.compact
@@ -91,7 +91,7 @@ class Period(nn.Module):
 
         def run(module, x, *args):
             call = lambda module, x, *args: module(x, *args, train=self.train)
-            return (nn.remat(call, prevent_cse=False) if self.remat else call)(module, x, *args)
+            return rematerialised(call, self.remat)(module, x, *args)
 
         joint = dict(self.layer)
         if not self.modality_ffn:
@@ -119,7 +119,7 @@ class Backbone(nn.Module):
     temporal: dict[str, Any]
     layer: dict[str, Any]
     modality_ffn: bool
-    remat: bool
+    remat: str
     unroll: int
 
     @nn.compact
@@ -182,7 +182,9 @@ class RqTransformer(nn.Module):
         crp_alpha: concentration of the process; large for many small groups.
         use_tracks: add the amplitude tracks of the seconds seen to the input (off as published).
         chunk: seconds whose logits are alive at once.
-        remat: recompute the backbone's layers in the backward pass.
+        attention: of the temporal layers; see ``nn.attention.attend_window``.
+        remat: what of the backbone's layers is recomputed in the backward pass; see
+            ``nn.transformer.rematerialised``.
         unroll: periods unrolled per step of the scan over layers.
         dtype: of the matrix products, ``"float32"`` or ``"bfloat16"``; all else is float32.
     """
@@ -214,8 +216,9 @@ class RqTransformer(nn.Module):
     crp_alpha: float = 1.0
     drop_rate: float = 0.5
     use_tracks: bool = False
+    attention: str = "auto"
     chunk: int = 64
-    remat: bool = False
+    remat: str = "none"
     unroll: int = 1
     dtype: str = "float32"
 
@@ -257,7 +260,7 @@ class RqTransformer(nn.Module):
         }
         self.backbone = Backbone(
             self._blocks(),
-            {"qk_norm": self.qk_norm, "xsa": self.xsa},
+            {"qk_norm": self.qk_norm, "xsa": self.xsa, "kernel": self.attention},
             layer,
             self.modality_ffn,
             self.remat,

@@ -38,7 +38,8 @@ class RvqTokenizer(nn.Module):
             quantisation.
         strict_causal: token t sees nothing after second t. False is the alignment of the released
             weights, whose token t sees also the first sample of second t + 1.
-        remat: recompute the transformer's layers in the backward pass.
+        remat: what of the transformers' layers is recomputed in the backward pass; see
+            ``nn.transformer.rematerialised``.
         dtype: of convolutions and matrix products, ``"float32"`` or ``"bfloat16"``; norms, the
             transformers' residual streams and the quantiser are float32.
     """
@@ -66,7 +67,7 @@ class RvqTokenizer(nn.Module):
     expire_every: int = 5
     bypass: float = 0.0
     strict_causal: bool = True
-    remat: bool = False
+    remat: str = "none"
     dtype: str = "float32"
 
     def setup(self):

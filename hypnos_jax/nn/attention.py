@@ -9,6 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hypnos_jax.nn.backend import platform
+
+KERNELS = ("auto", "blocks", "cudnn", "splash")
+FEW = 16  # positions up to which a GPU is better off without matrix products
+
 
 def rotary(x: jax.Array, *, first: int = 0, theta: float = 10_000.0) -> jax.Array:
     """Rotate interleaved pairs (even, odd) of ``x`` by angles that grow with the position.
@@ -55,12 +60,24 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = No
     Returns:
         [..., S, H, E] of q's dtype; scores and softmax are float32.
     """
+    if platform() == "gpu" and max(q.shape[-3], k.shape[-3]) <= FEW:
+        return _attend_few(q, k, v, mask)
     scores = jnp.einsum("...qhe,...khe->...hqk", q, k, preferred_element_type=jnp.float32)
     scores *= q.shape[-1] ** -0.5
     if mask is not None:
         scores = jnp.where(jnp.expand_dims(mask, -3), scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("...hqk,...khe->...qhe", weights, v)
+
+
+def _attend_few(q, k, v, mask):
+    """As ``attend``, by sums that XLA fuses: a million products of 8 x 8 do not fill a GPU."""
+    q, k, v32 = (x.astype(jnp.float32) for x in (q, k, v))
+    scores = jnp.sum(q[..., :, None, :, :] * k[..., None, :, :, :], -1) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask[..., None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-2).astype(v.dtype).astype(jnp.float32)
+    return jnp.sum(weights[..., None] * v32[..., None, :, :, :], -3).astype(v.dtype)
 
 
 def attend_window(
@@ -70,6 +87,7 @@ def attend_window(
     *,
     window: int | None,
     seen: jax.Array | None = None,
+    kernel: str = "auto",
     block: int = 64,
 ) -> jax.Array:
     """Return causal attention in which each position sees itself and ``window - 1`` before it.
@@ -82,14 +100,28 @@ def attend_window(
         k, v: [..., S, H, E]; with ``seen`` [..., window - 1 + S, H, E], what came before in front.
         window: positions seen, self included; None sees the whole past, with S x S scores.
         seen: int32 scalar, how many of the rows in front are real; the rest are not looked at.
+        kernel: ``"blocks"``, matrix products that XLA compiles anywhere; ``"cudnn"``, cuDNN's fused
+            attention (NVIDIA GPUs, bfloat16 or float16); ``"splash"``, JAX's Pallas kernel for
+            TPUs; ``"auto"``, cuDNN's where it can be had and blocks elsewhere. With ``seen``,
+            always blocks.
         block: queries per block; shorter windows use blocks of their own length.
 
     Returns:
         [..., S, H, E] of q's dtype.
 
     Raises:
-        ValueError: the window sees nothing, or is None where earlier rows are given.
+        ValueError: the window sees nothing, or is None where earlier rows are given; the kernel is
+            not known.
     """
+    if kernel not in KERNELS:
+        raise ValueError(f"attention={kernel!r} is not known; use one of {KERNELS}")
+    if kernel == "auto":
+        half = q.dtype in (jnp.bfloat16, jnp.float16)
+        kernel = "cudnn" if platform() == "gpu" and half and q.shape[-3] > FEW else "blocks"
+    if kernel != "blocks" and seen is None and (window is None or window > 0):
+        fused = _attend_cudnn if kernel == "cudnn" else _attend_splash
+        rows = lambda x: x.reshape(-1, *x.shape[-3:])
+        return fused(rows(q), rows(k), rows(v), window).reshape(q.shape)
     length, front = q.shape[-3], k.shape[-3] - q.shape[-3]
     if window is not None and window < 1:
         raise ValueError(f"window={window} sees nothing; 1 is the position itself")
@@ -118,6 +150,46 @@ def attend_window(
     key = start[:, None, None] + np.arange((before + 1) * block)
     out = attend(cut(q, 0), reach(k), reach(v), _within(query, key, window, seen, q.ndim - 3))
     return out.reshape(*q.shape[:-3], blocks * block, *q.shape[-2:])[..., :length, :, :]
+
+
+def _attend_cudnn(q, k, v, window):
+    """Causal attention [N, S, H, E] by cuDNN, which keeps no scores for the backward pass."""
+    reach = None if window is None else (window - 1, 0)
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=True, local_window_size=reach, implementation="cudnn"
+    )
+
+
+def _attend_splash(q, k, v, window):
+    """Causal attention [N, S, H, E] by the Pallas kernel for TPUs; interpreted elsewhere."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    length, heads, width = q.shape[-3:]
+    lanes = 128  # of a TPU: what lengths and heads are padded to
+    end = -length % lanes
+    whole = length + end
+    q = q * jnp.asarray(width**-0.5, q.dtype)
+    q, k, v = (
+        jnp.pad(jnp.swapaxes(x, 1, 2), [(0, 0), (0, 0), (0, end), (0, -width % lanes)])
+        for x in (q, k, v)
+    )
+    square = (whole, whole)
+    one = masks.CausalMask(square)
+    if window is not None:
+        one = masks.LocalMask(square, (window - 1, 0), 0)
+    block = max(size for size in (128, 256, 512) if whole % size == 0)
+    parts = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes = splash.BlockSizes(**{f"block_{part}": block for part in parts})
+    kernel = splash.make_splash_mha(
+        masks.MultiHeadMask([one] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=platform() != "tpu",
+    )
+    out = jax.vmap(kernel)(q, k, v)
+    return jnp.swapaxes(out[:, :, :length, :width], 1, 2).astype(v.dtype)
 
 
 def _within(query, key, window, seen, leading):

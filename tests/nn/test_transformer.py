@@ -1,13 +1,15 @@
 """Windowed attention and the layers built on it: equal to the dense definition, causal, lean."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxpr_shapes import largest
 
+from hypnos_jax.nn import attention
 from hypnos_jax.nn.attention import attend, attend_window, rotary
-from hypnos_jax.nn.transformer import Transformer, TransformerLayer
+from hypnos_jax.nn.transformer import FeedForward, Transformer, TransformerLayer
 
 
 def qkv(length, lead=(2,), heads=2, width=4):
@@ -35,6 +37,47 @@ def test_window_gradients_equal_dense_ones():
     want = jax.grad(lambda *x: jnp.sum(dense_window(*x, 6) ** 2), (0, 1, 2))
     for a, b in zip(got(q, k, v), want(q, k, v)):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [6, None])
+def test_the_kernel_for_tpus_equals_blocks(window):
+    """Interpreted: its wiring, not its speed."""
+    q, k, v = qkv(21)
+    value = lambda kernel: lambda *x: attend_window(*x, window=window, kernel=kernel)
+    np.testing.assert_allclose(value("splash")(q, k, v), value("blocks")(q, k, v), atol=1e-5)
+    loss = lambda kernel: lambda *x: jnp.sum(value(kernel)(*x) ** 2)
+    got = jax.grad(loss("splash"), (0, 1, 2))(q, k, v)
+    for a, b in zip(got, jax.grad(loss("blocks"), (0, 1, 2))(q, k, v)):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_a_kernel_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="attention='flash' is not known.*'blocks'"):
+        attend_window(*qkv(5), window=2, kernel="flash")
+
+
+def test_attention_among_few_is_the_same_on_a_gpu(monkeypatch):
+    q, k, v = qkv(8)
+    mask = jnp.asarray(np.tril(np.ones((1, 8, 8), bool)))
+    want = [attend(q, k, v), attend(q, k, v, mask)]
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    for a, b in zip([attend(q, k, v), attend(q, k, v, mask)], want):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "swiglu"])
+def test_an_odd_hidden_width_is_computed_wider_and_changes_nothing(kind):
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+    variables = FeedForward(kind, 11).init(jax.random.key(1), x)
+    params = jax.tree.map(jnp.asarray, nn.unbox(variables)["params"])
+    assert {p["kernel"].shape for p in params.values()} == {(4, 11), (11, 4)}
+    biased = lambda name: x @ params[name]["kernel"]  # biases start as zeros
+    if kind == "gelu":
+        hidden = jax.nn.gelu(biased("up"), approximate=False)
+    else:
+        hidden = jax.nn.silu(biased("gate")) * biased("up")
+    want = hidden @ params["down"]["kernel"]
+    np.testing.assert_allclose(FeedForward(kind, 11).apply(variables, x), want, atol=1e-6)
 
 
 def test_no_square_score_matrix_is_formed():
@@ -79,7 +122,7 @@ def test_exclusive_attention_is_orthogonal_to_the_own_value():
 
 
 def test_bfloat16_products_keep_float32_parameters_and_stream():
-    model = Transformer(2, 16, 2, window=4, dtype=jnp.bfloat16, remat=True)
+    model = Transformer(2, 16, 2, window=4, dtype=jnp.bfloat16, remat="all")
     x = jax.random.normal(jax.random.key(1), (2, 9, 16))
     y, variables = model.init_with_output(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

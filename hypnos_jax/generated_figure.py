@@ -10,7 +10,7 @@ import numpy as np
 from data_pipelines.channels import CHANNELS
 from hypnos_jax.generate import Generated
 
-SHOWN_S = 20  # ours: generated seconds that a reader can make out in one row
+SHOWN_S = 30  # ours: generated seconds shown, an epoch as it is scored
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 RECORDED, DECODED, GENERATED = "#BBBBBB", "#0072B2", "#D55E00"
 
@@ -25,9 +25,10 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
     shown = min(made.seconds, SHOWN_S)
-    figure = Figure(figsize=(13, 1.3 * len(made.signals) + 1.2), layout="constrained")
+    figure = Figure(figsize=(16, 1.3 * len(made.signals) + 1.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(made.signals), 1, sharex=True, squeeze=False)[:, 0]
     start_s = 0
@@ -52,11 +53,13 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
             before = at[: cut + 1], drawn[: cut + 1]
             axis.plot(*before, color=DECODED, lw=0.9, label="decoded from its codes")
             axis.axvline(start_s, color="black", lw=0.8, ls=":")
+            axis.axvspan(start_s, start_s + shown, color=GENERATED, alpha=0.06, lw=0)
         axis.plot(at[cut:], drawn[cut:], color=GENERATED, lw=0.9, label="generated")
-        unit = {"uV": "µV", "z": "z-score", "": "units of the file"}.get(unit, unit)
+        unit = {"uV": "µV", "z": "z-score", "": "a.u."}.get(unit, unit)
         axis.set_ylabel(f"{name}\n({unit})", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.margins(x=0)
+        axis.xaxis.set_major_locator(MultipleLocator(5))
         axis.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels(axes)
     axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, frameon=False)

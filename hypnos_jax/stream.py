@@ -16,6 +16,7 @@ import dataclasses
 import fractions
 import os
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -214,12 +215,15 @@ class Stream:
             path: a file that ``save`` wrote.
 
         Raises:
-            ValueError: the file is of another model or dtype.
+            ValueError: the file is damaged or none of these, or of another model or dtype.
         """
-        with np.load(path, allow_pickle=False) as file:
-            state = flax.traverse_util.unflatten_dict(dict(file), sep="/")
-        if str(state["model"]) != f"{embedder.checksum} {embedder.dtype}":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state = flax.traverse_util.unflatten_dict(dict(file), sep="/")
             checksum, dtype = str(state["model"]).split()
+        except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} holds no saved stream, or half of one: {error!r}") from error
+        if (checksum, dtype) != (embedder.checksum, embedder.dtype):
             raise ValueError(
                 f"{path} is of the model {checksum[:12]}... in {dtype}, not of"
                 f" {embedder.checksum[:12]}... in {embedder.dtype}; begin a stream anew"

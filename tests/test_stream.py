@@ -158,6 +158,23 @@ def test_running_averages_save_the_wait_and_a_lost_channel_is_told(embedder, sig
     assert all(np.isfinite(row.mean).all() for row in rows)
 
 
+def test_a_channel_that_stops_takes_no_other_with_it(embedder, signals):
+    """Its samples are told to be lost; what the others have told of their seconds stays."""
+    stop_s = 65
+    told = {name: signals[name] for name in ("ecg", "resp_abd")}
+    lost = {**told, "resp_abd": told["resp_abd"].copy()}
+    lost["resp_abd"][stop_s * 25 :] = np.nan
+    rows = []
+    for own in (told, lost):
+        stream = Stream(embedder, {name: RATES[name] for name in own}, mains_hz=50)
+        rows.append([*stream.push(own), *stream.close()])
+    assert [row.valid["resp_abd"] for row in rows[1]] == [True] * stop_s + [False] * 10
+    assert all(row.valid["ecg"] for row in rows[1])
+    for one, other in zip(*(own[:stop_s] for own in rows)):
+        np.testing.assert_allclose(one.mean, other.mean, atol=1e-5)
+    assert all(np.isfinite(row.mean).all() for row in rows[1])
+
+
 def test_what_cannot_be_streamed_is_refused(embedder, bundle, tmp_path):
     with pytest.raises(ValueError, match="no modality 'emg_chin'"):
         Stream(embedder, {"emg_chin": 128}, mains_hz=50)
@@ -177,6 +194,14 @@ def test_what_cannot_be_streamed_is_refused(embedder, bundle, tmp_path):
     other = Embedder(write_model(tmp_path / "other", qk_norm=False))
     with pytest.raises(ValueError, match="is of the model"):
         Stream.restore(other, tmp_path / "state.npz")
+    whole = (tmp_path / "state.npz").read_bytes()
+    np.savez(tmp_path / "rows.npz", rows=np.zeros(3))
+    for damaged in (b"", whole[:50], whole[: len(whole) // 2], b"x" * 100):
+        (tmp_path / "half.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"half\.npz holds no saved stream"):
+            Stream.restore(embedder, tmp_path / "half.npz")
+    with pytest.raises(ValueError, match=r"rows\.npz holds no saved stream"):
+        Stream.restore(embedder, tmp_path / "rows.npz")
     with pytest.raises(ValueError, match="in float32, not of .* in bfloat16"):
         Stream.restore(Embedder(embedder.model, dtype="bfloat16"), tmp_path / "state.npz")
 

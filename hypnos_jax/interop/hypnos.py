@@ -362,15 +362,24 @@ class _Tensors:
         """
         if name not in self.names:
             raise BundleError(f"it has no tensor {name!r}, which its config implies")
-        self.left.discard(name)
-        x = self.file.get(name)
+        x = self._read(name, shape)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise BundleError(f"tensor {name!r} is {x.dtype}; floating-point numbers are needed")
+        return x.astype(np.float32, copy=False)
+
+    def _read(self, name, shape):
+        self.left.discard(name)
+        try:
+            x = self.file.get(name)
+        except AttributeError as error:  # how safetensors says it of the types of 8 bits and fewer
+            raise BundleError(
+                f"tensor {name!r} is of a type that cannot be read: {error}"
+            ) from None
         if x.shape != tuple(shape):
             raise BundleError(
                 f"tensor {name!r} is {list(x.shape)}; its config implies {list(shape)}"
             )
-        return x.astype(np.float32, copy=False)
+        return x
 
     def fill(self, shapes, entries: Iterator[Entry], prefix):
         """Return the variables of these shapes, read from the tensors that the entries name."""
@@ -405,9 +414,9 @@ class _Tensors:
                 counts, sums = own, total
         usage, started = np.zeros(codes, np.float32), True
         if (name := f"{prefix}usage_count") in self.names:
-            usage = self.file.get(name).astype(np.float32)
+            usage = self._read(name, (codes,)).astype(np.float32)
         if (name := f"{prefix}initialized") in self.names:
-            started = bool(self.file.get(name))
+            started = bool(self._read(name, ()))
         for name in CODEBOOK:
             self.left.discard(prefix + name)
         # The package quantises by whatever is there, ours by what is initialised.
@@ -416,6 +425,9 @@ class _Tensors:
 
     def rotary(self, prefix, width):
         """Check the tables of rotary positions, which are not read otherwise.
+
+        Of a bundle saved whole in half precision they are rounded, and the package turns by the
+        rounded ones; here they are exact.
 
         Raises:
             BundleError: they are others than those of theta 10000.

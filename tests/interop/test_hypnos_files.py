@@ -1,5 +1,6 @@
 """Bundles as files: what is written is read back bit for bit, and nothing damaged is trusted."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -7,6 +8,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
@@ -134,7 +136,19 @@ def test_what_the_package_cannot_be_is_refused(model, tmp_path, options, message
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_bundle_in_half_precision_is_read_as_what_it_holds(model, bundle, dtype):
+    def halve(tensors):
+        for name, x in tensors.items():
+            tensors[name] = x.astype(dtype) if x.dtype == np.float32 else x
+
+    rewrite(bundle, halve)
+    params = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), model.variables["params"])
+    assert same(dataclasses.replace(model, variables={"params": params}), load_model(bundle))
+
+
 WEIGHT = "model/token_embeddings.ecg.1.weight"
+USAGE = "tok/ecg/quantizer.quantizers.0.usage_count"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +157,7 @@ WEIGHT = "model/token_embeddings.ecg.1.weight"
         (lambda t: t.pop(WEIGHT), f"no tensor '{WEIGHT}'"),
         (lambda t: t.update({WEIGHT: t[WEIGHT][:3].copy()}), rf"'{WEIGHT}' is \[3, 16\]"),
         (lambda t: t.update({WEIGHT: t[WEIGHT].astype(int)}), f"'{WEIGHT}' is int64"),
+        (lambda t: t.update({USAGE: t[USAGE][:3].copy()}), rf"'{USAGE}' is \[3\]"),
         (lambda t: t.update({"model/cls": np.zeros(1)}), "'model/cls' that its config"),
         (lambda t: t.update({"tok/ecg/x": np.zeros(1)}), "'tok/ecg/x' that its config"),
         (

@@ -28,14 +28,7 @@ published = pytest.importorskip(
     "pip install --no-deps hypnos==0.1.0",
 )
 S = 20  # seconds
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These tests ask for values, not for speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+DRAWS = range(47, 59)  # seeds of random configurations: the first twelve with every choice
 
 
 def assert_same_codes(ours, theirs, latents, books):
@@ -103,7 +96,7 @@ def compare_model(ours, theirs, seed=0):
         np.testing.assert_allclose(embedded[row["name"]][here], context[here, i], atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", DRAWS)
 def test_a_published_model_answers_the_same_and_goes_back_unchanged(tmp_path, seed):
     config = published.draw_config(seed)
     model, tokenizers = published.build(config, seed)
@@ -121,12 +114,40 @@ def test_a_published_model_answers_the_same_and_goes_back_unchanged(tmp_path, se
     assert again.checksum == ours.checksum
     before, after = (published.load(tmp_path / f"{x}.safetensors") for x in ("hypnos", "again"))
     pairs = [(before[0], after[0]), *((before[1][name], after[1][name]) for name in before[1])]
-    for before, after in pairs:
-        before, after = published.weights(before), published.weights(after)
-        assert set(before) == set(after)
-        for name, x in before.items():
+    for one, other in pairs:
+        one, other = published.weights(one), published.weights(other)
+        assert set(one) == set(other)
+        for name, x in one.items():
             if "rope" not in name:  # its tables are made anew
-                np.testing.assert_array_equal(after[name], x, err_msg=name)
+                np.testing.assert_array_equal(other[name], x, err_msg=name)
+    # and so are windows, paddings and whatever else no tensor tells
+    batch = random_batch(ours.config["modalities"], seed)
+    (loss, context), (other, theirs) = (published.run(x[0], batch) for x in (before, after))
+    assert other == pytest.approx(loss, rel=1e-5)
+    here = batch["present"]
+    np.testing.assert_allclose(theirs[here], context[here], atol=1e-4)
+    for name, tokenizer in before[1].items():
+        x = np.random.default_rng(seed).normal(size=(2, S * tokenizer.samples_per_token))
+        latents, codes = published.encode(tokenizer, x.astype(np.float32))
+        _, others = published.encode(after[1][name], x.astype(np.float32))
+        assert_same_codes(others, codes, latents, published.codebooks(tokenizer))
+        signals = [published.decode(own, codes) for own in (tokenizer, after[1][name])]
+        np.testing.assert_allclose(signals[1], signals[0], atol=1e-4 * np.abs(signals[0]).max())
+
+
+def test_the_draws_above_hold_every_choice_that_there_is():
+    def choices(seeds):
+        found = set()
+        for config in map(published.draw_config, seeds):
+            weights = config["model_kwargs"].pop("modality_loss_weights", None)
+            found.add(("weights", weights is None))
+            specs = config["tokenizers"].values()
+            rows = [config["model_kwargs"], *(spec["tokenizer_kwargs"] for spec in specs)]
+            found |= {(key, str(value)) for row in rows for key, value in row.items()}
+            found |= {("name", row["name"]) for row in config["modalities"]}
+        return found
+
+    assert choices(DRAWS) == choices(range(300))
 
 
 def tiny_tokenizers(**options):

@@ -1,5 +1,6 @@
 """Tiny untrained models of tokens and of signals, as runs' folders and exports, made in seconds."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -88,9 +89,8 @@ def make_objective(config):
 
 def random_variables(config, batch, seed=0):
     """Random variables in the objective's shapes; compiling its own initialisation takes longer."""
-    objective = make_objective(config)
-    keys = {name: jax.random.key(0) for name in ("params", *objective.rng_streams)}
-    shapes = jax.eval_shape(lambda: nn.unbox(objective.init(keys, batch, train=True)))
+    rows = {name: (x.shape, x.dtype) for name, x in batch.items()}
+    shapes = _shapes(json.dumps(config["objective"]), tuple(rows.items()))
     rng = np.random.default_rng(seed)
 
     # About what training begins from: with norms and biases at random all signals look alike.
@@ -105,6 +105,14 @@ def random_variables(config, batch, seed=0):
         return values.astype(np.float32)
 
     return jax.tree.map_with_path(one, shapes)
+
+
+@functools.cache  # tracing the initialisation takes a second
+def _shapes(objective, rows):
+    objective = make_objective({"objective": json.loads(objective)})
+    keys = {name: jax.random.key(0) for name in ("params", *objective.rng_streams)}
+    batch = {name: jnp.zeros(*row) for name, row in rows}
+    return jax.eval_shape(lambda: nn.unbox(objective.init(keys, batch, train=True)))
 
 
 def write_run(workdir, config, variables, step=3):

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS ?= prepare,probe,test
+# Two at a time; a file's tests stay together while there is enough of them, for what they share.
+PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
 
 .PHONY: setup demo demo-real test test-all lint format clean
 
@@ -26,10 +28,10 @@ demo-real: setup
 test: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup
-	$(RUN) -m pytest -q
+	$(PYTEST)
 
 lint: setup
 	$(RUN) -m ruff check .

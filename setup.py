@@ -41,6 +41,7 @@ setup(
         ],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",  # two tests at a time: most of them wait for one core
             "hypothesis>=6.100",  # property-based tests of parsers and samplers
             "ruff>=0.9",  # linter and formatter
             "psutil>=6",  # the tests that measure memory and kill processes

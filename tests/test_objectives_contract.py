@@ -110,14 +110,6 @@ class Subject:
         return jax.jit(jax.grad(total, has_aux=True), static_argnums=3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """The programs here are many and run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module", params=OBJECTIVES)
 def subject(request, tmp_path_factory):
     return Subject(request.param, tmp_path_factory.mktemp(request.param))

@@ -52,14 +52,6 @@ def batch_of(rows=2, seconds=S, seed=0):
     }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These tests ask for values, not for speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def variables_of(**options):
     """Parameters of no particular size, so that everything that may matter does."""

@@ -33,14 +33,6 @@ MODEL = {
 ROWS, S = 8, 12
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These tests ask for values, not for speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def batch_of(codes=(16, 16, 16, 16, 8, 8, 8), rows=ROWS, seconds=S):
     rng = np.random.default_rng(0)
     batch = {

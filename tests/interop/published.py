@@ -1,5 +1,6 @@
 """Random models of the published package (torch), and its own answers; for tests alone."""
 
+import copy
 import json
 
 import numpy as np
@@ -215,7 +216,11 @@ def codebooks(tokenizer):
 
 
 def run(model, batch):
-    """The loss, and the backbone's output [B, M, S, D]."""
+    """The loss, and the backbone's output [B, M, S, D], in float64: the package's own, unrounded.
+
+    Of two roundings of an ill-conditioned draw neither is the truth that the other should meet.
+    """
+    model = copy.deepcopy(model).double()
     with torch.no_grad():
         codes, ids = (torch.tensor(batch[name]).long() for name in ("codes", "channel_ids"))
         out = model(codes, ids, torch.tensor(batch["present"]))

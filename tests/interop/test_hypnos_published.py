@@ -223,12 +223,13 @@ def test_a_strict_tokenizer_is_written_but_for_its_first_seconds(tmp_path, caplo
     codes = tokenizer.encode(signal)
     assert len(np.unique(codes)) > 8  # training did start the codebooks
     latents, expected = published.encode(theirs["ecg"], signal)
-    same = (codes == expected).all(-1)
     later = slice(tokenizer.reach, None)
     assert_same_codes(
         codes[:, later], expected[:, later], latents[:, later], published.codebooks(theirs["ecg"])
     )
-    assert not same.all()  # the seconds that the warning is about
+    away = np.abs(tokenizer.latents(signal) - latents).max(-1) / np.abs(latents).max()
+    assert away[:, later].max() < 1e-4
+    assert away.max() > 1e-2  # the seconds that the warning is about
     decoded = published.decode(theirs["ecg"], codes.astype(int))
     apply = jax.jit(functools.partial(tokenizers["ecg"].objective.apply, method="decode"))
     np.testing.assert_allclose(

@@ -40,6 +40,9 @@ INSIDE = flags.DEFINE_bool("inside", False, "measure in this process (internal)"
 STEPS = flags.DEFINE_integer("steps", 3, "timed steps, after two that are not")
 LEVELS = flags.DEFINE_integer("levels", 8, "levels of a random token store")
 CODES = flags.DEFINE_integer("codes", 2048, "codes per level")
+MODALITIES = flags.DEFINE_integer(
+    "modalities", len(HYPNOS), "how many of the eight, from the first"
+)
 
 
 REFERENCE_CODE = """
@@ -119,7 +122,7 @@ def resolved() -> dict:
             "channel_id": CHANNELS[name].id,
             "group": CHANNELS[name].signal_type,
         }
-        for name in HYPNOS
+        for name in HYPNOS[: MODALITIES.value]
     ]
     return configs.fill(config, {"modalities": modalities})
 

@@ -39,6 +39,8 @@ setup(
         "interop": [
             "huggingface_hub>=0.30",  # published weights by hub id; files need nothing more
         ],
+        # the TPU compiler that this jax wants: to train on TPUs, or to compile for them without any
+        "tpu": ["jax[tpu]>=0.10"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",  # two tests at a time: most of them wait for one core

@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from data_pipelines.channels import CHANNELS, HYPNOS
+from data_pipelines.channels import HYPNOS
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
 from hypnos_jax import flops, sharding, train
@@ -85,46 +85,30 @@ print(json.dumps({"step_s": step_s, "step_cpu_s": step_cpu_s, "peak_rss_gb": pea
 """
 
 
-def random_batch(config: dict, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def random_batch(config: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Return a batch as the config's source would give it, of noise."""
-    data = config["data"]
-    if data["name"] == "signal_crops":
-        seconds, rate = data["crop_s"], config["objective"]["rate_hz"]
-        return {
-            "signal": rng.normal(size=(rows, seconds * rate)).astype(np.float32),
-            "valid": np.ones((rows, seconds), bool),
-            "channel_id": np.zeros(rows, np.int32),
-            "weight": np.ones(rows, np.float32),
-        }
-    seconds, modalities = data["window_s"], config["objective"]["model"]["modalities"]
-    count, levels = len(modalities), sum(m["levels"] for m in modalities)
-    return {
-        "codes": rng.integers(CODES.value, size=(rows, seconds, levels)).astype(np.int32),
-        "present": np.ones((rows, count), bool),
-        "channel_ids": np.tile(np.arange(count, dtype=np.int32), (rows, 1)),
-        "valid": np.ones((rows, seconds, count), bool),
-        "tracks": np.zeros((rows, seconds, count, 2), np.float32),
-        "weight": np.ones(rows, np.float32),
-    }
+    shapes = batches.shapes(config)
+    batch = {name: np.ones(x.shape, x.dtype) for name, x in shapes.items()}
+    if "signal" in batch:
+        batch["signal"] = rng.normal(size=batch["signal"].shape).astype(np.float32)
+        batch["channel_id"][:] = 0
+    else:
+        batch["codes"] = rng.integers(CODES.value, size=batch["codes"].shape).astype(np.int32)
+        batch["channel_ids"][:] = np.arange(batch["channel_ids"].shape[1])
+        batch["tracks"][:] = 0
+    return batch
 
 
 def resolved() -> dict:
     """Return the config to measure."""
     config = configs.resolve(CONFIG.value)
+    config["train"]["batch_size"] = ROWS.value
     if WINDOW_S.value:
         key = "crop_s" if config["data"]["name"] == "signal_crops" else "window_s"
         config["data"][key] = int(WINDOW_S.value[0])
-    modalities = [
-        {
-            "name": name,
-            "levels": LEVELS.value,
-            "codes": CODES.value,
-            "channel_id": CHANNELS[name].id,
-            "group": CHANNELS[name].signal_type,
-        }
-        for name in HYPNOS[: MODALITIES.value]
-    ]
-    return configs.fill(config, {"modalities": modalities})
+    described = configs.describe_paper(LEVELS.value, CODES.value)
+    described["modalities"] = described["modalities"][: MODALITIES.value]
+    return configs.fill(config, described)
 
 
 def measure() -> dict:
@@ -133,7 +117,7 @@ def measure() -> dict:
     objective = configs.make_objective(config)
     mesh = sharding.make_mesh()
     rows = ROWS.value
-    local = random_batch(config, rows, np.random.default_rng(0))
+    local = random_batch(config, np.random.default_rng(0))
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
         batch = sharding.put_batch(local, sharding.batch_sharding(mesh), rows)
         plan = train.make_plan(config, objective, mesh, batch)

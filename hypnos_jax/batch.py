@@ -11,11 +11,52 @@ Every batch has ``weight`` float32 [B] (0: the row is padding) and ``valid`` boo
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 
 class BatchError(ValueError):
     """A batch that does not keep the contract."""
+
+
+def shapes(config: dict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a config's global batch, without its data.
+
+    Args:
+        config: resolved and filled.
+
+    Returns:
+        name -> shape and dtype, as the contract above has them, B being
+        ``config.train.batch_size``.
+
+    Raises:
+        BatchError: a source whose batches are not described here.
+    """
+    data, rows = config["data"], config["train"]["batch_size"]
+    of = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
+    if data["name"] == "signal_crops":
+        seconds = data["crop_s"]
+        return {
+            "signal": of(np.float32, seconds * config["objective"]["rate_hz"]),
+            "valid": of(np.bool_, seconds),
+            "channel_id": of(np.int32),
+            "weight": of(np.float32),
+        }
+    if data["name"] == "token_windows":
+        seconds, modalities = data["window_s"], config["objective"]["model"]["modalities"]
+        count, levels = len(modalities), sum(m["levels"] for m in modalities)
+        return {
+            "codes": of(np.int32, seconds, levels),
+            "present": of(np.bool_, count),
+            "channel_ids": of(np.int32, count),
+            "valid": of(np.bool_, seconds, count),
+            "tracks": of(np.float32, seconds, count, 2),
+            "weight": of(np.float32),
+        }
+    raise BatchError(
+        f"config.data.name={data['name']!r}: only the batches of 'signal_crops' and 'token_windows'"
+        " are known without their data"
+    )
 
 
 def check_batch(batch: dict[str, np.ndarray], rows: int) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 
 

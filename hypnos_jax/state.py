@@ -128,8 +128,9 @@ def create(
     shapes = jax.eval_shape(make)
     whole = sharding.replicated(mesh)
     # jit alone would put the moments on one device: zeros depend on no input.
+    # By shapes: the mesh's devices may be ones that cannot compute here (hypnos_jax/ahead.py).
     opt = optax.tree_map_params(
-        tx,
+        lambda params: jax.eval_shape(tx.init, params),
         lambda _, place: place,
         shapes.opt_state,
         placed["params"],

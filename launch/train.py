@@ -9,17 +9,10 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from launch.overrides import parse_flags
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE:ARGUMENT, such as :smoke")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; holds all it writes")
-
-
-def parse_flags(argv):
-    """Parse the flags; an override of a key that the config does not have ends in one line."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except AttributeError as error:
-        lines = str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'")
-        sys.exit(f"train: the config has no key {lines}")
 
 
 def main(argv):

@@ -7,7 +7,9 @@ Sizes by one dial. ``smoke`` makes its own tiny token store where no path is giv
 minute on a CPU (validation loss from 4.2 = ln 64 to about 3.7 nats); ``demo`` is for a dozen
 one-hour nights on two cores, about two minutes; ``tiny``, ``small`` and ``base`` are for
 accelerators: 58, 150 and 330 M parameters with eight modalities of 8 x 2048 codes, or 48, 129 and
-301 M where chin and belts have 4 levels.
+301 M where chin and belts have 4 levels. ``large`` (1.25 B parameters) and ``xl`` (5.2 B) are ours
+alone, for pods (docs/scaling.md): heads and hidden layers of multiples of 128, which a TPU wants,
+and a mesh that shards parameters is yours to give (``--config.mesh.fsdp=16``).
 
 The released configuration is not public. Known of it are the width of ``base`` (768), the windows
 (64 and 256 s), QK-norm, LayerScale and the initialisation; every other number here is ours.
@@ -25,6 +27,8 @@ SIZES = {
     "tiny": (256, 4, 4, 2, (192, 2, 4), (64, 256)),
     "small": (512, 8, 8, 2, (384, 4, 8), (64, 256)),
     "base": (768, 12, 12, 1, (512, 4, 8), (64, 256)),
+    "large": (1536, 16, 12, 1, (1024, 4, 8), (64, 256)),
+    "xl": (3072, 20, 24, 1, (1536, 6, 12), (64, 256)),
 }
 
 # Window (s), rows of the global batch, steps, warm-up steps, peak learning rate, dropout. Ours.
@@ -35,6 +39,8 @@ RUNS = {
     "tiny": (2048, 64, 50_000, 2000, 1e-3, 0.1),
     "small": (2048, 64, 50_000, 2000, 6e-4, 0.1),
     "base": (2048, 64, 100_000, 2000, 3e-4, 0.1),
+    "large": (2048, 256, 50_000, 2000, 2e-4, 0.1),
+    "xl": (2048, 512, 50_000, 2000, 1.5e-4, 0.1),
 }
 
 
@@ -42,7 +48,7 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
     """Return the config of one size.
 
     Args:
-        size: ``test``, ``smoke``, ``demo``, ``tiny``, ``small`` or ``base``.
+        size: ``test``, ``smoke``, ``demo``, ``tiny``, ``small``, ``base``, ``large`` or ``xl``.
 
     Raises:
         ValueError: another size.
@@ -51,7 +57,7 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
         raise ValueError(f"no size {size!r}; use one of {sorted(SIZES)}")
     dim, layers, heads, modality_every, depth, windows = SIZES[size]
     window_s, batch, steps, warmup, rate, dropout = RUNS[size]
-    accelerator = size in ("tiny", "small", "base")
+    accelerator = size not in ("test", "smoke", "demo")
 
     config = ml_collections.ConfigDict()
     config.seed = 0

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.models.depth_transformer import DepthTransformer
 from hypnos_jax.nn.transformer import LayerNorm, TransformerLayer, kernel_init, rematerialised
+from hypnos_jax.sharding import keep_rows
 
 MASKING = ("crp", "none", "isolate", "subset", "bernoulli")
 
@@ -419,7 +420,7 @@ class RqTransformer(nn.Module):
         x = self.codes.streams(streams)
         if self.channel_rows != 0:
             x += jnp.take(self.channels, batch["channel_ids"], axis=0, mode="fill")[:, :, None]
-        return x * present[:, :, None, None]
+        return keep_rows(x * present[:, :, None, None])
 
     def _amplitude(self, batch, group, seen):
         members = jnp.asarray(self.codes.groups[group])

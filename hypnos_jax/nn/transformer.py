@@ -63,6 +63,15 @@ def _linear_backward(kept, gradient):
 linear.defvjp(lambda x, kernel: (_product(x, kernel, 1, 0), (x, kernel)), _linear_backward)
 
 
+def keep_rows(x: jax.Array) -> jax.Array:
+    """Return ``x``, whose first axis is the batch's, kept on the devices that have its rows.
+
+    Without a word of it the compiler may lay activations out as the parameters are, by width, and
+    then it adds up every product over the devices instead of fetching the parameters.
+    """
+    return nn.with_logical_constraint(x, ("batch", *[None] * (x.ndim - 1)))
+
+
 class LayerNorm(nn.Module):
     """Layer normalisation in float32, epsilon 1e-5, with scale and bias."""
 
@@ -278,6 +287,7 @@ class TransformerLayer(nn.Module):
         """
         if x.shape[-1] != self.dim:
             raise ValueError(f"a layer of dim={self.dim} was given {x.shape}")
+        x = keep_rows(x)
         attention = Attention(
             self.heads,
             self.window,
@@ -290,12 +300,12 @@ class TransformerLayer(nn.Module):
             name="attention",
         )
         y = attention(LayerNorm(self.dtype, name="attention_norm")(x), mask)
-        x = x + self._branch(y, "attention_scale", train).astype(x.dtype)
+        x = keep_rows(x + self._branch(y, "attention_scale", train).astype(x.dtype))
         if self.ffn is None:
             return x
         ffn = FeedForward(self.ffn, self.ffn_dim, self.dtype, name="ffn")
         y = ffn(LayerNorm(self.dtype, name="ffn_norm")(x))
-        return x + self._branch(y, "ffn_scale", train).astype(x.dtype)
+        return keep_rows(x + self._branch(y, "ffn_scale", train).astype(x.dtype))
 
     def _branch(self, y, name, train):
         y = y.astype(jnp.float32)

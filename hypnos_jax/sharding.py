@@ -69,6 +69,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def keep_rows(x: jax.Array) -> jax.Array:
+    """Return ``x``, whose first axis is the batch's, kept on the devices that have its rows.
+
+    Without a word of it the compiler may lay activations out as the parameters are, by width, and
+    then it adds up every product over the devices instead of fetching the parameters.
+    """
+    return nn.with_logical_constraint(x, ("batch", *[None] * (x.ndim - 1)))
+
+
 def state_shardings(mesh: Mesh, boxed) -> object:
     """Return one ``NamedSharding`` per array of a variables tree with Linen's axis names.
 

@@ -45,7 +45,8 @@ def test_a_tokenizer_is_compiled_for_each_mesh_and_the_cheapest_named(tmp_path):
     sharded, whole = read(tmp_path / "reports.jsonl")
     assert sharded["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1}
     assert sharded["state"]["parameters"] < whole["state"]["parameters"]
-    assert {each["kind"] for each in sharded["collectives"]} >= {"all-gather"}
+    # Parameters are fetched; what a row becomes, here 16 s at 32 Hz and more, stays where it is.
+    assert 0 < max(each["bytes"] for each in sharded["collectives"]) < 16 * 32 * 4
     assert not whole["collectives"]
     assert "cheapest mesh that fits, embed: {'data': 4" in done.stdout
 
@@ -95,7 +96,7 @@ def test_what_does_not_fit_is_named_by_its_largest_part(tmp_path):
         "--topology=v5e:2x2",
         "--mesh=data=4",
         "--programs=embed",
-        "--config.data.crop_s=4000000",
+        "--config.train.batch_size=4000000",
     )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "DOES NOT FIT" in done.stdout

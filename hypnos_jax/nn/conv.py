@@ -18,6 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hypnos_jax.sharding import keep_rows
+
 ACTIVATIONS = {
     "elu": jax.nn.elu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -165,7 +167,7 @@ def _kernel(module: nn.Module, shape, *, kept: int, norm: str) -> jax.Array:
 def _finish(module: nn.Module, y, features: int, norm: str, dtype) -> jax.Array:
     zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
     bias = module.param("bias", zeros, (features,))
-    y = y + bias.astype(dtype)[None, None]
+    y = keep_rows(y + bias.astype(dtype)[None, None])
     if norm in ("layer", "rms"):
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
         # The fast variance, E[x^2] - E[x]^2, cancels: few channels, far from zero.

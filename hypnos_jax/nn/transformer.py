@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from hypnos_jax.nn.attention import attend, attend_window, rotary
 from hypnos_jax.nn.backend import platform
+from hypnos_jax.sharding import keep_rows
 
 INIT = nn.initializers.normal(0.02)
 RMS_EPS = float(jnp.finfo(jnp.float32).eps)  # of the norms of q and k, as released
@@ -61,15 +62,6 @@ def _linear_backward(kept, gradient):
 
 
 linear.defvjp(lambda x, kernel: (_product(x, kernel, 1, 0), (x, kernel)), _linear_backward)
-
-
-def keep_rows(x: jax.Array) -> jax.Array:
-    """Return ``x``, whose first axis is the batch's, kept on the devices that have its rows.
-
-    Without a word of it the compiler may lay activations out as the parameters are, by width, and
-    then it adds up every product over the devices instead of fetching the parameters.
-    """
-    return nn.with_logical_constraint(x, ("batch", *[None] * (x.ndim - 1)))
 
 
 class LayerNorm(nn.Module):

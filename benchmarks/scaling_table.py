@@ -1,0 +1,154 @@
+"""What a train step takes on pods, by compiling for each; a table and, with --figure, a picture.
+
+    nice -n 15 python benchmarks/scaling_table.py --results=scaling.jsonl [--figure=scaling.png]
+
+Every case is a ``launch.compile_ahead`` in a process of its own, appended to --results as it ends:
+started again, the command goes on with what is missing. One row (a window of 2048 s of eight
+modalities) a chip: the work grows with the chips, and efficiency is the share of the time that a
+step spends on arithmetic at the chips' peak, by the model of ``hypnos_jax/ahead.py``.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags
+
+RESULTS = flags.DEFINE_string("results", None, "JSON lines of what was compiled so far")
+FIGURE = flags.DEFINE_string("figure", None, "PNG of efficiency against chips")
+SIZES = flags.DEFINE_list("sizes", ["base", "large", "xl"], "of configs/hypnos/rq_transformer.py")
+EFFORT = flags.DEFINE_float("effort", -1.0, "of the compiler; see launch.compile_ahead")
+CHUNK = flags.DEFINE_integer("chunk", 512, "seconds whose logits are alive at once")
+
+# Slices that can be had, and how many chips share the parameters there.
+PLACES = [
+    ("v5e:4x4", (1, 16)),
+    ("v5e:8x8", (1, 16, 64)),
+    ("v5e:16x16", (1, 16, 256)),
+    ("v6e:4x4", (1, 16)),
+    ("v6e:16x16", (1, 16, 256)),
+    ("v5p:2x2x4", (1, 16)),
+    ("v5p:4x4x4", (1, 16)),
+    ("v5p:8x8x8", (1, 64)),
+    ("v5p:16x16x16", (1, 64)),
+]
+
+
+def cases():
+    """Yield (size, topology, parameters' shards)."""
+    for size in SIZES.value:
+        for topology, shards in PLACES:
+            for fsdp in shards:
+                # Whole on every chip, xl's state alone is 63 GB, and large's 15 GB.
+                if fsdp > 1 or size == "base" or (size == "large" and "v5e" not in topology):
+                    yield size, topology, fsdp
+
+
+def chips(topology: str) -> int:
+    sides = [int(side) for side in topology.split(":")[1].split("x")]
+    count = 1
+    for side in sides:
+        count *= side
+    return count
+
+
+def compile_case(size: str, topology: str, fsdp: int, path: pathlib.Path) -> None:
+    partial = path.with_suffix(".one")
+    partial.unlink(missing_ok=True)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.compile_ahead"),
+            f"--config=configs/hypnos/rq_transformer.py:{size}",
+            f"--topology={topology}",
+            f"--mesh=fsdp={fsdp}",
+            f"--config.train.batch_size={chips(topology)}",
+            f"--config.objective.model.chunk={CHUNK.value}",
+            f"--effort={EFFORT.value}",
+            "--programs=train",
+            f"--json={partial}",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if not partial.exists():
+        print(f"{size} {topology} fsdp={fsdp}: {done.stderr[-2000:]}", file=sys.stderr)
+        return
+    row = {"size": size, "fsdp": fsdp, "report": json.loads(partial.read_text())}
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    partial.unlink()
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def efficiency(report: dict) -> float:
+    """Share of a step that is arithmetic at the peak."""
+    slowest = max(report["compute_s"], report["memory_s"], report["network_s"])
+    return report["compute_s"] / slowest
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Return the results as lines of a markdown table."""
+    lines = [
+        "| size | slice | chips | mesh | GiB a chip, of | fits | network a step, GiB: gathered,"
+        " reduced | compute, memory, network, ms | efficiency |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        report = row["report"]
+        moved = {"all-gather": 0.0, "reduce": 0.0}
+        for each in report["collectives"]:
+            kind = "all-gather" if each["kind"] == "all-gather" else "reduce"
+            moved[kind] += each["bytes"] * each["count"] / 2**30
+        mesh = ", ".join(f"{k} {v}" for k, v in report["mesh"].items() if v > 1)
+        cells = [row["size"], report["topology"], str(report["chips"]), mesh]
+        cells.append(f"{report['total'] / 2**30:.1f} of {report['memory'] / 2**30:.1f}")
+        if report["traffic"]:
+            times = [report[f"{name}_s"] * 1000 for name in ("compute", "memory", "network")]
+            cells += ["yes" if report["fits"] else "**no**"]
+            cells += [f"{moved['all-gather']:.1f}, {moved['reduce']:.1f}"]
+            cells += [", ".join(f"{time:.0f}" for time in times), f"{efficiency(report):.2f}"]
+        else:
+            cells += ["**no**", "", f"{report['compute_s'] * 1000:.0f}", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def draw(rows: list[dict], path: str) -> None:
+    """Draw the best efficiency of each size and chip against the number of chips."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    best = {}
+    for row in rows:
+        report = row["report"]
+        if report["fits"]:
+            line = best.setdefault((row["size"], report["topology"].split(":")[0]), {})
+            line[report["chips"]] = max(line.get(report["chips"], 0), efficiency(report))
+    for (size, chip), line in sorted(best.items()):
+        axes.plot(*zip(*sorted(line.items())), marker="o", label=f"{size}, {chip}")
+    axes.set(xscale="log", xlabel="chips", ylabel="predicted efficiency", ylim=(0, 1.05))
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main(_):
+    path = pathlib.Path(RESULTS.value)
+    there = {(row["size"], row["report"]["topology"], row["fsdp"]) for row in read(path)}
+    for case in cases():
+        if case not in there:
+            compile_case(*case, path)
+    print(*table(read(path)), sep="\n")
+    if FIGURE.value:
+        draw(read(path), FIGURE.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["results"])
+    sys.exit(app.run(main))

@@ -95,6 +95,11 @@ def main(argv):
     try:
         config = configs.fill(configs.resolve(CONFIG.value), configs.describe_paper())
         where = ahead.topology(TOPOLOGY.value)
+        if len(where.devices) > where.chip.largest:
+            logging.warning(
+                "no slice of %s is larger than %d chips: what follows is of one that nobody has",
+                *(TOPOLOGY.value.split(":")[0], where.chip.largest),
+            )
         meshes = [sizes(text) for text in MESH.value] or [config["mesh"]]
         reports = []
         for mesh in meshes:

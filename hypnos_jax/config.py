@@ -1,10 +1,10 @@
 """From a ConfigDict to the one resolved config that a run, its checkpoints and exports carry.
 
 Sections, in order: ``seed``, ``objective`` {name, ...its attributes}, ``data`` {name, path, fill,
-...the source's options}, ``optim``, ``train``, ``mesh``, ``checkpoints``, ``logs``, ``evals``
-{name: {type, every, ...the evaluator's options}}. A section's keys are the keyword arguments of
-what it configures (``optim``: ``make_schedule`` and ``make_optimizer``), so that an unknown key is
-found by asking the function; ``call`` says which key is meant.
+...the source's options}, ``optim``, ``train``, ``mesh``, ``checkpoints``, ``logs``, ``watchdog``,
+``evals`` {name: {type, every, ...the evaluator's options}}. A section's keys are the keyword
+arguments of what it configures (``optim``: ``make_schedule`` and ``make_optimizer``), so that an
+unknown key is found by asking the function; ``call`` says which key is meant.
 
 ``data.fill`` is a tuple of pairs (dotted key, what the data call it), for a config that leaves to
 the data what they know: ``(("objective.model.modalities", "modalities"),)`` writes the token
@@ -36,10 +36,11 @@ SECTIONS = (
     "mesh",
     "checkpoints",
     "logs",
+    "watchdog",
     "evals",
 )
 # What may change between one start of a run and the next: how long, how often, where.
-MAY_CHANGE = ("data.path", "train.steps", "mesh.", "checkpoints.", "logs.", "evals.")
+MAY_CHANGE = ("data.path", "train.steps", "mesh.", "checkpoints.", "logs.", "watchdog.", "evals.")
 
 
 class ConfigError(ValueError):

@@ -12,9 +12,11 @@ this one in a collective.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import logging as python_logging
 import os
 import pathlib
 import socket
@@ -32,7 +34,7 @@ from hypnos_jax import stopping
 FAILED = 1  # exit code of a process that raised
 TIMEOUT_S = 300.0
 SLICE_S = 1.0  # between two looks at whether another process has failed
-LAST_WORDS_S = 2.0  # process 0 stays so long, since its end cuts the others off
+LAST_WORDS_S = 2.0  # ours
 
 _exchanges = itertools.count()
 
@@ -82,6 +84,7 @@ def initialize(
             " host:port, and a process from 0 to processes - 1"
         )
     sys.excepthook = _end_at_once
+    python_logging.getLogger("jax._src.distributed").setLevel("WARNING")  # its addresses
     stopping.listen()
     common = {
         "initialization_timeout": int(timeout_s),
@@ -115,6 +118,11 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def is_first() -> bool:
+    """Whether this is process 0, which writes what is written once."""
+    return jax.process_index() == 0
+
+
 def shutdown() -> None:
     """Leave after the others are done too; on the normal path alone."""
     if client() is not None:
@@ -127,13 +135,23 @@ def fail(error: BaseException, code: int = FAILED) -> None:
     leave(code)
 
 
-def leave(code: int) -> None:
-    """End this process at once, without waiting for any other."""
+@contextlib.contextmanager
+def telling_others():
+    """Tell the other processes if the block raises, before anything waits for them."""
+    try:
+        yield
+    except Exception as error:
+        post("failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def leave(code: int, *, last_words_s: float = LAST_WORDS_S) -> None:
+    """End this process at once; process 0 lets the others log first, whom its end cuts off."""
     logging.flush()
     sys.stdout.flush()
     sys.stderr.flush()
-    if client() is not None and jax.process_count() > 1 and jax.process_index() == 0:
-        time.sleep(LAST_WORDS_S)
+    if client() is not None and jax.process_count() > 1 and is_first():
+        time.sleep(last_words_s)
     os._exit(code)
 
 
@@ -189,7 +207,7 @@ def gather(name: str, value: Any, *, timeout_s: float = TIMEOUT_S) -> list:
     client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
     end = time.monotonic() + timeout_s
     # Process 0 collects, so that n processes make 2 n requests and all see the same outcome.
-    if jax.process_index() == 0:
+    if is_first():
         texts = [_wait(f"{key}/{i}", end) for i in range(jax.process_count())]
         late = [i for i, text in enumerate(texts) if text is None]
         whole = {"late": late, "values": [None if t is None else json.loads(t) for t in texts]}
@@ -199,7 +217,7 @@ def gather(name: str, value: Any, *, timeout_s: float = TIMEOUT_S) -> list:
         whole = {"late": [0]} if text is None else json.loads(text)
     if whole["late"]:
         raise StragglerError(
-            f"{name}: {_processes(whole['late'])} did not arrive within {timeout_s:g} s"
+            f"{name}: {processes_named(whole['late'])} did not arrive within {timeout_s:g} s"
         )
     return whole["values"]
 
@@ -220,16 +238,16 @@ def _wait(key: str, end: float) -> str | None:
 
 
 def require_nobody_failed() -> None:
-    """Raise ``OtherProcessError`` with the reasons of the processes that failed."""
+    """Raise ``OtherProcessError`` where others have failed and this process has not."""
     failed = posted("failed")
-    if failed:
+    if failed and jax.process_index() not in failed:
         words = "; ".join(f"process {i}: {text}" for i, text in sorted(failed.items()))
         raise OtherProcessError(f"another process failed: {words}")
 
 
 def broadcast(name: str, value: Any = None, *, timeout_s: float = TIMEOUT_S) -> Any:
     """Return process 0's value, a JSON value, on every process."""
-    mine = value if jax.process_index() == 0 else None
+    mine = value if is_first() else None
     return gather(name, mine, timeout_s=timeout_s)[0]
 
 
@@ -247,7 +265,7 @@ def once(name: str, function: Callable[[], Any], *, timeout_s: float = TIMEOUT_S
     if client() is None or jax.process_count() == 1:
         return function()
     value = error = None
-    if jax.process_index() == 0:
+    if is_first():
         try:
             value = function()
         except (ValueError, OSError) as raised:
@@ -288,7 +306,7 @@ def agree(values: dict[str, Any], *, timeout_s: float = TIMEOUT_S) -> None:
             for process, told in enumerate(everyone):
                 having.setdefault(str(told[name].get(key, "absent")), []).append(process)
             if len(having) > 1:
-                sides = [f"{text} on {_processes(who)}" for text, who in having.items()]
+                sides = [f"{text} on {processes_named(who)}" for text, who in having.items()]
                 lines.append(f"{name}{key}: " + ", ".join(sides))
     raise DisagreementError(
         f"the processes do not have the same {' and '.join(differing)}:\n  " + "\n  ".join(lines)
@@ -319,7 +337,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: json.dumps(value)}
 
 
-def _processes(numbers: list[int]) -> str:
+def processes_named(numbers: list[int]) -> str:
     """``process 3`` or ``processes 0, 1, 2 and 60 more``."""
     shown = ", ".join(map(str, numbers[:8]))
     more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""

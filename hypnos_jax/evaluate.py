@@ -21,9 +21,13 @@ from absl import logging
 from data_pipelines import pipeline
 from data_pipelines.store import NightStore
 from hypnos_jax import batch as batches
-from hypnos_jax import checkpoint, plugins, sharding
+from hypnos_jax import checkpoint, distributed, plugins, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; what was evaluated so far is not a result."""
 
 
 class Context:
@@ -41,8 +45,9 @@ class Context:
         init: Callable[[int], dict],
         mesh: jax.sharding.Mesh,
         workdir: pathlib.Path,
+        stop: Callable[[], bool] = lambda: False,
     ):
-        self.config, self.workdir = config, pathlib.Path(workdir)
+        self.config, self.workdir, self._stop = config, pathlib.Path(workdir), stop
         self._objective, self._init, self._mesh = objective, init, mesh
         self._jitted, self._sources = {}, {}
 
@@ -68,6 +73,16 @@ class Context:
 
             self._jitted[name, mutable] = jax.jit(apply)
         return self._jitted[name, mutable]
+
+    def go_on(self) -> None:
+        """Say that the evaluation goes on: at least as often as every few seconds, and as often on
+        every process. ``batches`` does so by itself.
+
+        Raises:
+            Interrupted: the run was asked to stop; let it pass.
+        """
+        if self._stop():
+            raise Interrupted
 
     def attribute(self, name: str, default=None):
         """Return a plain attribute or property of the objective, such as ``reach``."""
@@ -110,6 +125,7 @@ class Context:
             logging.warning("%s: evaluated on nothing", error)  # a run need not end for it
             return
         for batch in source.evaluation_batches(rows, limit):
+            self.go_on()
             yield sharding.put_batch({k: v[lo:hi] for k, v in batch.items()}, place, rows)
 
 
@@ -175,8 +191,10 @@ def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.
         )
     if not path:
         path = pathlib.Path(workdir) / "synthetic"
-        if not path.exists():
-            pipeline.write_synthetic(name, path, config["seed"])
+        distributed.once(
+            "the synthetic store",
+            lambda: path.exists() or pipeline.write_synthetic(name, path, config["seed"]),
+        )
     store = NightStore(path)
     return configs.call(
         pipeline.SOURCES[name],

@@ -14,8 +14,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-import signal
-import threading
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -24,15 +22,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from jax.experimental import multihost_utils
 
 from hypnos_jax import batch as batches
-from hypnos_jax import checkpoint, compile_cache, evaluate, flops, metrics, optim, sharding
+from hypnos_jax import (
+    checkpoint,
+    compile_cache,
+    distributed,
+    evaluate,
+    flops,
+    metrics,
+    optim,
+    sharding,
+    stopping,
+    watchdog,
+)
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
 from hypnos_jax.state import TrainState
 
-STOPPED_EARLY = 75  # exit code after SIGTERM or SIGINT: saved, start me again (EX_TEMPFAIL)
+STOPPED_EARLY = stopping.STOPPED_EARLY
 
 
 class NonFiniteError(ValueError):
@@ -172,7 +180,8 @@ def train(config, workdir: str | pathlib.Path) -> int:
         workdir: the run's folder; gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``.
 
     Returns:
-        0 when the last step is done; ``STOPPED_EARLY`` after SIGTERM or SIGINT, saved.
+        0 when the last step is done; ``STOPPED_EARLY`` after SIGTERM or SIGINT, saved (where
+        ``distributed.initialize`` was called).
 
     Raises:
         ConfigError: an unknown key, or another config than the one ``workdir`` began with.
@@ -181,10 +190,27 @@ def train(config, workdir: str | pathlib.Path) -> int:
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     config = configs.resolve(config)
+    watch = configs.call(watchdog.Watchdog, config["watchdog"], "config.watchdog")
+    with watch:
+        return _train(config, workdir, watch)
+
+
+def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int:
+    # The data may lie elsewhere on another host, but must be the same.
+    data = {key: value for key, value in config["data"].items() if key != "path"}
+    distributed.agree(
+        {
+            "config": {**config, "data": data},
+            "code": {"version": configs.code_version(), "sources": distributed.sources()},
+            "devices": {"jax": jax.__version__, "all": jax.device_count()},
+            "workdir": str(workdir),
+        }
+    )
     source = evaluate.load_source(config, workdir, split="train")
     config = configs.fill(config, source.describe())
     run = configs.call(Run, config["train"], "config.train")
     logs = configs.call(Logs, config["logs"], "config.logs")
+    distributed.agree({"data": source.describe()})
     compile_cache.keep(logs.compile_cache)
     mesh = configs.call(sharding.make_mesh, config["mesh"], "config.mesh")
     objective = configs.make_objective(config)
@@ -193,12 +219,25 @@ def train(config, workdir: str | pathlib.Path) -> int:
     rows, batch_place = run.batch_size, sharding.batch_sharding(mesh)
     lo, hi = sharding.host_rows(batch_place, rows)
 
-    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), contextlib.ExitStack() as stack:
+    with (
+        jax.set_mesh(mesh),
+        nn.logical_axis_rules(sharding.RULES),
+        contextlib.ExitStack() as stack,
+        distributed.telling_others(),
+    ):
         plan = make_plan(config, objective, mesh, evaluate.batch_spec(source, rows))
-        context = evaluate.Context(config, objective, plan.init, mesh, workdir)
+
+        def asked_to_stop() -> bool:
+            watch.enter("evaluation")
+            return stopping.requested()
+
+        context = evaluate.Context(config, objective, plan.init, mesh, workdir, asked_to_stop)
         evaluators = evaluate.Evaluators(config["evals"], context)
         # Only a config that could be built is written: a typo does not occupy the folder.
-        configs.agree_with_workdir(config, source.describe(), workdir)
+        distributed.once(
+            "the run's folder",
+            lambda: configs.agree_with_workdir(config, source.describe(), workdir),
+        )
         keep = configs.call(
             checkpoint.Checkpoints, config["checkpoints"], "config.checkpoints", workdir=workdir
         )
@@ -210,6 +249,8 @@ def train(config, workdir: str | pathlib.Path) -> int:
                 f"config.train.steps={run.steps}, but {workdir} has a checkpoint of step {start};"
                 " give as many steps or more, or another --workdir"
             )
+        if stopping.requested():  # nothing is new, and compiling may take minutes
+            return STOPPED_EARLY
         writer = metrics.Writer(
             workdir, step=start, offset=meta["offset"], tensorboard=logs.tensorboard
         )
@@ -219,7 +260,6 @@ def train(config, workdir: str | pathlib.Path) -> int:
         traced = plan.trace()
         train_step = traced.lower().compile()
         clock = metrics.Clock(*speed(traced, mesh, logs.mfu), steps=run.steps)
-        stop = stack.enter_context(StopSignals())
         feed = source.batches(rows, lo, hi, start)
         stack.callback(feed.close)
         waiting = collections.deque()  # (step, metrics still on the device, the host's batch)
@@ -237,35 +277,46 @@ def train(config, workdir: str | pathlib.Path) -> int:
                     logging.info("%s", clock.line(step, values))
 
         for step in range(start, run.steps + 1):
+            watch.enter("step")
             last = step == run.steps
-            stopping = stop.requested(step) and not last
-            pause = last or stopping or keep.due(step) or evaluators.due(step, last=last)
+            stop = stopping.requested()
+            pause = last or stop or keep.due(step) or evaluators.due(step, last=last)
             log(0 if pause else 1)
-            if (step > start or not meta["evaluated"]) and not stopping:
-                for values in evaluators.run(state.variables(), step, last=last):
-                    writer.write(step, values)
-                    logging.info("step %d: %s", step, metrics.words(values))
-            if step > start and (last or stopping or keep.due(step)):
+            offset = writer.offset() if pause else 0
+            if (step > start or not meta["evaluated"]) and not stop:
+                watch.enter("evaluation")
+                try:
+                    for values in evaluators.run(state.variables(), step, last=last):
+                        writer.write(step, values)
+                        logging.info("step %d: %s", step, metrics.words(values))
+                except evaluate.Interrupted:
+                    stop = True  # the resumed run evaluates this step, from the beginning
+                else:
+                    offset = writer.offset() if pause else 0
+            watch.enter("save")
+            if step > start and (last or stop or keep.due(step)):
                 saved = {
                     "config": config,
                     "code": configs.code_version(),
                     "samples": step * rows,  # drawn so far: the position in the data
-                    "offset": writer.offset(),
-                    "evaluated": not stopping,
+                    "offset": offset,
+                    "evaluated": not stop,
                 }
                 keep.save(step, state, saved)
-            if last or stopping:
+            if last or stop:
                 break
             if pause:
                 clock.restart()
+            watch.enter("data")
             local = next(feed)
+            watch.enter("step")
             state, values = train_step(state, sharding.put_batch(local, batch_place, rows))
             waiting.append((step + 1, values, local))
-    if stopping:
+    if stop:
         logging.warning(
             "stopped at step %d of %d, saved; the same command resumes", step, run.steps
         )
-    return STOPPED_EARLY if stopping else 0
+    return STOPPED_EARLY if stop else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,29 +421,3 @@ def speed(traced, mesh: jax.sharding.Mesh, measure: bool) -> tuple[float, float 
     counts = flops.matrix_flops(traced.jaxpr) or {"float32": 0.0}
     dtype = max(counts, key=counts.get)
     return sum(counts.values()), flops.matmul_rate(mesh, dtype) if measure else None
-
-
-class StopSignals:
-    """SIGTERM and SIGINT ask for a save and a stop; a second one stops at once."""
-
-    def __enter__(self) -> StopSignals:
-        self.asked, self.before = False, {}
-        # With several processes jax.distributed hears SIGTERM and agrees on one step for all.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            for name in (signal.SIGTERM, signal.SIGINT):
-                self.before[name] = signal.signal(name, self._ask)
-        return self
-
-    def _ask(self, number, frame) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
-
-    def __exit__(self, *error) -> None:
-        for name, handler in self.before.items():
-            signal.signal(name, handler)
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop before this step; every process says the same."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked

@@ -1,7 +1,12 @@
 """Train what a config says: ``python -m launch.train --config=FILE:ARGUMENT --workdir=DIR``.
 
 Any value can be overridden: ``--config.data.path=NIGHTS --config.train.steps=2000``. The same
-command again resumes. Exit codes: 0 done, 75 stopped by a signal and saved, 1 an error.
+command again resumes. Exit codes: 0 done, 75 stopped by a signal and saved, 1 an error, 76 a
+process was stuck (``config.watchdog``).
+
+On several hosts run the same command on each: TPU pods, Slurm, Open MPI and Kubernetes are known by
+their environment; elsewhere give ``--coordinator=HOST:PORT --processes=N --process=I``.
+``launch.supervise`` does that for processes of one machine, and starts a run again that broke off.
 """
 
 import sys
@@ -9,26 +14,36 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from hypnos_jax import stopping
 from launch.overrides import parse_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE:ARGUMENT, such as :smoke")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; holds all it writes")
+
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port on the host of process 0")
+PROCESSES = flags.DEFINE_integer("processes", None, "how many processes there are", 1)
+PROCESS = flags.DEFINE_integer("process", None, "which of them this is, from 0", 0)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
-    from hypnos_jax import checkpoint  # after the flags: importing takes seconds
+    stopping.listen()  # before the imports, which take seconds
+    from hypnos_jax import checkpoint, distributed
     from hypnos_jax.train import train
 
     checkpoint.quiet()
-
     try:
-        return train(CONFIG.value, WORKDIR.value)
+        distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        if not distributed.is_first():
+            logging.set_verbosity(logging.WARNING)  # the first says it for all
+        code = train(CONFIG.value, WORKDIR.value)
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
-        return 1
+        distributed.fail(error)
+    distributed.shutdown()
+    return code
 
 
 if __name__ == "__main__":

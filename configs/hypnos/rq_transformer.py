@@ -128,6 +128,14 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
         "mfu": True,
         "compile_cache": "~/.cache/hypnos_jax/compiled",
     }
+    # How long a process may take before the run is ended as stuck, in seconds.
+    config.watchdog = {
+        "step_s": 120.0,
+        "data_s": 600.0,  # a batch
+        "save_s": 600.0,
+        "evaluation_s": 1800.0,  # a batch of one, or all that has no batches
+        "startup_s": 1800.0,  # data, restore, compilation
+    }
     config.evals = {
         "val": {
             "type": "mean_loss",

@@ -16,6 +16,7 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
@@ -126,7 +127,7 @@ class Checkpoints:
             wanted["ema"] = abstract.ema
         loaded = _load(folder, wanted)
         step = jax.make_array_from_callback(
-            (), abstract.step.sharding, lambda _: jax.numpy.int32(steps[-1])
+            (), abstract.step.sharding, lambda _: np.int32(steps[-1])
         )
         state = TrainState(
             step=step,

@@ -48,7 +48,11 @@ class DisagreementError(ValueError):
 
 
 class OtherProcessError(ValueError):
-    """Another process failed; the message has its reason."""
+    """Another process failed; the message has its reason, ``code`` is its exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
 
 
 def initialize(
@@ -131,8 +135,13 @@ def shutdown() -> None:
 
 def fail(error: BaseException, code: int = FAILED) -> None:
     """Tell the other processes why, and end this one at once."""
-    post("failed", f"{type(error).__name__}: {error}")
+    post_failure(f"{type(error).__name__}: {error}", code)
     leave(code)
+
+
+def post_failure(text: str, code: int = FAILED) -> None:
+    """Tell the other processes why this one will end."""
+    post("failed", json.dumps({"text": text, "code": code}))
 
 
 @contextlib.contextmanager
@@ -141,22 +150,28 @@ def telling_others():
     try:
         yield
     except Exception as error:
-        post("failed", f"{type(error).__name__}: {error}")
+        post_failure(f"{type(error).__name__}: {error}")
         raise
 
 
-def leave(code: int, *, last_words_s: float = LAST_WORDS_S) -> None:
+def leave(code: int) -> None:
     """End this process at once; process 0 lets the others log first, whom its end cuts off."""
     logging.flush()
     sys.stdout.flush()
     sys.stderr.flush()
     if client() is not None and jax.process_count() > 1 and is_first():
-        time.sleep(last_words_s)
+        time.sleep(LAST_WORDS_S)
     os._exit(code)
 
 
 def _end_at_once(kind, error, trace) -> None:
     traceback.print_exception(kind, error, trace)
+    try:
+        require_nobody_failed()  # what a collective says of it does not name the cause
+    except OtherProcessError as cause:
+        logging.error("%s", cause)
+    except Exception:  # of a coordinator that has gone
+        logging.error("the coordinator, process 0, cannot be asked for a cause")
     fail(error)
 
 
@@ -241,8 +256,10 @@ def require_nobody_failed() -> None:
     """Raise ``OtherProcessError`` where others have failed and this process has not."""
     failed = posted("failed")
     if failed and jax.process_index() not in failed:
-        words = "; ".join(f"process {i}: {text}" for i, text in sorted(failed.items()))
-        raise OtherProcessError(f"another process failed: {words}")
+        found = {i: json.loads(text) for i, text in sorted(failed.items())}
+        words = "; ".join(f"process {i}: {told['text']}" for i, told in found.items())
+        code = max(told["code"] for told in found.values())
+        raise OtherProcessError(f"another process failed: {words}", code)
 
 
 def broadcast(name: str, value: Any = None, *, timeout_s: float = TIMEOUT_S) -> Any:

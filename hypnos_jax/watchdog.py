@@ -91,9 +91,10 @@ class Watchdog:
             try:
                 distributed.require_nobody_failed()
             except distributed.OtherProcessError as error:
-                if others_failed:  # at the last look too: time to come upon the same error
+                # After a second look, to let this process come upon the same error by itself.
+                if others_failed or error.code == STUCK:
                     logging.error("ending: %s", error)
-                    distributed.leave(distributed.FAILED)
+                    distributed.leave(error.code)
                 others_failed = True
             if age_s > self.may_take_s[phase]:
                 everyone = {i: json.loads(text) for i, text in distributed.posted("doing").items()}
@@ -121,11 +122,15 @@ class Watchdog:
             for i, state in sorted(everyone.items())
             if i in stuck[:8] or i == jax.process_index()
         ]
+        named = f"stuck: {distributed.processes_named(stuck)}"
         logging.error(
-            "stuck: %s; ending this process with code %d. config.watchdog sets the deadlines.\n%s",
-            distributed.processes_named(stuck),
+            "%s; config.watchdog sets the deadlines. Ending with code %d.\n%s",
+            named,
             STUCK,
             "\n".join(lines),
         )
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        distributed.leave(STUCK, last_words_s=max(2 * self._look_s, distributed.LAST_WORDS_S))
+        distributed.post_failure(named, STUCK)
+        # Others must look once more: their collectives would tell them of a lost connection only.
+        time.sleep(2 * self._look_s if jax.process_count() > 1 else 0)
+        distributed.leave(STUCK)

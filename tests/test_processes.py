@@ -111,7 +111,7 @@ def test_a_stuck_process_is_named_and_ends_the_run(tmp_path):
     with start_toy([config] * 2, tmp_path / "run", before=STUCK) as group:
         group.wait(codes=(watchdog.STUCK,))
         for log in group.logs:
-            assert "stuck: process 1;" in log.read_text()
+            assert "stuck: process 1" in log.read_text()
         assert "in stuck" in group.logs[1].read_text()  # where, by its stack
 
 

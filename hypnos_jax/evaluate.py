@@ -9,6 +9,7 @@ of the trainer. Numbers and "final" ones are part of the job too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -49,10 +50,12 @@ class Context:
     ):
         self.config, self.workdir, self._stop = config, pathlib.Path(workdir), stop
         self._objective, self._init, self._mesh = objective, init, mesh
-        self._jitted, self._sources = {}, {}
+        self._jitted, self._sources, self._alone = {}, {}, None
 
     def functions(self, name: str, mutable: tuple[str, ...] | None = None) -> Callable:
         """Return a jitted function ``(variables, batch, ...) -> result`` of an objective's method.
+
+        The result is whole on every process.
 
         Args:
             name: ``"__call__"`` (which returns the ``Loss``, not training), ``"embed"``, or a
@@ -71,12 +74,30 @@ class Context:
                     batch = self._objective.weigh(batch)
                 return self._objective.apply(variables, batch, *given, method=name, **options)
 
-            self._jitted[name, mutable] = jax.jit(apply)
+            whole = sharding.replicated(self._mesh)
+            self._jitted[name, mutable] = jax.jit(apply, out_shardings=whole)
         return self._jitted[name, mutable]
 
+    @contextlib.contextmanager
+    def alone(self, variables: dict) -> Iterator[tuple[Context, dict]]:
+        """Give this context and the variables on one device of this process.
+
+        For work of which every process does all: each gets the same, and process 0 writes it.
+        """
+        whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(self._mesh))(variables)
+        if self._alone is None:
+            mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
+            own = (self.config, self._objective, self._init, mesh, self.workdir, self._stop)
+            self._alone = Context(*own)
+        place = sharding.replicated(self._alone._mesh)
+        with jax.set_mesh(self._alone._mesh):
+            here = jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), place), whole)
+            yield self._alone, here
+
     def go_on(self) -> None:
-        """Say that the evaluation goes on: at least as often as every few seconds, and as often on
-        every process. ``batches`` does so by itself.
+        """Say that the evaluation goes on: every few seconds, and as often on every process.
+
+        ``batches`` does so by itself.
 
         Raises:
             Interrupted: the run was asked to stop; let it pass.

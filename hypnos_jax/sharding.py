@@ -29,6 +29,8 @@ RULES = (
     ("vocab", "tensor"),
     ("channels", None),
     ("levels", None),
+    # codewords of a level: the sums over a batch come out of it scattered, as gradients do
+    ("codes", ("fsdp", "tensor")),
     ("layers", None),
     ("kernel", None),
     ("modality", None),

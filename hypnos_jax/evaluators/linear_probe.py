@@ -171,7 +171,10 @@ class LinearProbe:
             nights = [n for n in store.nights if any(n.recording in x for x in labelled.values())]
             if not nights:
                 continue
-            sets, reasons = self._features(by_record, store, nights, names, variables, signals)
+            with self.context.alone(variables) as (context, here):
+                sets, reasons = self._features(
+                    context, here, by_record, store, nights, names, signals
+                )
             for task, labels in labelled.items():
                 keep = [i for i, night in enumerate(nights) if night.recording in labels]
                 examples = probe.Examples(
@@ -183,11 +186,8 @@ class LinearProbe:
                     classes=task.classes,
                 )
                 report["tasks"][task.name] = self._judge(task, examples) | {"not_run": reasons}
-        write_json(self.context.workdir / "probe.json", report)
-        if report["tasks"]:
-            figures = self.context.workdir / "figures"
-            figures.mkdir(exist_ok=True)
-            draw_probe(report, figures / f"{step}_probe.png")
+        if jax.process_index() == 0:
+            self._write(report)
         for name, reason in report["left_out"].items():
             logging.info("linear_probe leaves out %s: %s", name, reason)
         for task, found in report["tasks"].items():
@@ -195,6 +195,13 @@ class LinearProbe:
                 for metric, values in own["metrics"].items():
                     if values["value"] is not None:
                         yield f"{task}/{name}/{metric}", values["value"]
+
+    def _write(self, report):
+        write_json(self.context.workdir / "probe.json", report)
+        if report["tasks"]:
+            figures = self.context.workdir / "figures"
+            figures.mkdir(exist_ok=True)
+            draw_probe(report, figures / f"{report['step']}_probe.png")
 
     def _signals(self, store):
         """The store of signals for the hand-made features, or None; it must hold every night."""
@@ -230,12 +237,12 @@ class LinearProbe:
             return {}, "all labels are of one class"
         return found, ""
 
-    def _features(self, by_record, store, nights, names, variables, signals):
+    def _features(self, context, variables, by_record, store, nights, names, signals):
         """Feature set -> per night [N, F]; and why a set was not run."""
         sets, reasons = {}, {}
-        sets[EMBEDDING] = self._embed(by_record, store, nights, names, variables)
-        fresh = self.context.init(self.context.config.get("seed", 0) + 1)
-        sets[RANDOM] = self._embed(by_record, store, nights, names, fresh)
+        sets[EMBEDDING] = self._embed(context, by_record, store, nights, names, variables)
+        fresh = context.init(context.config.get("seed", 0) + 1)
+        sets[RANDOM] = self._embed(context, by_record, store, nights, names, fresh)
         folder = store.path / TOKENIZERS
         if folder.is_dir():
             dequantize = {p.name: _dequantizer(p) for p in sorted(folder.iterdir()) if p.is_dir()}
@@ -248,15 +255,16 @@ class LinearProbe:
             reasons[HAND] = "no store of signals was given (option nights)"
         return sets, reasons
 
-    def _embed(self, by_record, store, nights, names, variables):
+    def _embed(self, context, by_record, store, nights, names, variables):
         """Mean over the modalities that are there, pooled: per night [N, D]."""
         every = self._names(False)
-        lag, reach = self.context.attribute("embed_lag"), self.context.attribute("reach")
+        lag, reach = context.attribute("embed_lag"), context.attribute("reach")
         kept = () if reach is None else ("cache",)
-        apply = self.context.functions("embed_next", mutable=kept)
+        apply = context.functions("embed_next", mutable=kept)
         step = carry(lambda own, cache, *given: apply({**own, **cache}, *given), variables)
         out = []
         for night in nights:
+            context.go_on()
             here = [name for name in names if name in night.channels]
             kept = np.isin(every, here)
 
@@ -308,6 +316,7 @@ class LinearProbe:
         size, metric = len(task.classes), "auroc" if task.ranked else "kappa"
         scored = functools.partial(probe.score, classes=size, ranked=task.ranked)
         for name in [*examples.features, NOTHING]:
+            self.context.go_on()
             own = "" if name == NOTHING else name
             cross = functools.partial(
                 probe.cross_predict, examples, own, pairs, strength=self.strength

@@ -69,13 +69,14 @@ class ResidualQuantizer(nn.Module):
     def setup(self):
         shape = (self.levels, self.codes)
         zeros = lambda *args: lambda: jnp.zeros(*args)
+        spread = lambda *args: nn.with_logical_partitioning(zeros(*args), ("levels", "codes"))
         self.state = {
-            "counts": self.variable("vq", "counts", zeros(shape)),
-            "sums": self.variable("vq", "sums", zeros((*shape, self.dim))),
+            "counts": self.variable("vq", "counts", spread(shape)),
+            "sums": self.variable("vq", "sums", spread((*shape, self.dim))),
             "initialised": self.variable("vq", "initialised", zeros(self.levels, bool)),
             # Assignments since the start, untouched by the replacement of dead codes, which
             # flatters whatever is computed from ``counts``.
-            "usage": self.variable("vq", "usage", zeros(shape)),
+            "usage": self.variable("vq", "usage", spread(shape)),
             "step": self.variable("vq", "step", zeros((), jnp.int32)),
         }
 

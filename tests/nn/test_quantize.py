@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ def follow(quantizer, vq, x, weight, seed):
 
 
 def fresh(quantizer):
-    return quantizer.init(jax.random.key(0), points())["vq"]
+    return nn.unbox(quantizer.init(jax.random.key(0), points()))["vq"]
 
 
 @functools.cache

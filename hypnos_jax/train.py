@@ -196,6 +196,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
 
 
 def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int:
+    startup_s = watch.may_take_s["start-up"]
     # The data may lie elsewhere on another host, but must be the same.
     data = {key: value for key, value in config["data"].items() if key != "path"}
     distributed.agree(
@@ -204,13 +205,14 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
             "code": {"version": configs.code_version(), "sources": distributed.sources()},
             "devices": {"jax": jax.__version__, "all": jax.device_count()},
             "workdir": str(workdir),
-        }
+        },
+        timeout_s=startup_s,
     )
     source = evaluate.load_source(config, workdir, split="train")
     config = configs.fill(config, source.describe())
     run = configs.call(Run, config["train"], "config.train")
     logs = configs.call(Logs, config["logs"], "config.logs")
-    distributed.agree({"data": source.describe()})
+    distributed.agree({"data": source.describe()}, timeout_s=startup_s)
     compile_cache.keep(logs.compile_cache)
     mesh = configs.call(sharding.make_mesh, config["mesh"], "config.mesh")
     objective = configs.make_objective(config)
@@ -276,6 +278,8 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
                 if step % logs.every == 0 or step == run.steps:
                     logging.info("%s", clock.line(step, values))
 
+        # Collectives have deadlines of their own, shorter than some compilations.
+        distributed.barrier("compiling the train step", timeout_s=startup_s)
         for step in range(start, run.steps + 1):
             watch.enter("step")
             last = step == run.steps

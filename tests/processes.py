@@ -44,13 +44,15 @@ class Failed(AssertionError):
 class Group:
     """Processes that were started together, with a log each."""
 
-    def __init__(self, commands: list[list[str]], folder: pathlib.Path, **environment: str):
+    def __init__(
+        self, commands: list[list[str]], folder: pathlib.Path, environments: list[dict[str, str]]
+    ):
         """Start them.
 
         Args:
             commands: one a process.
             folder: gets ``process_<i>.log``.
-            environment: further variables.
+            environments: further variables of each.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / f"process_{i}.log" for i in range(len(commands))]
@@ -58,13 +60,13 @@ class Group:
         unset = {"XLA_FLAGS", "JAX_COORDINATOR_ADDRESS"}
         inherited = {key: value for key, value in os.environ.items() if key not in unset}
         self.all = []
-        for command, log in zip(commands, self.logs, strict=True):
+        for command, log, own in zip(commands, self.logs, environments, strict=True):
             with log.open("a") as file:  # a pipe would fill up
                 self.all.append(
                     subprocess.Popen(
                         command,
                         cwd=ROOT,
-                        env=inherited | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path} | environment,
+                        env=inherited | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path} | own,
                         stdout=file,
                         stderr=file,
                     )
@@ -153,7 +155,7 @@ def run(
         ]
         for i, result in enumerate(results)
     ]
-    with Group(commands, folder) as group:
+    with Group(commands, folder, [{}] * count) as group:
         group.wait(deadline_s + 10)
     return [json.loads(r.read_text()) if r.exists() else None for r in results]
 
@@ -201,4 +203,5 @@ def start_toy(
         for i, config in enumerate(configs)
     ]
     folder = workdir.with_name(workdir.name + "_logs")
-    return Group(commands, folder, JAX_NUM_CPU_DEVICES=str(devices), BEFORE=before)
+    environment = {"JAX_NUM_CPU_DEVICES": str(devices), "BEFORE": before}
+    return Group(commands, folder, [environment] * count)

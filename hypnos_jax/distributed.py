@@ -31,7 +31,8 @@ from absl import logging
 
 from hypnos_jax import stopping
 
-FAILED = 1  # exit code of a process that raised
+FAILED = 1  # exit code after an error that names its cause: a config, the data, a folder
+CRASHED = 70  # exit code after any other exception, such as a lost connection (EX_SOFTWARE)
 TIMEOUT_S = 300.0
 SLICE_S = 1.0  # between two looks at whether another process has failed
 LAST_WORDS_S = 2.0  # ours
@@ -172,7 +173,7 @@ def _end_at_once(kind, error, trace) -> None:
         logging.error("%s", cause)
     except Exception:  # of a coordinator that has gone
         logging.error("the coordinator, process 0, cannot be asked for a cause")
-    fail(error)
+    fail(error, CRASHED)
 
 
 def client():

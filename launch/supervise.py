@@ -6,9 +6,9 @@ several processes ends badly, the others are ended: their state cannot be saved.
 are passed on; after one of them nothing is started again, and after the second SIGINT everything
 ends at once.
 
-An error (1) ends it, unless the attempt had saved a step: a config that was wrong stays wrong. So
-do more than ``--restarts`` attempts in a row that saved nothing new. What was saved is looked for
-in the folder that the command names with ``--workdir``. Exit codes: the training's own.
+An error of config or data (1) ends it, unless the attempt had saved a step: what was wrong stays
+wrong. So do more than ``--restarts`` attempts in a row that saved nothing new. What was saved is
+looked for in the folder that the command names with ``--workdir``. Exit codes: the training's own.
 """
 
 import pathlib
@@ -39,6 +39,7 @@ class Supervisor:
         self.restarts, self.backoff_s = restarts, backoff_s
         self.workdir = workdir_of(command)
         self.running: list[subprocess.Popen] = []
+        self.first_bad: int | None = None
         self.signals: list[int] = []
 
     def hear(self, number: int, frame) -> None:
@@ -92,26 +93,29 @@ class Supervisor:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+        if self.first_bad is not None:
+            return self.first_bad if self.first_bad > 0 else 128 - self.first_bad
         codes = [process.returncode for process in self.running]
-        bad = [code for code in codes if code not in (DONE, STOPPED_EARLY)]
-        # A process's own verdict says more than the signal that ended it in consequence.
-        told = [code for code in bad if code > 0]
-        if bad:
-            return told[0] if told else 128 - bad[0]
         return STOPPED_EARLY if STOPPED_EARLY in codes else DONE
 
     def wait(self) -> None:
         """Wait until all have ended, or a while after one has ended badly."""
-        end = None
-        while any(process.poll() is None for process in self.running):
-            bad = [p for p in self.running if p.poll() not in (None, DONE, STOPPED_EARLY)]
-            if bad and end is None:
+        end = self.first_bad = None
+        running = True
+        while running:
+            codes = [process.poll() for process in self.running]
+            running = None in codes
+            bad = [code for code in codes if code not in (None, DONE, STOPPED_EARLY)]
+            if bad and self.first_bad is None:
+                # The first is the cause. Of several, least likely those that jax aborts for it.
+                self.first_bad = min(bad, key=lambda code: (code == -signal.SIGABRT, code))
                 end = time.monotonic() + GRACE_S
             if self.signals.count(signal.SIGINT) > 1 and end is None:
                 end = time.monotonic() + 1.0
             if end is not None and time.monotonic() > end:
                 return
-            time.sleep(LOOK_S)
+            if running:
+                time.sleep(LOOK_S)
 
     def newest_step(self) -> int:
         """The newest step that the run's folder holds a sealed checkpoint of; -1 for none."""

@@ -61,7 +61,7 @@ def attempt(tmp_path, codes, flags=()):
         ("0", 0, 1),
         ("1", 1, 1),  # a wrong config stays wrong
         ("75,76,0", 0, 3),
-        ("-9,0", 0, 2),
+        ("-9,70,0", 0, 3),
         ("76", 76, 3),  # two restarts in vain
         ("76,76s,76,76,0", 0, 5),  # what was saved counts
         ("1s,0", 0, 2),

@@ -101,6 +101,8 @@ def initialize(
     elif not _initialize_from_environment(common):
         # The only process cannot miss itself: a laptop may sleep for a day.
         common |= {"heartbeat_timeout_seconds": 10**6, "cluster_detection_method": "deactivate"}
+        # Its devices need no sockets between them, and sum in the same order as without this call.
+        jax.config.update("jax_cpu_collectives_implementation", None)
         address = f"127.0.0.1:{free_port()}"
         jax.distributed.initialize(address, 1, 0, coordinator_bind_address=address, **common)
     stopping.connect()

@@ -40,7 +40,7 @@ LAST_WORDS_S = 2.0  # ours
 _exchanges = itertools.count()
 
 
-class StragglerError(ValueError):
+class StragglerError(RuntimeError):
     """Processes that did not arrive in time, by number."""
 
 
@@ -48,7 +48,7 @@ class DisagreementError(ValueError):
     """What the processes of a run do not have in common."""
 
 
-class OtherProcessError(ValueError):
+class OtherProcessError(RuntimeError):
     """Another process failed; the message has its reason, ``code`` is its exit code."""
 
     def __init__(self, message: str, code: int):
@@ -169,13 +169,13 @@ def leave(code: int) -> None:
 
 def _end_at_once(kind, error, trace) -> None:
     traceback.print_exception(kind, error, trace)
+    code = CRASHED
     try:
         require_nobody_failed()  # what a collective says of it does not name the cause
     except OtherProcessError as cause:
         logging.error("%s", cause)
-    except Exception:  # of a coordinator that has gone
-        logging.error("the coordinator, process 0, cannot be asked for a cause")
-    fail(error, CRASHED)
+        code = cause.code
+    fail(error, code)
 
 
 def client():
@@ -197,10 +197,14 @@ def post(topic: str, text: str) -> None:
 
 
 def posted(topic: str) -> dict[int, str]:
-    """Return process -> its newest text on a topic."""
+    """Return process -> its newest text on a topic; nothing where the coordinator has gone."""
     if client() is None:
         return {}
-    found = client().key_value_dir_get(f"hypnos_jax/{topic}/")
+    try:
+        found = client().key_value_dir_get(f"hypnos_jax/{topic}/")
+    except jax.errors.JaxRuntimeError as error:
+        logging.warning("cannot read what is posted as %s: %s", topic, str(error)[:200])
+        return {}
     return {int(key.rsplit("/", 1)[1]): text for key, text in found}
 
 

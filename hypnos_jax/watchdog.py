@@ -94,6 +94,7 @@ class Watchdog:
                 # After a second look, to let this process come upon the same error by itself.
                 if others_failed or error.code == STUCK:
                     logging.error("ending: %s", error)
+                    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                     distributed.leave(error.code)
                 others_failed = True
             if age_s > self.may_take_s[phase]:

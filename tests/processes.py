@@ -83,9 +83,8 @@ class Group:
             Failed: one ended badly, or not in time.
         """
         end = time.monotonic() + seconds
-        while any(process.poll() is None for process in self.all):
-            ended = [process.returncode for process in self.all if process.returncode is not None]
-            if any(code not in codes for code in ended) or time.monotonic() > end:
+        while None in (found := [process.poll() for process in self.all]):
+            if not set(found) <= {None, *codes} or time.monotonic() > end:
                 time.sleep(0.5)  # for the words of those that are ending
                 self.kill()
                 break

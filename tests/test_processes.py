@@ -58,7 +58,7 @@ def test_a_process_that_raises_fails_the_test_in_seconds(tmp_path):
     then = time.monotonic()
     with pytest.raises(Failed, match="AssertionError: amiss"):
         run(body, 2, tmp_path)
-    assert time.monotonic() - then < 60  # without the hook: until the deadline of 120 s
+    assert time.monotonic() - then < 20  # without the hook: a minute and more
 
 
 def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path):

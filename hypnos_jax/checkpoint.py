@@ -1,28 +1,37 @@
-"""Checkpoints that can be trusted: Orbax writes them, a checksum manifest written last seals them.
+"""Checkpoints that can be trusted: Orbax writes them, a manifest written last seals them.
 
 ``workdir/checkpoints/<step>/`` holds the checkpointables ``params``, ``opt_state``,
 ``collections``, ``ema`` (if kept) and ``meta`` (the resolved config, the position in the data and
-in ``metrics.jsonl``), and ``sha256.json``: size and SHA-256 of every other file. Orbax loads a file
-with a flipped bit without a word, hence the manifest; a step without one was cut off while saving.
+in ``metrics.jsonl``), and ``sha256.json``: the step, the metrics it is judged by, size and SHA-256
+of every other file, and a SHA-256 of all that. Orbax loads a file with a flipped bit without a
+word, hence the manifest. A step without one was cut off while saving, or is being removed.
+
+Older steps are removed after the new one is sealed, so that at every moment a good one is there.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from hypnos_jax import distributed
 from hypnos_jax.state import TrainState
 
 MANIFEST = "sha256.json"
+CHOOSE_S = 1800.0  # ours: the newest checkpoint is read in full, and where it is damaged more
 
 
 def quiet() -> None:
@@ -35,127 +44,266 @@ def quiet() -> None:
 
 
 class CheckpointError(ValueError):
-    """There is no checkpoint that can be loaded, or the one asked for is damaged."""
+    """No checkpoint can be loaded, the one asked for is damaged, or a save failed."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: saves without blocking, keeps the newest, resumes.
+    """The checkpoints of one run: saves without blocking, keeps some, resumes.
+
+    With several processes the first one's clock and its view of the disk decide for all.
 
     Args:
-        workdir: the run's folder.
+        workdir: the run's folder, which all processes see.
         every: steps between saves.
+        every_s: seconds after which to save, whatever the step; 0 for never.
         keep: how many of the newest stay.
         keep_every: also keep every step divisible by this; 0 for none.
+        keep_best: also keep so many of the best by ``best_metric``, among the steps that were
+            evaluated where they were saved.
+        best_metric: a metric of an evaluation, ``eval/<name>/<metric>``.
+        best: ``"lowest"`` or ``"highest"``.
+
+    Raises:
+        ValueError: a policy that keeps nothing or has no metric to judge by.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, *, every: int = 1000, keep: int = 3, keep_every: int = 0
+        self,
+        workdir: str | os.PathLike,
+        *,
+        every: int = 1000,
+        every_s: float = 0.0,
+        keep: int = 3,
+        keep_every: int = 0,
+        keep_best: int = 0,
+        best_metric: str = "",
+        best: str = "lowest",
     ):
-        self.every = every
-        policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_every)] if keep_every else [])
+        if every < 1 or keep < 1:
+            raise ValueError(f"config.checkpoints.every={every}, keep={keep}: both are at least 1")
+        if best not in ("lowest", "highest"):
+            raise ValueError(f"config.checkpoints.best={best!r}; it is 'lowest' or 'highest'")
+        if keep_best and not best_metric.startswith("eval/"):
+            raise ValueError(
+                f"config.checkpoints.keep_best={keep_best} needs a best_metric such as"
+                f" 'eval/val/loss', not {best_metric!r}"
+            )
         self.root = pathlib.Path(workdir).resolve() / "checkpoints"
+        self.every, self.keep, self.keep_every = every, keep, keep_every
+        self.keep_best, self.best_metric, self.best = keep_best, best_metric, best
+        self._alarm = Alarm(every_s)
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal checkpoint")
         self._sealing: concurrent.futures.Future | None = None
-        if jax.process_index() == 0:
-            _set_bad_steps_aside(self.root)
-        self._checkpointer = ocp.training.Checkpointer(
-            self.root,
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            cleanup_tmp_directories=True,
-        )
+        self._lock = None
 
     def due(self, step: int) -> bool:
-        """Whether to save after this many updates."""
-        return step > 0 and step % self.every == 0
+        """Whether to save after this many updates; call it once at each step, on every process.
 
-    def save(self, step: int, state: TrainState, meta: dict) -> None:
+        Raises:
+            CheckpointError: the last save failed.
+        """
+        if self._sealing is not None and self._sealing.done():
+            self.wait()
+        return (self._alarm.due(step) or step % self.every == 0) and step > 0
+
+    def save(
+        self, step: int, state: TrainState, meta: dict, metrics: dict[str, float] | None = None
+    ) -> None:
         """Start saving; returns once the device arrays may be overwritten.
 
         Args:
             step: updates made so far; the folder's name.
-            state: the train state.
+            state: the train state; one that is not finite is refused, and never sealed.
             meta: JSON values.
+            metrics: what evaluation found at this step, for ``best_metric``.
+
+        Raises:
+            CheckpointError: the save before failed.
         """
         self.wait()
+        self._alarm.restart()
         parts = {"params": state.params, "opt_state": state.opt_state}
         if state.collections:
             parts["collections"] = state.collections
         if state.ema is not None:
             parts["ema"] = state.ema
+        names, finite = _finite(parts)
         parts["meta"] = {"json": json.dumps(meta)}
-        response = self._checkpointer.save_checkpointables_async(
-            step, parts, force=True, overwrite=True
-        )
+        folder = self.root / str(step)
+        response = ocp.save_checkpointables_async(folder, parts, overwrite=True)
 
         def seal():
-            response.result()
-            if jax.process_index() == 0:
-                _seal(self.root / str(step))
+            try:
+                response.result()
+                wrong = [name for name, good in zip(names, jax.device_get(finite)) if not good]
+                if wrong:
+                    raise CheckpointError(f"{', '.join(wrong[:5])} of the state are not finite")
+                if jax.process_index() == 0:
+                    _seal(folder, step, metrics or {})
+                    self._prune()
+            except Exception as error:
+                if jax.process_index() == 0:  # a disk that is full has better uses
+                    for path in self.root.glob(f"{step}*"):
+                        if path.name.split(".")[0] == folder.name:
+                            shutil.rmtree(path, ignore_errors=True)
+                raise CheckpointError(
+                    f"checkpoint {folder} was not saved: {_causes(error)}. Earlier ones are as they"
+                    " were; the same command resumes from the newest"
+                ) from error
 
         self._sealing = self._sealer.submit(seal)
 
     def wait(self) -> None:
-        """Wait until the last save is complete and sealed; raises what kept it from that."""
+        """Wait until the last save is complete and sealed.
+
+        Raises:
+            CheckpointError: it failed; names the folder and the reason.
+        """
         sealing, self._sealing = self._sealing, None
         if sealing is not None:
             sealing.result()
 
     def close(self) -> None:
-        """Finish the last save."""
+        """Finish the last save, and let others train in the folder."""
         try:
             self.wait()
         finally:
             self._sealer.shutdown()
-            self._checkpointer.close()
+            if self._lock is not None:
+                self._lock.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
-        """Return the newest good state and its meta, or None where there is none.
+        """Return the newest good state and its meta, or None where nothing was ever saved.
 
         Args:
             abstract: shapes with their shardings, from ``state.create``; the mesh and the number
                 of processes may differ from those that saved.
+
+        Raises:
+            CheckpointError: all checkpoints are damaged, another run is at work in the folder, or
+                the processes do not see the same files.
         """
-        steps = good_steps(self.root.parent)
-        if not steps:
+        chosen, seal = distributed.once(
+            "the checkpoint to resume from", self._choose, timeout_s=CHOOSE_S
+        )
+        if chosen is None:
             return None
-        folder = self.root / str(steps[-1])
+        folder = self.root / str(chosen)
+        _require_seen_by_all(folder, seal)
         wanted = {"params": abstract.params, "opt_state": abstract.opt_state}
         if abstract.collections:
             wanted["collections"] = abstract.collections
         if abstract.ema is not None:
             wanted["ema"] = abstract.ema
-        loaded = _load(folder, wanted)
-        step = jax.make_array_from_callback(
-            (), abstract.step.sharding, lambda _: np.int32(steps[-1])
-        )
+        loaded, meta = _load(folder, wanted), _load_meta(folder)
+
+        def scalar(like, value: int):
+            return jax.make_array_from_callback((), like.sharding, lambda _: np.int32(value))
+
         state = TrainState(
-            step=step,
+            step=scalar(abstract.step, chosen),
+            not_finite=scalar(abstract.not_finite, meta.get("not_finite", 0)),
             params=loaded["params"],
             opt_state=loaded["opt_state"],
             collections=loaded.get("collections", {}),
             ema=loaded.get("ema"),
         )
-        return state, _load_meta(folder)
+        return state, meta
+
+    def _choose(self) -> tuple[int | None, str | None]:
+        """Return the newest good step and its seal, after making it the newest: a resumed run will
+        save the later ones again."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.root / "lock", "w")  # noqa: SIM115, held until close
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{self.root.parent}: another run is at work there") from None
+        good, sealed = good_steps(self.root.parent), _sealed_steps(self.root)
+        if sealed and not good:
+            raise CheckpointError(
+                f"{self.root}: every checkpoint is damaged (the newest: {damage(sealed[-1])});"
+                " nothing was changed. Bring back a copy, or begin again in another --workdir"
+            )
+        for folder in sealed[len(good) :]:
+            aside = self.root.parent / "damaged_checkpoints" / folder.name
+            logging.error("checkpoint %s is kept as %s", folder, aside)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        for path in self.root.iterdir():
+            if path.is_dir() and not (path / MANIFEST).exists():  # cut off
+                shutil.rmtree(path)
+        return (good[-1], _seal_of(self.root / str(good[-1]))) if good else (None, None)
+
+    def _prune(self) -> None:
+        folders = {int(folder.name): folder for folder in _sealed_steps(self.root)}
+        kept = set(sorted(folders)[-self.keep :])
+        if self.keep_every:
+            kept |= {step for step in folders if step % self.keep_every == 0}
+        if self.keep_best:
+            sign = 1 if self.best == "lowest" else -1
+            found = {step: _metrics_of(path) for step, path in folders.items()}
+            scores = {
+                step: sign * metrics[self.best_metric]
+                for step, metrics in found.items()
+                if math.isfinite(metrics.get(self.best_metric, math.nan))
+            }
+            kept |= set(sorted(scores, key=scores.get)[: self.keep_best])
+        for step in folders.keys() - kept:
+            (folders[step] / MANIFEST).unlink()  # first: what is cut off here is no checkpoint
+            shutil.rmtree(folders[step], ignore_errors=True)  # what stays goes at the next start
+
+
+class Alarm:
+    """Rings some seconds after it was started, at the same step on every process.
+
+    The first process's clock counts. Asking it costs a step of several processes some time, so they
+    ask only when about half of the time is over, then half of the rest, and so on.
+    """
+
+    def __init__(self, seconds: float):
+        """Start it; 0 seconds never ring."""
+        self.seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._start, self._asked, self._ask_at = time.monotonic(), None, 0
+
+    def due(self, step: int) -> bool:
+        """Whether it rings at this step."""
+        if not self.seconds or step < self._ask_at:
+            return False
+        now = time.monotonic()
+        left, wait = self._start + self.seconds - now, 1
+        if self._asked is not None:
+            before, then = self._asked
+            step_s = max(now - then, 1e-6) / (step - before)
+            wait = max(1, int(left / 2 / step_s))
+        rings, wait = distributed.broadcast("the clock of saving", [left <= 0, wait])
+        self._asked, self._ask_at = (step, now), step + wait
+        return rings
 
 
 def good_steps(workdir: str | os.PathLike) -> list[int]:
-    """Return the steps of a run whose files all have their checksum, oldest first.
+    """Return the steps of a run whose files are as they were saved, oldest first.
 
     Only the newest is read in full where it is good, and so on backwards: older steps that are
     listed have a manifest, and are verified when they are the newest left.
     """
     root = pathlib.Path(workdir) / "checkpoints"
-    steps = sorted(int(p.parent.name) for p in root.glob(f"[0-9]*/{MANIFEST}"))
-    while steps:
-        fault = damage(root / str(steps[-1]))
+    folders = _sealed_steps(root)
+    while folders:
+        fault = damage(folders[-1])
         if fault is None:
             break
-        logging.error(
-            "checkpoint %s is damaged: %s; going back a step", root / str(steps[-1]), fault
-        )
-        steps.pop()
-    return steps
+        if not (folders[-1] / MANIFEST).exists():  # a run in progress has just removed it
+            folders = _sealed_steps(root)
+            continue
+        logging.error("checkpoint %s is damaged: %s; going back a step", folders[-1], fault)
+        folders.pop()
+    return [int(folder.name) for folder in folders]
 
 
 def damage(folder: pathlib.Path) -> str | None:
@@ -163,17 +311,22 @@ def damage(folder: pathlib.Path) -> str | None:
     if not (folder / MANIFEST).is_file():
         return f"{MANIFEST} is missing: saving was cut off"
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except ValueError as error:
-        return f"{MANIFEST} is not JSON: {error}"
-    for name, (size, digest) in manifest.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
-        if _sha256(path) != digest:
-            return f"{name} does not have its checksum"
+        manifest = _read_manifest(folder)
+        if str(manifest["step"]) != folder.name:
+            return f"{MANIFEST} is that of step {manifest['step']}"
+        found = {str(path.relative_to(folder)) for path in _files(folder)}
+        for name in sorted(found ^ manifest["files"].keys()):
+            return f"{name} " + ("is not in the manifest" if name in found else "is missing")
+        for name, (size, digest) in manifest["files"].items():
+            path = folder / name
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            if _sha256(path) != digest:
+                return f"{name} does not have its checksum"
+    except OSError as error:
+        return f"it cannot be read: {error}"
+    except CheckpointError as error:
+        return str(error)
     return None
 
 
@@ -181,6 +334,8 @@ def restore_variables(
     workdir: str | os.PathLike, step: int | None = None
 ) -> tuple[dict, int, dict]:
     """Load what evaluation and export need: the config and the variables, not the optimizer.
+
+    The run may be in progress.
 
     Args:
         workdir: a run's folder.
@@ -194,23 +349,35 @@ def restore_variables(
         CheckpointError: no good checkpoint, or the one asked for is missing or damaged.
     """
     root = pathlib.Path(workdir).resolve() / "checkpoints"
-    if step is None:
-        steps = good_steps(workdir)
-        if not steps:
-            raise CheckpointError(
-                f"{workdir} holds no complete checkpoint (checkpoints/<step>/{MANIFEST}); is it"
-                " the workdir of a training run that saved?"
-            )
-        step = steps[-1]
-    else:
+    if step is not None:
         fault = damage(root / str(step))
         if fault:
             raise CheckpointError(f"checkpoint {root / str(step)} cannot be trusted: {fault}")
-    folder = root / str(step)
-    has = {path.name for path in folder.iterdir()}
+        return _load_variables(root / str(step))
+    while True:
+        steps = good_steps(workdir)
+        if not steps:
+            raise CheckpointError(
+                f"{workdir} holds no good checkpoint (checkpoints/<step>/{MANIFEST}); is it the"
+                " workdir of a training run that saved?"
+            )
+        folder = root / str(steps[-1])
+        try:
+            return _load_variables(folder)
+        except CheckpointError:
+            if (folder / MANIFEST).exists():
+                raise
+            # A run in progress removed it meanwhile, so there is a newer one.
+
+
+def _load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
+    try:
+        has = {path.name for path in folder.iterdir()}
+        shapes = ocp.checkpointables_metadata(folder).metadata
+    except Exception as error:
+        raise CheckpointError(f"{folder} cannot be read: {_causes(error)}") from error
     params = "ema" if "ema" in has else "params"
     names = [params] + (["collections"] if "collections" in has else [])
-    shapes = ocp.checkpointables_metadata(folder).metadata
     # numpy in the wanted tree: the file's own sharding would name devices that are not here
     wanted = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes[name])
@@ -220,19 +387,15 @@ def restore_variables(
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted)
     loaded = jax.device_get(_load(folder, wanted))
     variables = {"params": loaded[params], **loaded.get("collections", {})}
-    return _load_meta(folder)["config"], step, variables
+    return _load_meta(folder)["config"], int(folder.name), variables
 
 
 def _load(folder: pathlib.Path, wanted: dict) -> dict:
     try:
         return ocp.load_checkpointables(folder, wanted)
     except Exception as error:
-        causes, cause = [], error
-        while cause is not None:
-            causes.append(f"{type(cause).__name__}: {str(cause)[:500]}")
-            cause = cause.__cause__
         raise CheckpointError(
-            f"{folder} is complete but does not fit this program or config: " + " <- ".join(causes)
+            f"{folder} is complete but does not fit this program or config: {_causes(error)}"
         ) from error
 
 
@@ -240,35 +403,100 @@ def _load_meta(folder: pathlib.Path) -> dict:
     return json.loads(_load(folder, {"meta": None})["meta"]["json"])
 
 
-def _seal(folder: pathlib.Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    manifest = {
-        str(path.relative_to(folder)): [path.stat().st_size, _sha256(path)] for path in files
-    }
-    partial = folder / (MANIFEST + ".tmp")
+def _causes(error: BaseException) -> str:
+    causes = []
+    while error is not None:
+        causes.append(f"{type(error).__name__}: {str(error)[:500]}")
+        error = error.__cause__
+    return " <- ".join(causes)
+
+
+def _finite(parts: dict) -> tuple[list[str], jax.Array]:
+    """Names of the arrays that hold fractions, and whether each is finite, still on the device."""
+    leaves = jax.tree_util.tree_leaves_with_path(parts)
+    leaves = [(path, x) for path, x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    return names, _all_finite([x for _, x in leaves])
+
+
+@jax.jit
+def _all_finite(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(x).all() for x in arrays])
+
+
+def _seal(folder: pathlib.Path, step: int, metrics: dict[str, float]) -> None:
+    files = {}
+    for path in _files(folder):
+        files[str(path.relative_to(folder))] = [path.stat().st_size, _sha256(path, sync=True)]
+    content = {"step": step, "metrics": metrics, "files": files}
+    partial = folder.with_suffix(".seal")  # beside: nothing but what it lists is in the folder
     with open(partial, "w") as file:
-        json.dump(manifest, file, indent=1)
+        json.dump({**content, "sha256": _digest(content)}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(folder / MANIFEST)
 
 
-def _sha256(path: pathlib.Path) -> str:
+def _read_manifest(folder: pathlib.Path) -> dict:
+    """Return a manifest that is as it was written.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text())
+        digest = content.pop("sha256")
+        whole = _digest(content) == digest
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{MANIFEST} is damaged: {error!r}") from error
+    if not whole:
+        raise CheckpointError(f"{MANIFEST} does not have its own checksum")
+    return content
+
+
+def _metrics_of(folder: pathlib.Path) -> dict[str, float]:
+    try:
+        return _read_manifest(folder)["metrics"]
+    except (CheckpointError, OSError):
+        return {}
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _seal_of(folder: pathlib.Path) -> str:
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def _sealed_steps(root: pathlib.Path) -> list[pathlib.Path]:
+    """The folders that are named like a step and have a manifest, oldest first."""
+    found = (path.parent for path in root.glob(f"[0-9]*/{MANIFEST}"))
+    found = [path for path in found if path.name.isdecimal() and str(int(path.name)) == path.name]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(p for p in folder.rglob("*") if not p.is_dir() and p != folder / MANIFEST)
+
+
+def _sha256(path: pathlib.Path, sync: bool = False) -> str:
     with open(path, "rb") as file:
+        if sync:
+            os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _set_bad_steps_aside(root: pathlib.Path) -> None:
-    """Make the newest good step the newest: a resumed run will save the later ones again."""
-    good = good_steps(root.parent)
-    newest = good[-1] if good else -1
-    for path in sorted(root.glob("[0-9]*")):
-        if not path.name.isdigit() or int(path.name) <= newest:
-            continue
-        if (path / MANIFEST).exists():
-            aside = root.parent / "damaged_checkpoints"
-            aside.mkdir(exist_ok=True)
-            shutil.rmtree(aside / path.name, ignore_errors=True)
-            path.rename(aside / path.name)
-        else:
-            shutil.rmtree(path)
+def _require_seen_by_all(folder: pathlib.Path, seal: str) -> None:
+    """Make sure that every process sees the manifest that the first one chose."""
+    try:
+        same = _seal_of(folder) == seal
+    except OSError:
+        same = False
+    everyone = distributed.gather("whether the checkpoint is seen", same)
+    if not all(everyone):
+        missing = [process for process, same in enumerate(everyone) if not same]
+        raise CheckpointError(
+            f"{distributed.processes_named(missing)} cannot see {folder}, which process 0 chose to"
+            " resume from; --workdir must be one folder that all processes share"
+        )

@@ -39,8 +39,18 @@ SECTIONS = (
     "watchdog",
     "evals",
 )
-# What may change between one start of a run and the next: how long, how often, where.
-MAY_CHANGE = ("data.path", "train.steps", "mesh.", "checkpoints.", "logs.", "watchdog.", "evals.")
+# What may change between one start of a run and the next: how long, how often, where, how patient.
+MAY_CHANGE = (
+    "data.path",
+    "data.max_damaged",
+    "train.steps",
+    "train.skip_not_finite",
+    "mesh.",
+    "checkpoints.",
+    "logs.",
+    "watchdog.",
+    "evals.",
+)
 
 
 class ConfigError(ValueError):

@@ -1,8 +1,10 @@
 """Metrics on disk: ``metrics.jsonl``, one JSON object a line, and TensorBoard beside it.
 
 A train step's line: ``{"step": 12, "loss": ..., <the objective's metrics>, "learning_rate",
-"grad_norm", "step_s", "channel_seconds_per_s", "mfu"}``; ``step`` counts updates from 1, and the
-loss is that of the parameters before this update. An evaluation's line:
+"grad_norm", "step_s", "channel_seconds_per_s", "mfu"}``, after a save also ``save_s``, and for a
+batch that was not trained on because its loss or gradient is not finite, ``skipped``: how many it
+makes in a row. ``step`` counts batches from 1, and the loss is that of the parameters before this
+update. An evaluation's line:
 ``{"step": 12, "eval/<name>/<metric>": ...}``, of the parameters after update 12. Each train step
 has exactly one line, however often the run was stopped: a resumed run first cuts the file back to
 what it held when its checkpoint was saved.
@@ -11,6 +13,7 @@ what it held when its checkpoint was saved.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +21,7 @@ import time
 
 import jax
 import numpy as np
+from absl import logging
 
 
 class Writer:
@@ -39,6 +43,14 @@ class Writer:
             return
         path = workdir / "metrics.jsonl"
         path.touch()
+        if path.stat().st_size < offset:
+            logging.error(
+                "%s has %d bytes, %d when step %d was saved: lines are lost",
+                path,
+                path.stat().st_size,
+                offset,
+                step,
+            )
         os.truncate(path, min(offset, path.stat().st_size))
         self.file = path.open("a")
         if tensorboard:
@@ -49,10 +61,13 @@ class Writer:
         if self.file is None:
             return
         finite = {k: v if abs(v) < float("inf") else None for k, v in values.items()}
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
-        self.file.flush()
-        if self.board is not None:
-            self.board.write(step, values)
+        try:
+            self.file.write(json.dumps({"step": step, **finite}) + "\n")
+            self.file.flush()
+            if self.board is not None:
+                self.board.write(step, values)
+        except OSError as error:  # a full disk; the resumed run cuts the line off and repeats it
+            raise OSError(error.errno, error.strerror, self.file.name) from error
 
     def offset(self) -> int:
         """Bytes of ``metrics.jsonl`` so far, all of them safe on the disk."""
@@ -63,10 +78,11 @@ class Writer:
 
     def close(self) -> None:
         """Flush and close both."""
-        if self.file is not None:
-            self.file.close()
-        if self.board is not None:
-            self.board.close()
+        with contextlib.suppress(OSError):  # a full disk, and writing has raised already
+            if self.file is not None:
+                self.file.close()
+            if self.board is not None:
+                self.board.close()
 
 
 class Board:
@@ -117,7 +133,9 @@ class Clock:
     """Rates of a training run: step time, throughput, share of the devices' matmul rate.
 
     ``mfu`` is the step's matrix products and convolutions (recomputed ones too) per second, over
-    the rate of a large matrix product of the same dtype measured on the same devices.
+    the rate of a large matrix product of the same dtype measured on the same devices. ``save_s``,
+    where something was added to it since the last step, is how long saving held up the loop;
+    ``step_s`` is without it.
     """
 
     def __init__(self, step_flops: float, peak_flops_per_s: float | None, *, steps: int):
@@ -130,6 +148,7 @@ class Clock:
         """
         self.step_flops, self.peak, self.steps = step_flops, peak_flops_per_s, steps
         self.recent = collections.deque(maxlen=50)
+        self.save_s = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -148,6 +167,8 @@ class Clock:
         rates = {"step_s": step_s, "channel_seconds_per_s": channel_seconds / step_s}
         if self.peak:
             rates["mfu"] = self.step_flops / step_s / self.peak
+        if self.save_s:
+            rates["save_s"], self.save_s = self.save_s, 0.0
         return rates
 
     def line(self, step: int, values: dict[str, float]) -> str:

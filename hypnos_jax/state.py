@@ -18,7 +18,9 @@ class TrainState:
     """One pytree with everything a step reads and writes.
 
     Attributes:
-        step: int32 scalar, updates made so far.
+        step: int32 scalar, batches seen so far.
+        not_finite: int32 scalar, how many batches in a row, up to the last, gave a loss or gradient
+            that is not finite, and so no update.
         params: the objective's parameters, float32.
         opt_state: optax's state.
         collections: every other variable collection by name (EMA codebooks), carried unread.
@@ -26,6 +28,7 @@ class TrainState:
     """
 
     step: jax.Array
+    not_finite: jax.Array
     params: dict
     opt_state: optax.OptState
     collections: dict
@@ -119,6 +122,7 @@ def create(
         params = variables.pop("params")
         return TrainState(
             step=jnp.zeros((), jnp.int32),
+            not_finite=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=tx.init(params),
             collections=dict(variables),
@@ -138,7 +142,7 @@ def create(
     )
     collections = {name: placed[name] for name in shapes.collections}
     ema_placed = placed["params"] if ema else None
-    shardings = TrainState(whole, placed["params"], opt, collections, ema_placed)
+    shardings = TrainState(whole, whole, placed["params"], opt, collections, ema_placed)
     abstract = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
     )

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -40,11 +41,12 @@ from hypnos_jax import config as configs
 from hypnos_jax import state as states
 from hypnos_jax.state import TrainState
 
+NOT_FINITE_BATCHES = 10  # ours: the newest of each process, kept for inspection
 STOPPED_EARLY = stopping.STOPPED_EARLY
 
 
 class NonFiniteError(ValueError):
-    """A loss or gradient that is not finite; its batch was saved."""
+    """A loss or gradient that is not finite; its batch and the state before it were saved."""
 
 
 def make_train_step(
@@ -55,6 +57,7 @@ def make_train_step(
     seed: int,
     accumulate: int = 1,
     ema_decay: float = 0.0,
+    skip_not_finite: int = 0,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Return the train step, ``(state, global batch) -> (state, metrics)``, not yet jitted.
 
@@ -63,6 +66,10 @@ def make_train_step(
     rows is computed by the objective's ``weigh`` on the whole batch before it is cut. Mutable
     collections pass from one micro-batch to the next, in order.
 
+    A batch whose loss or gradient is not finite changes nothing but ``state.step``, and after more
+    than ``skip_not_finite`` of them in a row nothing does any more: what the loop then finds, a
+    step late, is the state that met the first of them.
+
     Args:
         objective: the Linen module (contract: ``hypnos_jax/objectives/__init__.py``).
         tx: the optimizer.
@@ -70,6 +77,7 @@ def make_train_step(
         seed: of the random streams.
         accumulate: micro-batches per step.
         ema_decay: of the averaged parameters, for a state that keeps them.
+        skip_not_finite: batches in a row that may be skipped.
     """
     streams = states.streams(objective)
 
@@ -120,7 +128,17 @@ def make_train_step(
         values["loss"] = mean(*pairs["loss"])
         values["grad_norm"] = optax.global_norm(grads)
         values["learning_rate"] = schedule(state.step)
-        return TrainState(state.step + 1, params, opt_state, collections, ema), values
+
+        finite = jnp.isfinite(values["loss"]) & jnp.isfinite(values["grad_norm"])
+        for leaf in jax.tree.leaves(collections):
+            finite &= jnp.isfinite(leaf).all()  # integers are
+        stopped = state.not_finite > skip_not_finite
+        in_a_row = jnp.where(finite & ~stopped, 0, state.not_finite + 1)
+        values["not_finite"] = in_a_row
+        updated = TrainState(state.step + 1, in_a_row, params, opt_state, collections, ema)
+        unchanged = state.replace(step=state.step + 1, not_finite=in_a_row)
+        keep = finite & ~stopped
+        return jax.tree.map(lambda a, b: jnp.where(keep, a, b), updated, unchanged), values
 
     return train_step
 
@@ -148,11 +166,14 @@ class Run:
         steps: updates in the whole run.
         batch_size: rows of the global batch, over all devices and micro-batches.
         accumulate: micro-batches per step.
+        skip_not_finite: batches in a row that may be skipped, the state unchanged, because their
+            loss or gradient is not finite; 0 stops the run at the first.
     """
 
     steps: int
     batch_size: int
     accumulate: int = 1
+    skip_not_finite: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,8 +292,15 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
             while len(waiting) > keep_back:
                 step, values, local = waiting.popleft()
                 values = {name: float(value) for name, value in jax.device_get(values).items()}
-                require_finite(values, step, local, workdir)
+                in_a_row = int(values.pop("not_finite"))
+                if in_a_row:
+                    save_batch(workdir, step, local)
+                if in_a_row > run.skip_not_finite:
+                    stop_not_finite(workdir, step, state, values, {"config": config})
                 values = {name: value for name, value in values.items() if math.isfinite(value)}
+                if in_a_row:
+                    logging.error("step %d is skipped: loss or gradient is not finite", step)
+                    values |= {"loss": math.nan, "grad_norm": math.nan, "skipped": in_a_row}
                 values |= clock.read(batches.channel_seconds(local) * rows / (hi - lo))
                 writer.write(step, values)
                 if step % logs.every == 0 or step == run.steps:
@@ -283,8 +311,8 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         for step in range(start, run.steps + 1):
             watch.enter("step")
             last = step == run.steps
-            stop = stopping.requested()
-            pause = last or stop or keep.due(step) or evaluators.due(step, last=last)
+            stop, due, found = stopping.requested(), keep.due(step), {}
+            pause = last or stop or due or evaluators.due(step, last=last)
             log(0 if pause else 1)
             offset = writer.offset() if pause else 0
             if (step > start or not meta["evaluated"]) and not stop:
@@ -293,20 +321,25 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
                     for values in evaluators.run(state.variables(), step, last=last):
                         writer.write(step, values)
                         logging.info("step %d: %s", step, metrics.words(values))
+                        found |= values
                 except evaluate.Interrupted:
-                    stop = True  # the resumed run evaluates this step, from the beginning
+                    # The resumed run evaluates this step, from the beginning.
+                    stop, found = True, {}
                 else:
                     offset = writer.offset() if pause else 0
             watch.enter("save")
-            if step > start and (last or stop or keep.due(step)):
+            if step > start and (last or stop or due):
+                then = time.perf_counter()
                 saved = {
                     "config": config,
                     "code": configs.code_version(),
                     "samples": step * rows,  # drawn so far: the position in the data
                     "offset": offset,
                     "evaluated": not stop,
+                    "not_finite": int(state.not_finite),
                 }
-                keep.save(step, state, saved)
+                keep.save(step, state, saved, found)
+                clock.save_s += time.perf_counter() - then
             if last or stop:
                 break
             if pause:
@@ -387,6 +420,7 @@ def make_plan(config: dict, objective: nn.Module, mesh: jax.sharding.Mesh, batch
         seed=config["seed"],
         accumulate=run.accumulate,
         ema_decay=ema_decay,
+        skip_not_finite=run.skip_not_finite,
     )
     return Plan(mesh, init, make, state, batch, step)
 
@@ -407,16 +441,37 @@ def check_batch_size(objective: nn.Module, run: Run, mesh: jax.sharding.Mesh) ->
         )
 
 
-def require_finite(values: dict, step: int, local: dict, workdir: pathlib.Path) -> None:
-    """Stop at the first loss or gradient that is not finite, with its batch on the disk."""
-    wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
-    if not wrong:
-        return
-    path = workdir / f"not_finite_step_{step}_process_{jax.process_index()}.npz"
-    np.savez_compressed(path, **local)
+def save_batch(workdir: pathlib.Path, step: int, local: dict) -> None:
+    """Save this process's rows of a batch whose loss or gradient is not finite, for inspection."""
+    folder = workdir / "not_finite"
+    folder.mkdir(exist_ok=True)
+    process = jax.process_index()
+    np.savez_compressed(folder / f"batch_of_step_{step}_process_{process}.npz", **local)
+    files = sorted(folder.glob(f"*_process_{process}.npz"), key=lambda path: path.stat().st_mtime)
+    for path in files[:-NOT_FINITE_BATCHES]:
+        path.unlink()
+
+
+def stop_not_finite(
+    workdir: pathlib.Path, step: int, state: TrainState, values: dict, meta: dict
+) -> None:
+    """Save the state that met a batch of which loss or gradient is not finite, and raise.
+
+    Args:
+        workdir: the run's; the state goes to its ``not_finite``, which is laid out like a workdir.
+        step: of the batch, counted from 1.
+        state: as before the step (see ``make_train_step``).
+        values: the step's metrics.
+        meta: as for ``Checkpoints.save``.
+    """
+    folder = workdir / "not_finite"
+    with contextlib.closing(checkpoint.Checkpoints(folder)) as keep:
+        keep.save(step - 1, state, meta)
     raise NonFiniteError(
-        f"step {step}: {', '.join(f'{name}={values[name]}' for name in wrong)}; the batch is in"
-        f" {path}, the newest checkpoint is from before this step"
+        f"step {step}: loss={values['loss']}, grad_norm={values['grad_norm']}, or statistics that"
+        f" are not finite. The batch is in {folder}, and in its checkpoints/{step - 1} the state"
+        " that met it; the run's own checkpoints are from before. To pass over such batches, allow"
+        " some in a row: --config.train.skip_not_finite=3"
     )
 
 

@@ -1,7 +1,9 @@
 """Only what is whole is trusted: seals, walking back, errors that name the file."""
 
-import pathlib
+import contextlib
 import shutil
+import time
+import types
 
 import flax.linen as nn
 import jax
@@ -46,7 +48,7 @@ def copy(saved, tmp_path):
 
 
 def largest(folder):
-    files = filter(pathlib.Path.is_file, folder.rglob("*"))
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != checkpoint.MANIFEST]
     return max(files, key=lambda path: path.stat().st_size)
 
 
@@ -76,6 +78,63 @@ def test_variables_alone_are_numpy_and_the_average(saved):
     assert checkpoint.restore_variables(saved, 4)[0] == {"n": 4}
 
 
+def test_the_best_stay_too(plan, tmp_path):
+    policy = {"keep": 1, "keep_best": 1, "best_metric": "eval/v/kappa", "best": "highest"}
+    keep = checkpoint.Checkpoints(tmp_path, **policy)
+    made = plan[0]()
+    for step, kappa in enumerate([0.3, 0.5, None, 0.4, float("nan")], 1):
+        keep.save(step, made, {}, {} if kappa is None else {"eval/v/kappa": kappa})
+    keep.close()
+    assert checkpoint.good_steps(tmp_path) == [2, 5]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
+
+
+def test_a_state_that_is_not_finite_is_not_saved(plan, tmp_path):
+    keep = checkpoint.Checkpoints(tmp_path)
+    made = plan[0]()
+    keep.save(1, made, {"config": {}})
+    keep.save(2, made.replace(ema=jax.tree.map(lambda x: x.at[3].set(jnp.inf), made.ema)), {})
+    with pytest.raises(checkpoint.CheckpointError, match="2 was not saved: .*ema/w .*not finite"):
+        keep.close()
+    assert checkpoint.good_steps(tmp_path) == [1]
+
+
+def test_one_run_at_a_time(plan, copy):
+    with contextlib.closing(checkpoint.Checkpoints(copy)) as keep:
+        keep.restore(plan[1])
+        with pytest.raises(checkpoint.CheckpointError, match="another run is at work"):
+            checkpoint.Checkpoints(copy).restore(plan[1])
+        assert checkpoint.restore_variables(copy)[1] == 10
+    checkpoint.Checkpoints(copy).restore(plan[1])
+
+
+def test_saving_by_the_clock(monkeypatch, tmp_path):
+    now = [100.0]
+    monkeypatch.setattr(checkpoint, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    keep = checkpoint.Checkpoints(tmp_path, every=1000, every_s=60)
+    due = []
+    for step in range(1, 300):
+        now[0] += 5 if step < 50 else 1  # seconds of a step
+        if keep.due(step):
+            due.append((step, now[0]))
+            keep._alarm.restart()
+    gaps = [b[1] - a[1] for a, b in zip([(0, 100.0), *due], due)]
+    assert len(due) > 4
+    assert all(60 <= gap <= 66 for gap in gaps), gaps
+
+
+def test_a_reader_whose_checkpoint_is_removed_meanwhile_takes_another(copy, monkeypatch):
+    load = checkpoint._load
+
+    def late(folder, wanted):
+        if folder.name == "10":
+            shutil.rmtree(folder)  # by the run that is in progress
+        return load(folder, wanted)
+
+    monkeypatch.setattr(checkpoint, "_load", late)
+    assert checkpoint.restore_variables(copy)[1] == 8
+
+
 def flip_a_bit(folder):
     data = largest(folder)
     content = bytearray(data.read_bytes())
@@ -96,12 +155,42 @@ def spoil_the_seal(folder):
     (folder / checkpoint.MANIFEST).write_text("{")
 
 
+def change_the_seal(folder):
+    text = (folder / checkpoint.MANIFEST).read_text()
+    (folder / checkpoint.MANIFEST).write_text(text.replace('"step": 10', '"step": 11'))
+
+
+def add_a_file(folder):
+    (folder / "params" / "d" / "more").write_text("")
+
+
+def take_another_step(folder):
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("8"), folder)
+
+
+def take_the_parameters_of_another_step(folder):
+    shutil.rmtree(folder / "params")
+    shutil.copytree(folder.with_name("8") / "params", folder / "params")
+
+
 def leave_unsealed(folder):
     (folder / checkpoint.MANIFEST).unlink()
 
 
 @pytest.mark.parametrize(
-    "harm", [flip_a_bit, shorten, remove_a_file, spoil_the_seal, leave_unsealed]
+    "harm",
+    [
+        flip_a_bit,
+        shorten,
+        remove_a_file,
+        add_a_file,
+        spoil_the_seal,
+        change_the_seal,
+        take_another_step,
+        take_the_parameters_of_another_step,
+        leave_unsealed,
+    ],
 )
 def test_a_damaged_step_is_passed_over(plan, copy, harm):
     harm(copy / "checkpoints" / "10")
@@ -109,6 +198,7 @@ def test_a_damaged_step_is_passed_over(plan, copy, harm):
     assert checkpoint.restore_variables(copy)[1] == 8
     with pytest.raises(checkpoint.CheckpointError, match="10 cannot be trusted"):
         checkpoint.restore_variables(copy, 10)
+    shutil.copytree(copy / "checkpoints" / "8", copy / "checkpoints" / "80 (copy)")  # no step
     keep = checkpoint.Checkpoints(copy, keep=2)
     found, _ = keep.restore(plan[1])
     assert int(found.step) == 8
@@ -125,6 +215,16 @@ def test_no_good_step_is_an_error_that_names_the_folder(copy, tmp_path):
             checkpoint.restore_variables(workdir)
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again(plan, copy):
+    for folder in (copy / "checkpoints").glob("[0-9]*"):
+        flip_a_bit(folder)
+    before = set(copy.rglob("*")) - {copy / "checkpoints" / "lock"}
+    for _ in range(2):
+        with pytest.raises(checkpoint.CheckpointError, match="every checkpoint is damaged"):
+            checkpoint.Checkpoints(copy).restore(plan[1])
+    assert set(copy.rglob("*")) - {copy / "checkpoints" / "lock"} == before
+
+
 def test_a_state_of_another_shape_is_refused(plan, copy):
     _, abstract, _ = plan
     other = abstract.replace(params={"v": abstract.params["w"]})
@@ -135,11 +235,15 @@ def test_a_state_of_another_shape_is_refused(plan, copy):
 def test_a_save_that_fails_is_not_silent(plan, tmp_path, monkeypatch):
     keep = checkpoint.Checkpoints(tmp_path, every=1)
 
-    def full(folder):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_seal", full)
     keep.save(1, plan[0](), {"config": {}})
-    with pytest.raises(OSError, match="No space left"):
-        keep.close()
-    assert checkpoint.good_steps(tmp_path) == []
+    end = time.monotonic() + 60
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoints/1 was not .*No space left"):
+        while time.monotonic() < end:
+            assert not keep.due(2)  # the next step finds out
+            time.sleep(0.01)
+    keep.close()
+    assert not list((tmp_path / "checkpoints").iterdir())

@@ -19,7 +19,7 @@ from data_pipelines import pipeline
 from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, train
 
 TESTS = pathlib.Path(__file__).parent
-TIMES = {"step_s", "channel_seconds_per_s", "mfu"}
+TIMES = {"step_s", "channel_seconds_per_s", "mfu", "save_s"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -106,7 +106,7 @@ def test_a_config_trains_an_objective(tmp_path):
     steps = [line for line in metrics.read(tmp_path / "metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 13))
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert {"error", "grad_norm", "learning_rate", *TIMES} <= set(steps[0])
+    assert {"error", "grad_norm", "learning_rate", *TIMES} - {"save_s"} <= set(steps[0])
     assert "absent" not in steps[0]  # nothing counted for it: 0 would be a lie
     evals = [line for line in lines(tmp_path) if "eval/validation/loss" in line]
     assert [line["step"] for line in evals] == [5, 10, 12]
@@ -193,15 +193,37 @@ def test_another_mesh_resumes_the_run(whole, cut_off):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_its_batch_and_state(whole, tmp_path):
     with pytest.raises(train.NonFiniteError, match=r"step \d+: loss=inf") as error:
-        run(tmp_path, data__poison=7)
-    (saved,) = tmp_path.glob("not_finite_step_*.npz")
-    assert saved.name in str(error.value)
+        run(tmp_path, data__poison=7, checkpoints__every=1)
+    (saved,) = (tmp_path / "not_finite").glob("batch_of_step_*_process_0.npz")
     with np.load(saved) as batch:
         assert np.abs(batch["y"]).max() > 1e30
     step = int(saved.name.split("_")[3])
-    assert all(good < step for good in checkpoint.good_steps(tmp_path))
+    assert f"checkpoints/{step - 1}" in str(error.value)
+    assert checkpoint.good_steps(tmp_path)[-1] == step - 1
+    # What met the batch is what was saved before it, and the same as where nothing is poisoned.
+    _, _, met = checkpoint.restore_variables(tmp_path / "not_finite", step - 1)
+    jax.tree.map(np.testing.assert_array_equal, met, variables(tmp_path))
+    assert lines(tmp_path) == lines(whole)[: len(lines(tmp_path))]
+    with pytest.raises(train.NonFiniteError):  # the same command, the same end
+        run(tmp_path, data__poison=7, checkpoints__every=1)
+
+
+def test_a_batch_that_is_not_finite_can_be_skipped(tmp_path):
+    options = {"data__poison": 7, "checkpoints__every": 1}
+    with pytest.raises(train.NonFiniteError):
+        run(tmp_path, **options)
+    bad = checkpoint.good_steps(tmp_path)[-1]
+    before = variables(tmp_path)
+    assert run(tmp_path, train__skip_not_finite=1, train__steps=bad + 1, **options) == 0
+    jax.tree.map(np.testing.assert_array_equal, variables(tmp_path), before)
+    last = [line for line in lines(tmp_path) if "skipped" in line]
+    assert last == [{"step": bad + 1, "skipped": 1, "loss": None, "grad_norm": None} | last[0]]
+    assert run(tmp_path, train__skip_not_finite=1, **options) == 0
+    steps = [line["step"] for line in lines(tmp_path) if "loss" in line]
+    assert steps == list(range(1, 13))
+    assert variables(tmp_path)["seen"]["rows"] == 8 * (12 - len(last)) or len(last) == 1
 
 
 def test_accumulation_is_refused_where_rows_are_coupled(tmp_path, monkeypatch):

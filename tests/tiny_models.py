@@ -119,7 +119,8 @@ def write_run(workdir, config, variables, step=3):
     """A run's folder with one checkpoint."""
     params = variables["params"]
     collections = {name: tree for name, tree in variables.items() if name != "params"}
-    whole = state.TrainState(jnp.int32(step), params, (jnp.zeros(()),), collections, None)
+    opt_state = (jnp.zeros(()),)
+    whole = state.TrainState(jnp.int32(step), jnp.int32(0), params, opt_state, collections, None)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config))
     keep = checkpoint.Checkpoints(workdir)

@@ -115,12 +115,21 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
         "clip_norm": 1.0,
         "ema_decay": 0.0,  # 0.9999 for averaged weights
     }
-    config.train = {"steps": steps, "batch_size": batch, "accumulate": 1}
+    config.train = {
+        "steps": steps,
+        "batch_size": batch,
+        "accumulate": 1,
+        "skip_not_finite": 0,  # batches in a row; 0: the first such loss or gradient ends the run
+    }
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.checkpoints = {
         "every": 1000 if accelerator else max(steps // 2, 1),
+        "every_s": 600.0,  # and whenever so long has passed
         "keep": 3,
         "keep_every": 0,  # steps; 0: the newest ones alone
+        "keep_best": 1 if accelerator else 0,
+        "best_metric": "eval/val/loss",
+        "best": "lowest",
     }
     config.logs = {
         "every": 100 if accelerator else 10,

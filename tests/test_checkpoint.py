@@ -233,7 +233,7 @@ def test_a_state_of_another_shape_is_refused(plan, copy):
 
 
 def test_a_save_that_fails_is_not_silent(plan, tmp_path, monkeypatch):
-    keep = checkpoint.Checkpoints(tmp_path, every=1)
+    keep = checkpoint.Checkpoints(tmp_path)
 
     def full(*_):
         raise OSError(28, "No space left on device")

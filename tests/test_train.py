@@ -218,12 +218,14 @@ def test_a_batch_that_is_not_finite_can_be_skipped(tmp_path):
     before = variables(tmp_path)
     assert run(tmp_path, train__skip_not_finite=1, train__steps=bad + 1, **options) == 0
     jax.tree.map(np.testing.assert_array_equal, variables(tmp_path), before)
-    last = [line for line in lines(tmp_path) if "skipped" in line]
-    assert last == [{"step": bad + 1, "skipped": 1, "loss": None, "grad_norm": None} | last[0]]
+    (line,) = [line for line in lines(tmp_path) if "skipped" in line]
+    assert line["step"] == bad + 1
+    assert (line["skipped"], line["loss"], line["grad_norm"]) == (1, None, None)
     assert run(tmp_path, train__skip_not_finite=1, **options) == 0
     steps = [line["step"] for line in lines(tmp_path) if "loss" in line]
     assert steps == list(range(1, 13))
-    assert variables(tmp_path)["seen"]["rows"] == 8 * (12 - len(last)) or len(last) == 1
+    skipped = sum("skipped" in line for line in lines(tmp_path))
+    assert variables(tmp_path)["seen"]["rows"] == 8 * (12 - skipped)
 
 
 def test_accumulation_is_refused_where_rows_are_coupled(tmp_path, monkeypatch):

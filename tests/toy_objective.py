@@ -1,4 +1,7 @@
-"""A small objective with a mutable collection, dropout and normalising ``weigh``, and its data."""
+"""A small objective with a mutable collection, dropout and normalising ``weigh``, and its data.
+
+Its collection is a ledger: how often the parameters were trained on each slot of the data.
+"""
 
 import time
 
@@ -12,9 +15,10 @@ from hypnos_jax.objectives import Loss
 
 
 class ToyRegression(nn.Module):
-    """Linear regression with dropout, a running mean, and a row normaliser."""
+    """Linear regression with dropout, a ledger of what it was trained on, and a row normaliser."""
 
     width: int = 8
+    slots: int = 40
     dropout: float = 0.1
     rng_streams = ("dropout",)
     couples_batch = False
@@ -26,8 +30,10 @@ class ToyRegression(nn.Module):
     def __call__(self, batch, *, train):
         assert batch["count"].ndim == 0
         seen = self.variable("seen", "rows", lambda: jnp.zeros((), jnp.float32))
+        ledger = self.variable("seen", "slots", lambda: jnp.zeros(self.slots, jnp.int32))
         if train and not self.is_initializing():
             seen.value = seen.value + batch["weight"].sum()
+            ledger.value = ledger.value.at[batch["slot"]].add(1)
         init = nn.initializers.lecun_normal()
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(init, ("embed", "mlp")), (4, self.width)
@@ -68,7 +74,8 @@ class ToySource(pipeline.Source):
             if split == "train":
                 y[slots == poison] = np.finfo(np.float32).max
             ones = np.ones(len(slots), np.float32)
-            return {"x": x, "y": y, "valid": np.ones((len(slots), 1), bool), "weight": ones}
+            valid, slots = np.ones((len(slots), 1), bool), slots.astype(np.int32)
+            return {"x": x, "y": y, "valid": valid, "weight": ones, "slot": slots}
 
         about = {"width": 8, "path": store}
         super().__init__(None, [13] * rows, 10, read, about, seed=seed, threads=2)

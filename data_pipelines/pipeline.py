@@ -5,6 +5,9 @@ order that the seed and the epoch's number decide, and within its slot a crop st
 second that the example's number decides. The global batch at a step is examples ``step x B`` to
 ``step x B + B - 1``, whatever the number of hosts and threads: a run resumes from its step alone.
 Slots are counted, never listed: a store of any size takes two numbers a channel of a night.
+
+A record that is damaged costs its own examples, not the run: they stay where they are in the order,
+with weight 0 and no valid second, and an error in the log names the night (``Endurance``).
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
+from absl import logging
 
-from data_pipelines.store import NightStore, sha256
+from data_pipelines.store import DamagedRecordError, NightStore, StoreError, sha256
 
 Batch = dict[str, np.ndarray]
 PREFETCHED_BATCHES = 4
@@ -32,6 +37,37 @@ class PipelineError(ValueError):
 
 class EmptySplitError(PipelineError):
     """No night of the split holds what is asked for, as happens in small cohorts."""
+
+
+class Endurance:
+    """What is done about records of a store that turn out to be damaged.
+
+    Each is an error in the log, once. One is endured, and so is a share of all; more than that is
+    no accident of one recording, and ends the run.
+    """
+
+    def __init__(self, store: NightStore, stretches: int, share: float):
+        """Take how many stretches there are, and which share of them may be damaged."""
+        self.store, self.found, self._lock = store, set(), threading.Lock()
+        self.stretches, self.allowed = stretches, max(1, int(share * stretches)) if share else 0
+
+    def tell(self, error: DamagedRecordError) -> None:
+        """Log a record that is left out.
+
+        Raises:
+            StoreError: there are too many of them.
+        """
+        with self._lock:
+            if str(error) in self.found:
+                return
+            self.found.add(str(error))
+        if len(self.found) > self.allowed:
+            raise StoreError(
+                f"{self.store.path}: {len(self.found)} of {self.stretches} records that are read"
+                f" here are damaged, and config.data.max_damaged allows {self.allowed}. The last:"
+                f" {error}"
+            ) from error
+        logging.error("left out from here on: %s", error)
 
 
 class Source:
@@ -164,6 +200,7 @@ def signal_crops(
     signal_type: str,
     crop_s: int = 30,
     channels: tuple[str, ...] = (),
+    max_damaged: float = 0.01,
     threads: int | None = None,
 ) -> Source:
     """Crops of single channels of one signal type.
@@ -178,6 +215,8 @@ def signal_crops(
         signal_type: ``"eeg"``, ``"eog"``, ``"emg"``, ``"ecg"`` or ``"resp"``.
         crop_s: seconds of a crop.
         channels: only these; all of the type by default.
+        max_damaged: share of the records that may be damaged and left out; one always may, unless
+            this is 0.
         threads: readers.
 
     Raises:
@@ -200,6 +239,7 @@ def signal_crops(
         raise PipelineError(f"{store.path}: {signal_type} channels at several rates, {rates} Hz")
 
     rate = rates.pop()
+    endurance = Endurance(store, len(stretches), max_damaged)
     ids = np.array([_channel_id(name) for _, name in stretches], np.int32)
 
     def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
@@ -207,9 +247,12 @@ def signal_crops(
         scale = np.ones(len(chosen), np.float32)
         valid = np.zeros((len(chosen), crop_s), bool)
         for row, (stretch, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
-            scale[row] = store.fill(
-                *stretches[stretch], start, samples=samples[row], valid=valid[row]
-            )
+            try:
+                scale[row] = store.fill(
+                    *stretches[stretch], start, samples=samples[row], valid=valid[row]
+                )
+            except DamagedRecordError as error:
+                endurance.tell(error)
         return {
             "signal": samples.reshape(len(chosen), -1) * scale[:, None],
             "valid": valid,
@@ -229,6 +272,7 @@ def token_windows(
     seed: int,
     window_s: int = 512,
     modalities: tuple[str, ...] = (),
+    max_damaged: float = 0.01,
     threads: int | None = None,
 ) -> Source:
     """Windows of all modalities of a night as tokens.
@@ -242,6 +286,8 @@ def token_windows(
         seed: of order and crops.
         window_s: seconds of a window.
         modalities: only these, in the store's order; all by default.
+        max_damaged: share of the nights that may be damaged and left out; one always may, unless
+            this is 0.
         threads: readers.
 
     Raises:
@@ -261,6 +307,7 @@ def token_windows(
     if not nights:
         raise EmptySplitError(f"{store.path} has no night in split {split!r}: {_contents(store)}")
 
+    endurance = Endurance(store, len(nights), max_damaged)
     present = np.stack([store.present(night)[keep] for night in nights])
     # A slice takes all without a copy.
     levels_kept, modalities_kept = (columns, keep) if modalities else (slice(None), slice(None))
@@ -270,9 +317,11 @@ def token_windows(
         valid = np.zeros((len(chosen), window_s, len(names)), bool)
         tracks = np.zeros((*valid.shape, 2), np.float32)
         for row, (night, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
-            store.fill(
-                nights[night], None, start, codes=codes[row], valid=valid[row], tracks=tracks[row]
-            )
+            fields = {"codes": codes[row], "valid": valid[row], "tracks": tracks[row]}
+            try:
+                store.fill(nights[night], None, start, **fields)
+            except DamagedRecordError as error:
+                endurance.tell(error)
         valid = valid[:, :, modalities_kept] & present[chosen, None]
         return {
             "codes": codes[:, :, levels_kept],

@@ -9,9 +9,10 @@ A store is a folder::
 
 One record is one channel of a night (signals) or all modalities of one (tokens), uncompressed: what
 is recorded is mostly noise, which zstd makes 7 % smaller and much slower. A crop reads its own
-bytes and no others, at the places that a shard's index (``.npy``) gives. TFDS reads the folder too
-(``tfds.builder_from_directory``), and checks a hash of each record; :meth:`NightStore.verify`
-checks all files at once.
+bytes and no others, at the places that a shard's index (``.npy``) gives. Before the first of them
+the whole record is read once and compared with the hash that is stored beside it, so that damage is
+an error that names the night (``DamagedRecordError``) and never a signal. TFDS reads the folder too
+(``tfds.builder_from_directory``); :meth:`NightStore.verify` checks all files at once.
 
 ArrayRecord files are Riegeli files: blocks of 64 KiB that each begin with a header of 24 bytes,
 wherever the records lie (github.com/google/riegeli, doc/riegeli_records_file_format.md). Places in
@@ -45,6 +46,10 @@ OPEN_FILES = 256  # ours: of the 1024 that a process may have open by default
 
 class StoreError(ValueError):
     """The folder is not a store of nights, or is not what its manifest says."""
+
+
+class DamagedRecordError(StoreError):
+    """A night, or a channel of one, whose bytes are not those that were prepared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +167,9 @@ class NightStore:
                     )
             self._shards[split] = (paths, starts.tolist())
         self._open = functools.lru_cache(OPEN_FILES)(functools.partial(open, mode="rb"))
-        self._index = functools.cache(_load_index)
+        self._records = functools.lru_cache(OPEN_FILES)(_open_records)
+        self._index = functools.cache(self._load_index)
+        self._checked: dict[tuple, str | None] = {}  # record -> what is wrong with it
 
     def __getstate__(self):
         return {"path": self.path}
@@ -241,12 +248,16 @@ class NightStore:
 
         Returns:
             What ``samples``, as stored, are to be multiplied with.
+
+        Raises:
+            DamagedRecordError: the record cannot be read, or is not what was prepared.
         """
         low, high = max(start_s, 0), start_s + len(next(iter(fields.values())))
         high = min(high, night.duration_s)
         shard, row = self._row(night, channel)
         if low >= high or row is None:
             return np.float32(1)
+        self._check(night, channel, shard, row)
         for field, out in fields.items():
             out = out[low - start_s : high - start_s]
             out[...] = self._read(night, shard, row, field, low, high).reshape(out.shape)
@@ -255,6 +266,7 @@ class NightStore:
     def stored(self, night: NightEntry, channel: str | None, field: str):
         """Read a field of a whole night as it is stored, flat; and the scale of its samples."""
         shard, row = self._row(night, channel)
+        self._check(night, channel, shard, row)
         values = self._read(night, shard, row, field, 0, night.duration_s)
         return values, self._index(shard)["scale"][row]
 
@@ -269,6 +281,34 @@ class NightStore:
         if channel is not None:
             row = row + night.channels.index(channel) if channel in night.channels else None
         return paths[shard], row
+
+    def _check(self, night, channel, shard, row):
+        """Raise where a record is damaged; reads it whole the first time that it is asked for."""
+        if (shard, row) not in self._checked:
+            try:
+                self._index(shard)
+                self._records(shard).read([row])  # compares the hash of the record
+                wrong = None
+            except (StoreError, OSError, RuntimeError, IndexError, ValueError) as error:
+                wrong = str(error).partition("; ")[0][:200]
+            self._checked[shard, row] = wrong
+        if self._checked[shard, row] is not None:
+            of = f"channel {channel!r} of " if channel is not None else ""
+            raise DamagedRecordError(
+                f"{self.path}: {of}night {night.recording!r}, record {row} of"
+                f" {shard.relative_to(self.path)}, is damaged: {self._checked[shard, row]}. Bring"
+                " back a copy of the store, or prepare it again"
+            )
+
+    def _load_index(self, path):
+        file = index_of(path)
+        name = str(file.relative_to(self.path))
+        if sha256(file) != self.manifest["files"].get(name):
+            raise StoreError(f"{name} is not the file that was prepared")
+        rows = np.load(file)
+        # Lists, as an element of a list is found in a tenth of the time of one of an array.
+        columns = {name: rows[name].tolist() for name in rows.dtype.names}
+        return columns | {"scale": rows["scale"]}
 
     def _read(self, night, shard, row, field, start_s, stop_s):
         index = self._index(shard)
@@ -294,7 +334,12 @@ class NightStore:
         start, size = night.scoring_span
         with open(inside(self.path, self.manifest["scoring"]), "rb") as file:
             file.seek(start)
-            return json.loads(file.read(size))
+            try:
+                return json.loads(file.read(size))
+            except ValueError as error:
+                raise DamagedRecordError(
+                    f"{file.name}: the line of night {night.recording!r} is damaged: {error}"
+                ) from None
 
     def verify(self):
         """Compare every file with the manifest.
@@ -310,11 +355,10 @@ class NightStore:
                 raise StoreError(f"{self.path}: {name} is not the file that was prepared")
 
 
-def _load_index(path):
-    rows = np.load(index_of(path))
-    # Lists, as an element of a list is found in a tenth of the time of one of an array.
-    columns = {name: rows[name].tolist() for name in rows.dtype.names}
-    return columns | {"scale": rows["scale"]}
+def _open_records(path):
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    return ArrayRecordReader(str(path))
 
 
 def index_of(path: pathlib.Path) -> pathlib.Path:

@@ -1,14 +1,15 @@
 """The campaign of faults: real signals to real processes, and damage to real checkpoints.
 
-    python -m tests.fault_campaign --output=DIR --kills=200 --kills_of_two=30 --stuck=3 --mutations=10000
+    python -m tests.fault_campaign --output=DIR --mutations=10200 --kills=200 --kills_of_two=30 \\
+        --stuck=5
 
 Trains the toy of ``tests/toy_objective.py`` over and over in processes of its own. A round is one
 run that is killed (SIGKILL) several times, each time in a phase of its work that is drawn, and
 started again; at its end it must be the same run, bit for bit, as one that nobody disturbed: every
 line of its metrics, the parameters, the ledger of what it was trained on. Between the kills nothing
 that was once saved may be lost. Mutations damage a copy of a run's checkpoints: each must be found
-or do no harm. Rounds that are done are kept in ``DIR/rounds.jsonl`` and not repeated; the tables are
-printed, and written to ``DIR/tables.md``.
+or do no harm. Rounds that are done are kept in ``DIR/rounds.jsonl`` and not repeated; the tables
+are printed, and written to ``DIR/tables.md``.
 """
 
 from __future__ import annotations
@@ -385,6 +386,7 @@ def mutate(workdir, reference, count: int, draw: random.Random):
     folder, before = root / str(steps[-1]), root / str(steps[-2])
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     saved = {path: path.read_bytes() for path in files}
+    files = [path for path in files if saved[path]]
     _, _, whole = checkpoint.restore_variables(reference)
 
     def flip(path):

@@ -112,6 +112,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "path": "",
         "signal_type": signal_type,
         "crop_s": crop_s,
+        "max_damaged": 0.01,  # share of the records
     }
     config.optim = {
         "learning_rate": rate,

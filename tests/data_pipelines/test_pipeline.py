@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import pipeline
-from data_pipelines.store import NightStore
+from data_pipelines.store import NightStore, StoreError, index_of
 from data_pipelines.synthetic import write_tiny_nights, write_tiny_tokens
 
 
@@ -173,6 +174,78 @@ def test_a_missing_signal_type_says_what_there_is(signals):
     )
     with pytest.raises(pipeline.PipelineError, match=r"no spo2 channel in split 'train'.*ecg"):
         load()
+
+
+def damage(path, recording, channel=None):
+    """Flip a bit in one record of a copy of a store; return its night and slots of its stretch."""
+    opened = NightStore(path)
+    night = next(night for night in opened.nights if night.recording == recording)
+    shard, row = opened._row(night, channel)
+    field = "codes" if channel is None else "samples"
+    place = opened._index(shard)[field][row] + 33
+    content = bytearray(shard.read_bytes())
+    content[24 * (place // (2**16 - 24) + 1) + place] ^= 64
+    shard.write_bytes(content)
+    return shard
+
+
+@pytest.mark.parametrize("kind", ["tokens", "signals"])
+def test_a_damaged_record_is_left_out_and_named_and_nothing_else_changes(
+    kind, tokens, signals, tmp_path, caplog
+):
+    store_of = {"tokens": tokens, "signals": signals}[kind]
+    shutil.copytree(store_of, tmp_path / "store")
+    night = NightStore(store_of).select("train")[0]
+    channel = None if kind == "tokens" else "ecg"
+    shard = damage(tmp_path / "store", night.recording, channel)
+
+    def batches(path):
+        if kind == "tokens":
+            return take(windows(path, window_s=50).batches(6, 0, 6, 0), 8)
+        options = {"split": "train", "seed": 3, "signal_type": "ecg", "crop_s": 20}
+        return take(pipeline.load("signal_crops", path=path, **options).batches(6, 0, 6, 0), 8)
+
+    whole, found = batches(store_of), batches(tmp_path / "store")
+    missing = 0
+    for ours, theirs in zip(found, whole, strict=True):
+        out = ours["weight"] != theirs["weight"]
+        missing += out.sum()
+        assert not ours["valid"][out].any()
+        for name in {"signal", "codes", "tracks"} & ours.keys():
+            assert not ours[name][out].any()
+        same({k: v[~out] for k, v in ours.items()}, {k: v[~out] for k, v in theirs.items()})
+    assert 0 < missing < 48
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    for word in (str(tmp_path / "store"), shard.name, repr(night.recording), channel or "damaged"):
+        assert word in told[0]
+
+
+def test_many_damaged_records_end_the_run(tokens, tmp_path):
+    shutil.copytree(tokens, tmp_path / "store")
+    for night in NightStore(tokens).select("train")[:2]:
+        damage(tmp_path / "store", night.recording)
+    with pytest.raises(StoreError, match=r"2 of \d+ records .* config.data.max_damaged allows 1"):
+        take(windows(tmp_path / "store", window_s=50).batches(6, 0, 6, 0), 8)
+    with pytest.raises(StoreError, match="max_damaged allows 0"):
+        take(windows(tmp_path / "store", max_damaged=0).batches(6, 0, 6, 0), 8)
+    take(windows(tmp_path / "store", max_damaged=0.5).batches(6, 0, 6, 0), 8)
+
+
+@pytest.mark.parametrize("harm", ["shorten", "index", "empty"])
+def test_a_damaged_shard_is_named(tokens, tmp_path, harm):
+    shutil.copytree(tokens, tmp_path / "store")
+    source = windows(tmp_path / "store", max_damaged=0)
+    shard, _ = source.store._row(source.store.select("train")[0], None)
+    if harm == "index":
+        index = index_of(shard)
+        index.write_bytes(index.read_bytes()[:-9] + b"x" + index.read_bytes()[-8:])
+    else:
+        shard.write_bytes(shard.read_bytes()[: len(shard.read_bytes()) // 2 * (harm == "shorten")])
+    with pytest.raises(StoreError) as error:
+        take(source.batches(64, 0, 64, 0), 1)
+    assert shard.name in str(error.value)
+    assert "night '" in str(error.value)
 
 
 def drawing(seconds, crop_s, seed=0):

@@ -252,6 +252,7 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
         os.replace(partial, file)
 
 
+@functools.cache
 def code_version() -> str:
     """Return this checkout's commit (``+`` where files were changed since), or the version."""
     import hypnos_jax

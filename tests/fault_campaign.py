@@ -32,7 +32,7 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-STEPS, KILLS_A_ROUND = 60, 8
+STEPS, KILLS_A_ROUND = 60, 20
 TIMES = {"step_s", "channel_seconds_per_s", "mfu", "save_s"}
 # What the loop does, and beside it what the thread does that saves.
 PHASES = ("start", "restore", "compile", "refill", "step", "evaluate", "save")
@@ -437,7 +437,6 @@ def mutate(workdir, reference, count: int, draw: random.Random):
     for number in range(count):
         kind, path = kinds[number % len(kinds)], files[number // len(kinds) % len(files)]
         kind(path)
-        changed = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} != saved
         then = time.monotonic()
         good = checkpoint.good_steps(workdir)
         slowest_s = max(slowest_s, time.monotonic() - then)
@@ -445,16 +444,21 @@ def mutate(workdir, reference, count: int, draw: random.Random):
             found[kind.__name__][0] += 1
         elif good == steps:  # such as a space more in the manifest
             found[kind.__name__][1] += 1
-            if changed:
+            if {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} != saved:
                 _, _, variables = checkpoint.restore_variables(workdir)
                 if not jax.tree.all(jax.tree.map(np.array_equal, variables, whole)):
                     faults.append(f"{kind.__name__} of {path.relative_to(folder)} was not found")
         else:
             faults.append(f"{kind.__name__} of {path.relative_to(folder)} left {good}")
-        shutil.rmtree(folder)
-        for path, data in saved.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+        if kind in (part_from_before, whole_from_before):
+            shutil.rmtree(folder)
+            for whole_path, data in saved.items():
+                whole_path.parent.mkdir(parents=True, exist_ok=True)
+                whole_path.write_bytes(data)
+        else:
+            path.write_bytes(saved[path])
+            for more in path.parent.glob(f"{path.name}x*"):
+                more.unlink()
         if (number + 1) % 1000 == 0:
             print(f"{number + 1} of {count} mutations", flush=True)
     return [found], faults, slowest_s

@@ -191,6 +191,10 @@ def test_another_mesh_resumes_the_run(whole, cut_off):
     run(cut_off, mesh__data=2, mesh__fsdp=2, mesh__tensor=2)
     for ours, theirs in zip(lines(cut_off), lines(whole), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+    # Each of 40 slots once an epoch: 96 examples are two epochs and some of the third.
+    trained, wanted = (variables(folder)["seen"]["slots"] for folder in (cut_off, whole))
+    np.testing.assert_array_equal(trained, wanted)
+    assert set(wanted) == {2, 3}
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_batch_and_state(whole, tmp_path):

@@ -32,7 +32,7 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-STEPS, KILLS_A_ROUND = 60, 20
+STEPS, KILLS_A_ROUND = 40, 20
 TIMES = {"step_s", "channel_seconds_per_s", "mfu", "save_s"}
 # What the loop does, and beside it what the thread does that saves.
 PHASES = ("start", "restore", "compile", "refill", "step", "evaluate", "save")
@@ -161,7 +161,7 @@ class Campaign:
             "mesh": {"data": -1},
             "checkpoints": {
                 "every": 4,
-                "every_s": 0.7,  # at other steps whenever the machine is busier
+                "every_s": 3.0,  # at other steps whenever the machine is busier
                 "keep": 2,
                 "keep_best": 1,
                 "best_metric": "eval/validation/loss",

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import faulthandler
 import json
 import mmap
 import os
@@ -78,6 +79,7 @@ def mark_phases(path: str, cache: str) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compile_cache.keep = lambda folder: None
+    faulthandler.register(signal.SIGUSR1)
     marks = Marks(pathlib.Path(path))
     marks.enter("start")
 
@@ -159,8 +161,9 @@ class Campaign:
             "train.steps": STEPS,
             "data.delay_s": 0.002,
             "mesh": {"data": -1},
+            "evals.validation.every": 4,
             "checkpoints": {
-                "every": 4,
+                "every": 3,
                 "every_s": 3.0,  # at other steps whenever the machine is busier
                 "keep": 2,
                 "keep_best": 1,
@@ -186,7 +189,8 @@ class Campaign:
             shutil.rmtree(workdir, ignore_errors=True)
             group, _ = self.start(workdir, processes)
             with group:
-                group.wait(WAIT_S)
+                if faults := ending(group):
+                    raise RuntimeError(faults)
             (workdir / "done").touch()
         return workdir
 
@@ -209,7 +213,7 @@ class Campaign:
                 faults += different(workdir, reference, good)
         group, _ = self.start(workdir, processes)
         with group, reading(workdir, faults):
-            group.wait(WAIT_S)
+            faults += ending(group)
         faults += compare(workdir, reference)
         if not faults:
             shutil.rmtree(workdir)
@@ -221,7 +225,7 @@ class Campaign:
         phase = self.draw.choice((*PHASES, *BESIDE[1:], "any", "any"))
         group, marks = self.start(workdir, processes)
         victim = self.draw.randrange(processes)
-        nth = 1 if phase in ("start", "restore", "compile") else self.draw.randint(1, 6)
+        nth = 1 if phase in ("start", "restore", "compile") else self.draw.randint(1, 3)
         delay_s = self.draw.expovariate(1 / 0.03)
         end = time.monotonic() + WAIT_S
         if phase == "any":
@@ -231,12 +235,10 @@ class Campaign:
             name = "step" if phase == "any" else phase
             while marks[victim].count(name) < nth and time.monotonic() < end:
                 if process.poll() is not None:
-                    group.wait(30)
                     return None
                 time.sleep(0.001)
             time.sleep(delay_s)
             if process.poll() is not None:
-                group.wait(30)
                 return None
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -270,8 +272,8 @@ class Campaign:
             told = {"victim": victim, "other": other.poll(), "after_s": time.monotonic() - then}
         group, _ = self.start(workdir, 2)
         with group:
-            group.wait(WAIT_S)
-        faults = compare(workdir, reference)
+            faults = ending(group)
+        faults += compare(workdir, reference)
         if told["other"] is None:
             faults.append("the other process did not end")
         self.add(kind="stuck", met=[told], faults=faults)
@@ -288,6 +290,19 @@ class Campaign:
     def kills(self, kind: str) -> list[dict]:
         """What the rounds of a kind met."""
         return [told for round in self.rounds if round["kind"] == kind for told in round["met"]]
+
+
+def ending(group) -> list[str]:
+    """Wait for the end of all processes; what went wrong, with stacks."""
+    end = time.monotonic() + WAIT_S
+    while any(process.poll() is None for process in group.all) and time.monotonic() < end:
+        time.sleep(0.05)
+    codes = [process.poll() for process in group.all]
+    for process in group.all:
+        if process.poll() is None:
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+    return [f"exit codes {codes}\n{group.words()}"] if any(code != 0 for code in codes) else []
 
 
 def good_steps(workdir: pathlib.Path) -> list[int]:

@@ -108,6 +108,12 @@ def test_one_run_at_a_time(plan, copy):
     checkpoint.Checkpoints(copy).restore(plan[1])
 
 
+def test_processes_that_do_not_see_the_same_files_are_named(plan, copy, monkeypatch):
+    monkeypatch.setattr(checkpoint.distributed, "gather", lambda name, mine: [mine, False, mine])
+    with pytest.raises(checkpoint.CheckpointError, match=r"process 1 cannot see .*/10, which"):
+        checkpoint.Checkpoints(copy).restore(plan[1])
+
+
 def test_saving_by_the_clock(monkeypatch, tmp_path):
     now = [100.0]
     monkeypatch.setattr(checkpoint, "time", types.SimpleNamespace(monotonic=lambda: now[0]))

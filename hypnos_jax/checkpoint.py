@@ -22,7 +22,6 @@ import shutil
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
@@ -113,7 +112,7 @@ class Checkpoints:
 
         Args:
             step: updates made so far; the folder's name.
-            state: the train state; one that is not finite is refused, and never sealed.
+            state: the train state.
             meta: JSON values.
             metrics: what evaluation found at this step, for ``best_metric``.
 
@@ -127,7 +126,6 @@ class Checkpoints:
             parts["collections"] = state.collections
         if state.ema is not None:
             parts["ema"] = state.ema
-        names, finite = _finite(parts)
         parts["meta"] = {"json": json.dumps(meta)}
         folder = self.root / str(step)
         response = ocp.save_checkpointables_async(folder, parts, overwrite=True)
@@ -135,9 +133,6 @@ class Checkpoints:
         def seal():
             try:
                 response.result()
-                wrong = [name for name, good in zip(names, jax.device_get(finite)) if not good]
-                if wrong:
-                    raise CheckpointError(f"{', '.join(wrong[:5])} of the state are not finite")
                 if jax.process_index() == 0:
                     _seal(folder, step, metrics or {})
                     self._prune()
@@ -409,19 +404,6 @@ def _causes(error: BaseException) -> str:
         causes.append(f"{type(error).__name__}: {str(error)[:500]}")
         error = error.__cause__
     return " <- ".join(causes)
-
-
-def _finite(parts: dict) -> tuple[list[str], jax.Array]:
-    """Names of the arrays that hold fractions, and whether each is finite, still on the device."""
-    leaves = jax.tree_util.tree_leaves_with_path(parts)
-    leaves = [(path, x) for path, x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    return names, _all_finite([x for _, x in leaves])
-
-
-@jax.jit
-def _all_finite(arrays: list[jax.Array]) -> jax.Array:
-    return jnp.stack([jnp.isfinite(x).all() for x in arrays])
 
 
 def _seal(folder: pathlib.Path, step: int, metrics: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hypnos_jax import sharding
@@ -37,6 +38,17 @@ class TrainState:
     def variables(self) -> dict:
         """The variables to evaluate with: the averaged parameters where they are kept."""
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
+
+
+def not_finite(state: TrainState) -> list[str]:
+    """Return the names of the arrays of which this process holds values that are not finite."""
+
+    def wrong(x):
+        return not all(np.isfinite(np.asarray(shard.data)).all() for shard in x.addressable_shards)
+
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    leaves = [(path, x) for path, x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return [jax.tree_util.keystr(p, simple=True, separator="/") for p, x in leaves if wrong(x)]
 
 
 def rngs(streams: tuple[str, ...], seed: int, *counts) -> dict[str, jax.Array]:

@@ -66,9 +66,10 @@ def make_train_step(
     rows is computed by the objective's ``weigh`` on the whole batch before it is cut. Mutable
     collections pass from one micro-batch to the next, in order.
 
-    A batch whose loss or gradient is not finite changes nothing but ``state.step``, and after more
-    than ``skip_not_finite`` of them in a row nothing does any more: what the loop then finds, a
-    step late, is the state that met the first of them.
+    A batch whose loss, gradient or new collections are not finite changes nothing but
+    ``state.step``, and after more than ``skip_not_finite`` of them in a row nothing does any more:
+    what the loop then finds, a step late, is the state that met the first of them. So a state that
+    was finite stays finite: Adam divides a moment of finite gradients by more than ``eps``.
 
     Args:
         objective: the Linen module (contract: ``hypnos_jax/objectives/__init__.py``).
@@ -464,9 +465,15 @@ def stop_not_finite(
         values: the step's metrics.
         meta: as for ``Checkpoints.save``.
     """
-    folder = workdir / "not_finite"
+    folder, wrong = workdir / "not_finite", states.not_finite(state)
     with contextlib.closing(checkpoint.Checkpoints(folder)) as keep:
         keep.save(step - 1, state, meta)
+    if wrong:
+        raise NonFiniteError(
+            f"step {step}: the state before it was not finite already ({', '.join(wrong[:5])}),"
+            f" which no step leaves behind; it is in {folder}/checkpoints/{step - 1}. Is the device"
+            f" broken? Remove the newest of {workdir}/checkpoints, and resume"
+        )
     raise NonFiniteError(
         f"step {step}: loss={values['loss']}, grad_norm={values['grad_norm']}, or statistics that"
         f" are not finite. The batch is in {folder}, and in its checkpoints/{step - 1} the state"

@@ -214,6 +214,21 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch_and_state(whole, tmp_pat
         run(tmp_path, data__poison=7, checkpoints__every=1)
 
 
+def test_a_state_that_is_not_finite_itself_is_told(tmp_path, monkeypatch):
+    save = checkpoint.Checkpoints.save
+
+    def break_down(keep, step, state, *rest):
+        params = {**state.params, "bias": state.params["bias"] * np.nan}
+        save(keep, step, state.replace(params=params), *rest)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", break_down)
+    run(tmp_path, train__steps=4, evals={})
+    monkeypatch.undo()
+    install(monkeypatch)
+    with pytest.raises(train.NonFiniteError, match=r"finite already \(params/bias\), .*Remove the"):
+        run(tmp_path, train__steps=8, evals={})
+
+
 def test_a_batch_that_is_not_finite_can_be_skipped(tmp_path):
     options = {"data__poison": 7, "checkpoints__every": 1}
     with pytest.raises(train.NonFiniteError):

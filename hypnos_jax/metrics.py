@@ -1,10 +1,10 @@
 """Metrics on disk: ``metrics.jsonl``, one JSON object a line, and TensorBoard beside it.
 
 A train step's line: ``{"step": 12, "loss": ..., <the objective's metrics>, "learning_rate",
-"grad_norm", "step_s", "channel_seconds_per_s", "mfu"}``, after a save also ``save_s``, and for a
-batch that was not trained on because its loss or gradient is not finite, ``skipped``: how many it
-makes in a row. ``step`` counts batches from 1, and the loss is that of the parameters before this
-update. An evaluation's line:
+"grad_norm", "step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu"}``, after a save also
+``save_s``, and for a batch that was not trained on because its loss or gradient is not finite,
+``skipped``: how many it makes in a row. ``step`` counts batches from 1, and the loss is that of the
+parameters before this update. An evaluation's line:
 ``{"step": 12, "eval/<name>/<metric>": ...}``, of the parameters after update 12. Each train step
 has exactly one line, however often the run was stopped: a resumed run first cuts the file back to
 what it held when its checkpoint was saved.
@@ -22,6 +22,8 @@ import time
 import jax
 import numpy as np
 from absl import logging
+
+from hypnos_jax import compile_cache
 
 
 class Writer:
@@ -133,7 +135,9 @@ class Clock:
     """Rates of a training run: step time, throughput, share of the devices' matmul rate.
 
     ``mfu`` is the step's matrix products and convolutions (recomputed ones too) per second, over
-    the rate of a large matrix product of the same dtype measured on the same devices. ``save_s``,
+    the rate of a large matrix product of the same dtype measured on the same devices. ``data_s`` is
+    how long the loop waited for a batch, while the device worked on the step before. ``compiled``
+    counts the programs that the process has compiled: it must stand still. ``save_s``,
     where something was added to it since the last step, is how long saving held up the loop;
     ``step_s`` is without it.
     """
@@ -148,7 +152,7 @@ class Clock:
         """
         self.step_flops, self.peak, self.steps = step_flops, peak_flops_per_s, steps
         self.recent = collections.deque(maxlen=50)
-        self.save_s = 0.0
+        self.save_s = self.data_s = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -165,6 +169,7 @@ class Clock:
         step_s, self.then = now - self.then, now
         self.recent.append(step_s)
         rates = {"step_s": step_s, "channel_seconds_per_s": channel_seconds / step_s}
+        rates |= {"data_s": self.data_s, "compiled": compile_cache.compiled()}
         if self.peak:
             rates["mfu"] = self.step_flops / step_s / self.peak
         if self.save_s:

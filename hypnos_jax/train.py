@@ -186,12 +186,21 @@ class Logs:
         tensorboard: also write TensorBoard's event files.
         mfu: measure the devices' matmul rate at the start and report each step's share of it.
         compile_cache: folder of compiled programs, kept between runs; "" for none.
+        profile: first and last step that jax.profiler traces, into ``workdir/profile`` (open it
+            with TensorBoard's profile plug-in or Perfetto); () for none.
     """
 
     every: int = 10
     tensorboard: bool = True
     mfu: bool = True
     compile_cache: str = compile_cache.FOLDER
+    profile: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if len(self.profile) not in (0, 2) or list(self.profile) != sorted(self.profile):
+            raise configs.ConfigError(
+                f"config.logs.profile={self.profile} is not () or (first step, last step)"
+            )
 
 
 def train(config, workdir: str | pathlib.Path) -> int:
@@ -286,6 +295,8 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         clock = metrics.Clock(*speed(traced, mesh, logs.mfu), steps=run.steps)
         feed = source.batches(rows, lo, hi, start)
         stack.callback(feed.close)
+        trace = Trace(workdir / "profile", logs.profile)
+        stack.callback(trace.close)
         waiting = collections.deque()  # (step, metrics still on the device, the host's batch)
 
         def log(keep_back: int) -> None:
@@ -346,15 +357,49 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
             if pause:
                 clock.restart()
             watch.enter("data")
+            then = time.perf_counter()
             local = next(feed)
+            clock.data_s = time.perf_counter() - then
             watch.enter("step")
-            state, values = train_step(state, sharding.put_batch(local, batch_place, rows))
+            trace.begin(step + 1)
+            # The device still works on the step before: what follows returns at once, so that
+            # the batch is there when its turn comes. Copies that nobody asked for raise.
+            with jax.transfer_guard("disallow"):
+                state, values = train_step(state, sharding.put_batch(local, batch_place, rows))
+            trace.end(step + 1, values)
             waiting.append((step + 1, values, local))
     if stop:
         logging.warning(
             "stopped at step %d of %d, saved; the same command resumes", step, run.steps
         )
     return STOPPED_EARLY if stop else 0
+
+
+class Trace:
+    """A trace of some steps by ``jax.profiler``, of the whole process."""
+
+    def __init__(self, folder: pathlib.Path, steps: tuple[int, ...]):
+        """Trace from the first to the last of ``steps``; () for none."""
+        self.folder, self.steps, self.running = folder, steps, False
+
+    def begin(self, step: int) -> None:
+        """Start before the first step."""
+        if self.steps and step == self.steps[0]:
+            jax.profiler.start_trace(self.folder)
+            self.running = True
+
+    def end(self, step: int, values: dict) -> None:
+        """Wait for the last step, and stop."""
+        if self.running and step == self.steps[1]:
+            jax.block_until_ready(values)
+            self.close()
+
+    def close(self) -> None:
+        """Write what was traced."""
+        if self.running:
+            self.running = False
+            jax.profiler.stop_trace()
+            logging.info("the trace of steps %s to %s is in %s", *self.steps, self.folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 STEPS, KILLS_A_ROUND = 40, 20
-TIMES = {"step_s", "channel_seconds_per_s", "mfu", "save_s"}
+TIMES = {"step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu", "save_s"}
 # What the loop does, and beside it what the thread does that saves.
 PHASES = ("start", "restore", "compile", "refill", "step", "evaluate", "save")
 BESIDE = ("idle", "write", "seal", "prune")

@@ -10,7 +10,7 @@ from toy_objective import install, toy_config
 
 from hypnos_jax import checkpoint, config, metrics, stopping, train, watchdog
 
-TIMES = {"step_s", "channel_seconds_per_s", "mfu"}
+TIMES = {"step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu"}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,7 +19,7 @@ from data_pipelines import pipeline
 from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, train
 
 TESTS = pathlib.Path(__file__).parent
-TIMES = {"step_s", "channel_seconds_per_s", "mfu", "save_s"}
+TIMES = {"step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu", "save_s"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -108,6 +108,8 @@ def test_a_config_trains_an_objective(tmp_path):
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert {"error", "grad_norm", "learning_rate", *TIMES} - {"save_s"} <= set(steps[0])
     assert "absent" not in steps[0]  # nothing counted for it: 0 would be a lie
+    compiled = [line["compiled"] for line in steps]
+    assert len(set(compiled[1:5])) == len(set(compiled[5:])) == 1  # step 5 evaluates, once anew
     evals = [line for line in lines(tmp_path) if "eval/validation/loss" in line]
     assert [line["step"] for line in evals] == [5, 10, 12]
     resolved, step, found = checkpoint.restore_variables(tmp_path)
@@ -116,6 +118,13 @@ def test_a_config_trains_an_objective(tmp_path):
     assert set(found) == {"params", "seen"}
     assert found["seen"]["rows"] == 12 * 8
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_steps_are_traced_where_asked(tmp_path):
+    assert run(tmp_path, train__steps=3, logs__profile=[2, 3], evals={}) == 0
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    with pytest.raises(config.ConfigError, match=r"logs.profile=\[3\].*first step, last step"):
+        run(tmp_path, logs__profile=[3])
 
 
 def test_stopping_and_resuming_is_the_same_run(whole, cut_off):

@@ -137,6 +137,7 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
         "tensorboard": True,
         "mfu": True,
         "compile_cache": "~/.cache/hypnos_jax/compiled",
+        "profile": (),  # first and last step that jax.profiler traces
     }
     # How long a process may take before the run is ended as stuck, in seconds.
     config.watchdog = {

@@ -21,15 +21,19 @@ SIZES = flags.DEFINE_list("sizes", ["base", "large", "xl"], "of configs/hypnos/r
 EFFORT = flags.DEFINE_float("effort", -1.0, "of the compiler; see launch.compile_ahead")
 CHUNK = flags.DEFINE_integer("chunk", 512, "seconds whose logits are alive at once")
 
-# Slices that can be had, from small to large, and how many chips share the parameters there: few
-# enough that gathering them is cheap, enough that the state fits.
+PLACES = flags.DEFINE_list(
+    "places",
+    ["v5e:4x4", "v5e:8x8", "v5e:16x16", "v6e:16x16", "v5p:4x4x4", "v5p:8x8x8", "v5p:16x16x16"],
+    "slices, such as can be had",
+)
+
+# Chips that share the parameters: few enough that gathering is cheap, enough that the state fits.
 SHARDS = {"base": 16, "large": 16, "xl": 64}
-PLACES = ["v5e:4x4", "v5e:8x8", "v5e:16x16", "v6e:16x16", "v5p:4x4x4", "v5p:8x8x8", "v5p:16x16x16"]
 
 
 def cases():
     """Yield (size, topology, parameters' shards)."""
-    for topology in PLACES:
+    for topology in PLACES.value:
         for size in SIZES.value:
             yield size, topology, min(SHARDS[size], chips(topology))
 

@@ -19,6 +19,7 @@ RESULTS = flags.DEFINE_string("results", None, "JSON lines of what was compiled 
 FIGURE = flags.DEFINE_string("figure", None, "PNG of efficiency against chips")
 SIZES = flags.DEFINE_list("sizes", ["base", "large", "xl"], "of configs/hypnos/rq_transformer.py")
 EFFORT = flags.DEFINE_float("effort", -1.0, "of the compiler; see launch.compile_ahead")
+REMAT = flags.DEFINE_string("remat", "all", "what of a layer is recomputed")
 CHUNK = flags.DEFINE_integer("chunk", 512, "seconds whose logits are alive at once")
 
 PLACES = flags.DEFINE_list(
@@ -57,6 +58,7 @@ def compile_case(size: str, topology: str, fsdp: int, path: pathlib.Path) -> Non
             f"--mesh=fsdp={fsdp}",
             f"--config.train.batch_size={chips(topology)}",
             f"--config.objective.model.chunk={CHUNK.value}",
+            f"--config.objective.model.remat={REMAT.value}",
             f"--effort={EFFORT.value}",
             "--programs=train",
             f"--json={partial}",

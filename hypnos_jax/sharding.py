@@ -7,6 +7,8 @@ that is missing here would be replicated without a word, so ``state_shardings`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -78,6 +80,26 @@ def keep_rows(x: jax.Array) -> jax.Array:
     then it adds up every product over the devices instead of fetching the parameters.
     """
     return nn.with_logical_constraint(x, ("batch", *[None] * (x.ndim - 1)))
+
+
+def on_own_rows_and_heads(function: Callable) -> Callable:
+    """Return a function of arrays [N, H, ...] that each device calls with its own rows and heads.
+
+    For kernels that the compiler cannot cut: without it every device would compute the whole.
+    """
+
+    def call(*arrays):
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return function(*arrays)
+        heads = arrays[0].shape[1]
+        spec = divisible(P(BATCH_AXES, "tensor"), (arrays[0].shape[0], heads), mesh)
+        cut = jax.shard_map(
+            function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False
+        )
+        return cut(*arrays)
+
+    return call
 
 
 def state_shardings(mesh: Mesh, boxed) -> object:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypnos_jax.nn.backend import platform
+from hypnos_jax.sharding import on_own_rows_and_heads
 
 KERNELS = ("auto", "blocks", "cudnn", "splash")
 FEW = 16  # positions up to which a GPU is better off without matrix products
@@ -165,7 +166,7 @@ def _attend_splash(q, k, v, window):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    length, heads, width = q.shape[-3:]
+    length, width = q.shape[-3], q.shape[-1]
     lanes = 128  # of a TPU: what lengths and heads are padded to
     end = -length % lanes
     whole = length + end
@@ -181,14 +182,18 @@ def _attend_splash(q, k, v, window):
     block = max(size for size in (128, 256, 512) if whole % size == 0)
     parts = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     sizes = splash.BlockSizes(**{f"block_{part}": block for part in parts})
-    kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([one] * heads),
-        block_sizes=sizes,
-        head_shards=1,
-        q_seq_shards=1,
-        interpret=platform() != "tpu",
-    )
-    out = jax.vmap(kernel)(q, k, v)
+
+    def local(q, k, v):
+        kernel = splash.make_splash_mha(
+            masks.MultiHeadMask([one] * q.shape[1]),
+            block_sizes=sizes,
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=platform() != "tpu",
+        )
+        return jax.vmap(kernel)(q, k, v)
+
+    out = on_own_rows_and_heads(local)(q, k, v)
     return jnp.swapaxes(out[:, :, :length, :width], 1, 2).astype(v.dtype)
 
 

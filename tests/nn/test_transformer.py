@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jaxpr_shapes import largest
 
+from hypnos_jax import sharding
 from hypnos_jax.nn import attention
 from hypnos_jax.nn.attention import attend, attend_window, rotary
 from hypnos_jax.nn.transformer import FeedForward, Transformer, TransformerLayer
@@ -49,6 +50,18 @@ def test_the_kernel_for_tpus_equals_blocks(window):
     got = jax.grad(loss("splash"), (0, 1, 2))(q, k, v)
     for a, b in zip(got, jax.grad(loss("blocks"), (0, 1, 2))(q, k, v)):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_the_kernel_for_tpus_is_cut_over_a_mesh():
+    q, k, v = qkv(9, lead=(4,))
+    want = attend_window(q, k, v, window=3)
+    with jax.set_mesh(sharding.make_mesh(data=2, fsdp=2, tensor=2)):
+        call = jax.jit(lambda *x: attend_window(*x, window=3, kernel="splash"))
+        np.testing.assert_allclose(call(q, k, v), want, atol=1e-5)
+        text = call.lower(q, k, v).compile().as_text()
+    # what each device computes: one row of four, one head of two, 9 padded to 128 positions
+    assert "f32[1,1,128,128]" in text
+    assert "f32[4,2,128,128]" not in text
 
 
 def test_a_kernel_that_does_not_exist_is_refused():

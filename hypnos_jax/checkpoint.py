@@ -353,7 +353,7 @@ def restore_variables(
         steps = good_steps(workdir)
         if not steps:
             raise CheckpointError(
-                f"{workdir} holds no good checkpoint (checkpoints/<step>/{MANIFEST}); is it the"
+                f"{workdir} holds no complete checkpoint (checkpoints/<step>/{MANIFEST}); is it the"
                 " workdir of a training run that saved?"
             )
         folder = root / str(steps[-1])

@@ -187,9 +187,9 @@ class Campaign:
         workdir = self.output / f"undisturbed_{processes}"
         if not (workdir / "done").exists():
             shutil.rmtree(workdir, ignore_errors=True)
-            group, _ = self.start(workdir, processes)
+            group, marks = self.start(workdir, processes)
             with group:
-                if faults := ending(group):
+                if faults := ending(group, marks):
                     raise RuntimeError(faults)
             (workdir / "done").touch()
         return workdir
@@ -211,9 +211,9 @@ class Campaign:
             newest = good
             if good >= 0:
                 faults += different(workdir, reference, good)
-        group, _ = self.start(workdir, processes)
+        group, marks = self.start(workdir, processes)
         with group, reading(workdir, faults):
-            faults += ending(group)
+            faults += ending(group, marks)
         faults += compare(workdir, reference)
         if not faults:
             shutil.rmtree(workdir)
@@ -272,9 +272,9 @@ class Campaign:
             while other.poll() is None and time.monotonic() < then + WAIT_S:
                 time.sleep(0.05)
             told = {"victim": victim, "other": other.poll(), "after_s": time.monotonic() - then}
-        group, _ = self.start(workdir, 2)
+        group, marks = self.start(workdir, 2)
         with group:
-            faults = ending(group)
+            faults = ending(group, marks)
         faults += compare(workdir, reference)
         if told["other"] is None:
             faults.append("the other process did not end")
@@ -294,10 +294,13 @@ class Campaign:
         return [told for round in self.rounds if round["kind"] == kind for told in round["met"]]
 
 
-def ending(group) -> list[str]:
-    """Wait for the end of all processes; what went wrong, with stacks."""
-    end = time.monotonic() + WAIT_S
+def ending(group, marks: list[Marks]) -> list[str]:
+    """Wait for the end of all processes while they go on; what went wrong, with stacks."""
+    end, seen = time.monotonic() + WAIT_S, None
     while any(process.poll() is None for process in group.all) and time.monotonic() < end:
+        now = [bytes(mark.shared) for mark in marks]
+        if now != seen:
+            end, seen = time.monotonic() + WAIT_S, now
         time.sleep(0.05)
     codes = [process.poll() for process in group.all]
     for process in group.all:

@@ -25,6 +25,9 @@ from absl import logging
 
 from hypnos_jax import compile_cache
 
+# What of a step's line is of this process and its clock: all else is equal in a resumed run.
+TIMES = frozenset({"step_s", "data_s", "save_s", "channel_seconds_per_s", "mfu", "compiled"})
+
 
 class Writer:
     """Appends metrics to a run's files; on processes other than the first it writes nothing."""

@@ -364,8 +364,9 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
             trace.begin(step + 1)
             # The device still works on the step before: what follows returns at once, so that
             # the batch is there when its turn comes. Copies that nobody asked for raise.
+            batch = sharding.put_batch(local, batch_place, rows)
             with jax.transfer_guard("disallow"):
-                state, values = train_step(state, sharding.put_batch(local, batch_place, rows))
+                state, values = train_step(state, batch)
             trace.end(step + 1, values)
             waiting.append((step + 1, values, local))
     if stop:

@@ -34,7 +34,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 STEPS, KILLS_A_ROUND = 40, 20
-TIMES = {"step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu", "save_s"}
 # What the loop does, and beside it what the thread does that saves.
 PHASES = ("start", "restore", "compile", "refill", "step", "evaluate", "save")
 BESIDE = ("idle", "write", "seal", "prune")
@@ -319,9 +318,11 @@ def good_steps(workdir: pathlib.Path) -> list[int]:
 
 def lines(workdir: pathlib.Path) -> list[dict]:
     """What a run logged, without the times; a line that is cut off is left out."""
+    from hypnos_jax import metrics
+
     text = (workdir / "metrics.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [{name: row[name] for name in row.keys() - TIMES} for row in rows]
+    return [{name: row[name] for name in row.keys() - metrics.TIMES} for row in rows]
 
 
 def different(workdir: pathlib.Path, reference: pathlib.Path, step: int) -> list[str]:

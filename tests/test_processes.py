@@ -10,8 +10,6 @@ from toy_objective import install, toy_config
 
 from hypnos_jax import checkpoint, config, metrics, stopping, train, watchdog
 
-TIMES = {"step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu"}
-
 
 @pytest.fixture(autouse=True, scope="module")
 def toy():
@@ -37,7 +35,7 @@ def toy_of(devices, **changes):
 
 def lines(workdir):
     rows = metrics.read(workdir / "metrics.jsonl")
-    return [{name: row[name] for name in row.keys() - TIMES} for row in rows]
+    return [{name: row[name] for name in row.keys() - metrics.TIMES} for row in rows]
 
 
 def logged(workdir, step):

@@ -19,7 +19,6 @@ from data_pipelines import pipeline
 from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, train
 
 TESTS = pathlib.Path(__file__).parent
-TIMES = {"step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu", "save_s"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +57,7 @@ def changed(**changes):
 def lines(workdir):
     """What was logged, without the times."""
     rows = metrics.read(workdir / "metrics.jsonl")
-    return [{name: row[name] for name in row.keys() - TIMES} for row in rows]
+    return [{name: row[name] for name in row.keys() - metrics.TIMES} for row in rows]
 
 
 def variables(workdir):
@@ -106,7 +105,7 @@ def test_a_config_trains_an_objective(tmp_path):
     steps = [line for line in metrics.read(tmp_path / "metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 13))
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert {"error", "grad_norm", "learning_rate", *TIMES} - {"save_s"} <= set(steps[0])
+    assert {"error", "grad_norm", "learning_rate", *metrics.TIMES} - {"save_s"} <= set(steps[0])
     assert "absent" not in steps[0]  # nothing counted for it: 0 would be a lie
     compiled = [line["compiled"] for line in steps]
     assert len(set(compiled[1:5])) == len(set(compiled[5:])) == 1  # step 5 evaluates, once anew

@@ -240,8 +240,9 @@ def test_a_mesh_of_eight_devices_gives_the_loss_of_one():
     places = sharding.state_shardings(mesh, boxed)  # refuses a name that RULES lacks
     spread = {str(place.spec) for place in jax.tree.leaves(places)}
     assert len(spread) > 3
+    whole = variables()  # made without the mesh
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-        there = jax.device_put(variables(), places)
+        there = jax.device_put(whole, places)
         rows = jax.device_put(batch, sharding.batch_sharding(mesh))
         loss = jax.jit(objective().apply)(there, rows)
     assert float(loss.total / loss.weight) == pytest.approx(value(batch), rel=1e-5)

@@ -59,5 +59,5 @@ def test_a_folder_that_is_no_store_is_a_short_error(tmp_path):
 def test_evaluating_a_folder_without_a_run_is_a_short_error(tmp_path):
     done = launch("evaluate", f"--workdir={tmp_path}")
     assert done.returncode == 1
-    assert "holds no good checkpoint" in done.stderr
+    assert "holds no complete checkpoint" in done.stderr
     assert "Traceback" not in done.stderr

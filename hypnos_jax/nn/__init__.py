@@ -1,1 +1,1 @@
-"""Blocks that know neither sleep nor losses."""
+"""Blocks that know nothing of sleep."""

@@ -19,13 +19,14 @@ import time
 
 from absl import app, flags, logging
 
-from hypnos_jax.distributed import free_port
+from hypnos_jax.distributed import FAILED, free_port
+from hypnos_jax.stopping import STOPPED_EARLY
 
 PROCESSES = flags.DEFINE_integer("processes", 1, "processes on this machine", lower_bound=1)
 RESTARTS = flags.DEFINE_integer("restarts", 5, "attempts in a row that save nothing", lower_bound=0)
 BACKOFF_S = flags.DEFINE_float("backoff_s", 5.0, "before a restart; doubles, to 5 minutes", 0.0)
 
-DONE, FAILED, STOPPED_EARLY = 0, 1, 75  # exit codes of launch.train
+DONE = 0
 GRACE_S = 15.0  # for the others to say what they know when one has ended badly
 LONGEST_BACKOFF_S = 300.0
 LOOK_S = 0.1
@@ -43,11 +44,8 @@ class Supervisor:
         self.signals: list[int] = []
 
     def hear(self, number: int, frame) -> None:
-        """Pass a signal on; nothing is started after it."""
+        """Remember a signal, which ``wait`` passes on; nothing is started after it."""
         self.signals.append(number)
-        for process in self.running:
-            if process.poll() is None:
-                process.send_signal(number)
 
     def run(self) -> int:
         """Attempt until it is done, an error, or too many attempts saved nothing."""
@@ -99,10 +97,15 @@ class Supervisor:
         return STOPPED_EARLY if STOPPED_EARLY in codes else DONE
 
     def wait(self) -> None:
-        """Wait until all have ended, or a while after one has ended badly."""
+        """Wait until all have ended, or a while after one has ended badly; pass signals on."""
         end = self.first_bad = None
-        running = True
+        passed, running = 0, True
         while running:
+            # Here and not in the handler, which does not know of processes that are being started.
+            for number in self.signals[passed:]:
+                passed += 1
+                for process in self.running:
+                    process.send_signal(number)
             codes = [process.poll() for process in self.running]
             running = None in codes
             bad = [code for code in codes if code not in (None, DONE, STOPPED_EARLY)]
@@ -122,7 +125,8 @@ class Supervisor:
         if self.workdir is None:
             return -1
         sealed = self.workdir.glob("checkpoints/[0-9]*/sha256.json")  # hypnos_jax/checkpoint.py
-        return max((int(path.parent.name) for path in sealed), default=-1)
+        names = (path.parent.name for path in sealed)
+        return max((int(name) for name in names if name.isdecimal()), default=-1)
 
 
 def workdir_of(command: list[str]) -> pathlib.Path | None:

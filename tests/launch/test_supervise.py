@@ -82,11 +82,20 @@ def test_several_processes_find_each_other_and_end_together(tmp_path):
 def test_a_signal_is_passed_on_and_ends_it(tmp_path):
     command = [sys.executable, "-c", ATTEMPT, "wait", f"--workdir={tmp_path}"]
     process = supervise([], command)
-    while not (tmp_path / "waiting").exists():
+    while not (tmp_path / "waiting").exists() and process.poll() is None:
         time.sleep(0.05)
     process.terminate()
     assert process.wait(30) == 75
     assert len(list(tmp_path.glob("attempt_*"))) == 1
+
+
+def test_a_signal_that_comes_while_a_process_is_started_reaches_it():
+    code = "import signal, sys; from launch.supervise import Supervisor;"
+    code += "sleeper = [sys.executable, '-c', 'import time; time.sleep(600)'];"
+    code += "one = Supervisor(sleeper, 1, 0, 0.0); one.hear(signal.SIGTERM, None);"
+    code += "sys.exit(one.attempt())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120)
+    assert done.returncode == 128 + signal.SIGTERM
 
 
 REAL = {

@@ -147,17 +147,21 @@ def post_failure(text: str, code: int = FAILED) -> None:
     """Tell the other processes why this one will end; its exit code stays the first one told."""
     global _told
     _told = _told or code
-    post("failed", json.dumps({"text": text, "code": code}))
+    post("failed", json.dumps({"text": text, "code": _told}))
 
 
 @contextlib.contextmanager
 def telling_others():
-    """Tell the other processes if the block raises, before anything waits for them."""
+    """Tell the other processes if the block raises, before anything waits for them.
+
+    Not where one of them has failed first: it has the cause, and its exit code becomes this one's.
+    """
     try:
         yield
     except Exception as error:
-        code = FAILED if isinstance(error, ValueError | OSError) else CRASHED
-        post_failure(f"{type(error).__name__}: {error}", code)
+        if not posted("failed"):
+            code = FAILED if isinstance(error, ValueError | OSError) else CRASHED
+            post_failure(f"{type(error).__name__}: {error}", code)
         raise
 
 

@@ -69,6 +69,30 @@ def test_processes_that_slurm_has_started(tmp_path):
     check(talk(tmp_path, [(), ()], environments))
 
 
+FAIL = """
+import json, sys
+from hypnos_jax import distributed
+distributed.initialize(*(json.loads(sys.argv[1])))
+import jax
+with distributed.telling_others():
+    if jax.process_index() == 1:
+        raise OSError("no such shard")
+    distributed.barrier("the start")
+"""
+
+
+def test_all_end_with_the_code_of_the_process_that_failed_first(tmp_path):
+    port = distributed.free_port()
+    commands = [
+        [sys.executable, "-c", FAIL, json.dumps((f"127.0.0.1:{port}", 2, i))] for i in range(2)
+    ]
+    with Group(commands, tmp_path, [{}, {}]) as group:
+        group.wait(60, codes=(distributed.FAILED,))
+        assert "another process failed: process 1: OSError: no such shard" in (
+            group.logs[0].read_text()
+        )
+
+
 @pytest.mark.parametrize(
     "given, message",
     [

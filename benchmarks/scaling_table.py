@@ -9,6 +9,7 @@ step spends on arithmetic at the chips' peak, by the model of ``hypnos_jax/ahead
 """
 
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -40,11 +41,7 @@ def cases():
 
 
 def chips(topology: str) -> int:
-    sides = [int(side) for side in topology.split(":")[1].split("x")]
-    count = 1
-    for side in sides:
-        count *= side
-    return count
+    return math.prod(int(side) for side in topology.split(":")[1].split("x"))
 
 
 def compile_case(size: str, topology: str, fsdp: int, path: pathlib.Path) -> None:

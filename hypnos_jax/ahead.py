@@ -38,7 +38,6 @@ class Chip:
         memory: bytes that a program may use.
         memory_rate: bytes per second from and to that memory.
         link_rate: bytes per second of one link to a neighbour, one way.
-        outside_rate: bytes per second to other slices, over the data-centre network.
         wraps: a dimension of a slice closes to a ring where it is a multiple of this.
         largest: chips of the largest slice that can be had.
     """
@@ -47,30 +46,29 @@ class Chip:
     memory: int
     memory_rate: float
     link_rate: float
-    outside_rate: float
     wraps: int
     largest: int
 
 
 GIB = 2**30
 # cloud.google.com/tpu/docs/{v5e,v5p,v6e}: peak, memory rate, "bidirectional ICI bandwidth per chip"
-# over its 4 or 6 links and both ways, data-centre network per chip (or per pod of 256), and slices.
+# over its 4 or 6 links and both ways, and slices.
 # Memory: what the compiler of libtpu 0.0.42 lets a program use, where known, else the page's.
 CHIPS = {
-    "v5e": Chip(197e12, int(15.75 * GIB), 819e9, 50e9, 3.1e9, 16, 256),
-    "v5p": Chip(459e12, 95 * GIB, 2765e9, 100e9, 6.2e9, 4, 6144),
-    "v6e": Chip(918e12, int(31.25 * GIB), 1640e9, 100e9, 12.5e9, 16, 256),
+    "v5e": Chip(197e12, int(15.75 * GIB), 819e9, 50e9, 16, 256),
+    "v5p": Chip(459e12, 95 * GIB, 2765e9, 100e9, 4, 6144),
+    "v6e": Chip(918e12, int(31.25 * GIB), 1640e9, 100e9, 16, 256),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips that are not there: ``slices`` times one slice of ``shape``.
+    """One slice of chips that are not there.
 
     Attributes:
         name: as asked for, such as ``"v5e:16x16"``.
         chip: its row of ``CHIPS``.
-        shape: chips along each dimension of a slice.
+        shape: chips along each dimension of the slice.
         devices: to make a mesh of.
     """
 

@@ -133,11 +133,11 @@ class Checkpoints:
         def seal():
             try:
                 response.result()
-                if jax.process_index() == 0:
+                if distributed.is_first():
                     _seal(folder, step, metrics or {})
                     self._prune()
             except Exception as error:
-                if jax.process_index() == 0:  # a disk that is full has better uses
+                if distributed.is_first():  # a disk that is full has better uses
                     for path in self.root.glob(f"{step}*"):
                         if path.name.split(".")[0] == folder.name:
                             shutil.rmtree(path, ignore_errors=True)
@@ -276,7 +276,10 @@ class Alarm:
             before, then = self._asked
             step_s = max(now - then, 1e-6) / (step - before)
             wait = max(1, int(left / 2 / step_s))
-        rings, wait = distributed.broadcast("the clock of saving", [left <= 0, wait])
+        # Others may still read data: how long they may is the watchdog's to say.
+        rings, wait = distributed.broadcast(
+            "the clock of saving", [left <= 0, wait], timeout_s=math.inf
+        )
         self._asked, self._ask_at = (step, now), step + wait
         return rings
 
@@ -411,7 +414,8 @@ def _seal(folder: pathlib.Path, step: int, metrics: dict[str, float]) -> None:
     for path in _files(folder):
         files[str(path.relative_to(folder))] = [path.stat().st_size, _sha256(path, sync=True)]
     content = {"step": step, "metrics": metrics, "files": files}
-    partial = folder.with_suffix(".seal")  # beside: nothing but what it lists is in the folder
+    # Beside: nothing but what it lists is in the folder. One name: what a kill leaves is replaced.
+    partial = folder.with_name("seal.partial")
     with open(partial, "w") as file:
         json.dump({**content, "sha256": _digest(content)}, file, indent=1)
         file.flush()

@@ -19,11 +19,10 @@ import os
 import pathlib
 import time
 
-import jax
 import numpy as np
 from absl import logging
 
-from hypnos_jax import compile_cache
+from hypnos_jax import compile_cache, distributed
 
 # What of a step's line is of this process and its clock: all else is equal in a resumed run.
 TIMES = frozenset({"step_s", "data_s", "save_s", "channel_seconds_per_s", "mfu", "compiled"})
@@ -44,7 +43,7 @@ class Writer:
             tensorboard: also write TensorBoard's event files, to ``workdir/tensorboard``.
         """
         self.file = self.board = None
-        if jax.process_index() != 0:
+        if not distributed.is_first():
             return
         path = workdir / "metrics.jsonl"
         path.touch()

@@ -42,7 +42,6 @@ from hypnos_jax import state as states
 from hypnos_jax.state import TrainState
 
 NOT_FINITE_BATCHES = 10  # ours: the newest of each process, kept for inspection
-STOPPED_EARLY = stopping.STOPPED_EARLY
 
 
 class NonFiniteError(ValueError):
@@ -211,7 +210,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
         workdir: the run's folder; gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``.
 
     Returns:
-        0 when the last step is done; ``STOPPED_EARLY`` after SIGTERM or SIGINT, saved (where
+        0 when the last step is done; ``stopping.STOPPED_EARLY`` after a signal, and saved (where
         ``distributed.initialize`` was called).
 
     Raises:
@@ -283,7 +282,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
                 " give as many steps or more, or another --workdir"
             )
         if stopping.requested():  # nothing is new, and compiling may take minutes
-            return STOPPED_EARLY
+            return stopping.STOPPED_EARLY
         writer = metrics.Writer(
             workdir, step=start, offset=meta["offset"], tensorboard=logs.tensorboard
         )
@@ -373,7 +372,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         logging.warning(
             "stopped at step %d of %d, saved; the same command resumes", step, run.steps
         )
-    return STOPPED_EARLY if stop else 0
+    return stopping.STOPPED_EARLY if stop else 0
 
 
 class Trace:

@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.store import EPOCH_S, NightEntry, NightStore
-from hypnos_jax import features, probe
+from hypnos_jax import distributed, features, probe
 from hypnos_jax.embed import (
     CHUNK_S,
     carry,
@@ -186,7 +186,7 @@ class LinearProbe:
                     classes=task.classes,
                 )
                 report["tasks"][task.name] = self._judge(task, examples) | {"not_run": reasons}
-        if jax.process_index() == 0:
+        if distributed.is_first():
             self._write(report)
         for name, reason in report["left_out"].items():
             logging.info("linear_probe leaves out %s: %s", name, reason)

@@ -11,6 +11,8 @@ import numpy as np
 import scipy.signal
 from jax.experimental import multihost_utils
 
+from hypnos_jax import distributed
+
 EEG_BANDS = {
     "delta": (0.5, 4.0),
     "theta": (4.0, 8.0),
@@ -135,7 +137,7 @@ class Reconstruction:
             landmark = LANDMARKS[self.signal_type]
             for name, value in timing(original, estimate, rate_hz, landmark).items():
                 yield f"{landmark.name}_{name}", value
-        if self.rows and jax.process_index() == 0:
+        if self.rows and distributed.is_first():
             self.figures.mkdir(parents=True, exist_ok=True)
             path = self.figures / f"{step}_reconstruction_{self.signal_type}.png"
             shown_s = SHOWN_S.get(self.signal_type, 8.0)

@@ -177,7 +177,7 @@ def test_a_missing_signal_type_says_what_there_is(signals):
 
 
 def damage(path, recording, channel=None):
-    """Flip a bit in one record of a copy of a store; return its night and slots of its stretch."""
+    """Flip a bit in one record of a copy of a store; return the shard that it is in."""
     opened = NightStore(path)
     night = next(night for night in opened.nights if night.recording == recording)
     shard, row = opened._row(night, channel)

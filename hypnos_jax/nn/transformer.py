@@ -314,12 +314,14 @@ def rematerialised(call: Callable, remat: str) -> Callable:
     Args:
         call: ``(module, x, ...) -> y``.
         remat: ``"none"`` keeps all; ``"cheap"`` keeps the results of matrix products over
-            parameters and recomputes the rest; ``"all"`` keeps the inputs alone.
+            parameters and recomputes the rest; ``"all"`` keeps the inputs alone. False and True,
+            as older exports have it, mean none and all.
 
     Raises:
         ValueError: another ``remat``.
     """
     policies = {"all": None, "cheap": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    remat = {False: "none", True: "all"}.get(remat, remat)
     if remat == "none":
         return call
     if remat not in policies:

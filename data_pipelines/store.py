@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import pathlib
+import threading
 import typing
 
 import numpy as np
@@ -43,6 +44,10 @@ STORED = {field: np.dtype(kind) for field, kind in STORED.items()}
 BLOCK, BLOCK_HEADER = 2**16, 24
 OPEN_FILES = 256  # ours: of the 1024 that a process may have open by default
 OPEN_READERS = 16  # ours: each is used once per record, and opened in 3 ms
+
+# np.load parses headers with ast.literal_eval, which in CPython 3.11 raises SystemError now and
+# then where two threads are in it; readers of batches are threads.
+READING_HEADERS = threading.Lock()
 
 
 class StoreError(ValueError):
@@ -306,7 +311,8 @@ class NightStore:
         name = str(file.relative_to(self.path))
         if sha256(file) != self.manifest["files"].get(name):
             raise StoreError(f"{name} is not the file that was prepared")
-        rows = np.load(file)
+        with READING_HEADERS:
+            rows = np.load(file)
         # Lists, as an element of a list is found in a tenth of the time of one of an array.
         columns = {name: rows[name].tolist() for name in rows.dtype.names}
         return columns | {"scale": rows["scale"]}

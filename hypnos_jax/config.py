@@ -45,11 +45,11 @@ MAY_CHANGE = (
     "data.max_damaged",
     "train.steps",
     "train.skip_not_finite",
-    "mesh.",
-    "checkpoints.",
-    "logs.",
-    "watchdog.",
-    "evals.",
+    "mesh",
+    "checkpoints",
+    "logs",
+    "watchdog",
+    "evals",
 )
 
 

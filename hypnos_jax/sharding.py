@@ -47,7 +47,8 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
         devices: the devices to use; all by default.
 
     Raises:
-        ValueError: the sizes do not multiply to the number of devices.
+        ValueError: the sizes do not multiply to the number of devices, or are no products of the
+            sides of their torus.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
@@ -60,7 +61,13 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
             " devices exactly; give sizes that multiply to it, or -1 for one of them"
         )
     # Auto, spelled out: make_mesh defaults to Explicit, under which Linen's constraints fail.
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    try:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"config.mesh data={sizes[0]} fsdp={sizes[1]} tensor={sizes[2]} cannot be laid over"
+            f" these chips: {error} Give sizes that are products of sides of the slice"
+        ) from error
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

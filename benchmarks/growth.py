@@ -186,7 +186,7 @@ def draw(results: dict, path: pathlib.Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     rows = -(-len(results) // 3)
     figure, axes = pyplot.subplots(rows, 3, figsize=(13, 3.6 * rows), squeeze=False)
@@ -203,7 +203,8 @@ def draw(results: dict, path: pathlib.Path) -> None:
         axis.plot(ends, [last * x / works[-1] for x in ends], ":", color="0.6", label="linear")
         axis.set(xscale="log", yscale="log", xlabel=WORK[part][0])
         axis.set_xticks(works, [f"{work:,}" for work in works], fontsize=8)
-        axis.minorticks_off()
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.tick_params(which="minor", labelsize=6)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.tight_layout()

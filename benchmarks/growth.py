@@ -51,7 +51,8 @@ from data_pipelines.store import NightStore
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 before, then = resident(), time.perf_counter()
 store = NightStore(pathlib.Path(sys.argv[1]))
-source = pipeline.SOURCES["token_windows"](store, split="train", seed=0, window_s=512)
+open_source = pipeline.find_source("token_windows").open_source
+source = open_source(store, split="train", seed=0, window_s=512)
 feed = source.batches(8, 0, 8, 0)
 next(feed)
 first_s, then = time.perf_counter() - then, time.perf_counter()

@@ -82,7 +82,7 @@ def measure(path, row):
     time_calls(recording_night, "read_channel", "read")
     time_calls(preprocess, "resample", "resample")
     time_calls(preprocess, "filter_forward", "filter")
-    time_calls(preprocess, "_flat_seconds", "flat")
+    time_calls(preprocess, "flat_seconds", "flat")
     time_calls(preprocess, "amplitude_tracks", "tracks")
     time_calls(preprocess, "normalize", "z-score")
     time_calls(night_builder, "write_night", "write night")

@@ -28,6 +28,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from data_pipelines.channels import HYPNOS
+from data_pipelines.sources import token_windows
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
 from hypnos_jax import flops, sharding, train
@@ -106,7 +107,7 @@ def resolved() -> dict:
     if WINDOW_S.value:
         key = "crop_s" if config["data"]["name"] == "signal_crops" else "window_s"
         config["data"][key] = int(WINDOW_S.value[0])
-    described = configs.describe_paper(LEVELS.value, CODES.value)
+    described = token_windows.describe_paper(LEVELS.value, CODES.value)
     described["modalities"] = described["modalities"][: MODALITIES.value]
     return configs.fill(config, described)
 

@@ -13,9 +13,11 @@ with weight 0 and no valid second, and an error in the log names the night (``En
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import pathlib
 import threading
+import types
 from collections.abc import Callable, Iterator
 
 import grain
@@ -81,7 +83,10 @@ class Source:
     Attributes:
         store: the ``NightStore``.
         num_examples: examples of one epoch.
+        token_s: seconds that one entry of ``valid`` stands for.
     """
+
+    token_s = 1
 
     def __init__(
         self,
@@ -153,11 +158,15 @@ class Source:
             An iterator of name -> array [hi - lo, ...]; ``close()`` ends its threads.
         """
 
-        def batch(ahead: int) -> Batch:
-            first = (start_step + ahead) * batch_size
-            return self.examples(first + lo, first + hi)
+        return self._iterate(
+            2**62 // batch_size - start_step,
+            lambda ahead: self.rows(start_step + ahead, batch_size, lo, hi),
+        )
 
-        return self._iterate(2**62 // batch_size - start_step, batch)
+    def rows(self, step: int, batch_size: int, lo: int, hi: int) -> Batch:
+        """Return rows ``lo`` to ``hi - 1`` of the global batch of a step."""
+        first = step * batch_size
+        return self.examples(first + lo, first + hi)
 
     def evaluation_batches(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield the examples in the store's order, each once, from fixed seconds.
@@ -171,11 +180,7 @@ class Source:
         def batch(index: int) -> Batch:
             rows = np.arange(index * batch_size, min(count, (index + 1) * batch_size))
             stretch, slot = self._locate(rows * self.num_examples // count)
-            missing = batch_size - len(rows)
-            return {
-                name: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1))
-                for name, value in self._read(stretch, slot * self._crop_s).items()
-            }
+            return filled_up(self._read(stretch, slot * self._crop_s), batch_size)
 
         yield from self._iterate(-(-count // batch_size), batch)
 
@@ -192,169 +197,28 @@ class Source:
         }
 
 
-def signal_crops(
-    store: NightStore,
-    *,
-    split: str,
-    seed: int,
-    signal_type: str,
-    crop_s: int = 30,
-    channels: tuple[str, ...] = (),
-    max_damaged: float = 0.01,
-    threads: int | None = None,
-) -> Source:
-    """Crops of single channels of one signal type.
+def source_names() -> list[str]:
+    """Return the names of the sources: the files of ``data_pipelines/sources``."""
+    folder = pathlib.Path(__file__).parent / "sources"
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
 
-    Examples: ``signal`` float32 [T] (0 where invalid), ``valid`` bool [S], ``channel_id`` int32,
-    ``weight`` float32 (0 where no second is valid).
 
-    Args:
-        store: a store of signals.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        seed: of order and crops.
-        signal_type: ``"eeg"``, ``"eog"``, ``"emg"``, ``"ecg"`` or ``"resp"``.
-        crop_s: seconds of a crop.
-        channels: only these; all of the type by default.
-        max_damaged: share of the records that may be damaged and left out; one always may, unless
-            this is 0.
-        threads: readers.
+def find_source(name: str) -> types.ModuleType:
+    """Return a source's module (contract: ``data_pipelines/sources/__init__.py``).
 
     Raises:
-        PipelineError: the store holds tokens, or no such channel in that split.
+        PipelineError: no such source.
     """
-    _require_kind(store, "signals", "signal_crops")
-    types = {row["name"]: _channel(row["name"]).signal_type for row in store.manifest["channels"]}
-    wanted = [
-        name for name, kind in types.items() if kind == signal_type and name in (channels or types)
-    ]
-    stretches = [(night, name) for name in wanted for night in store.select(split, name)]
-    if not stretches:
-        raise EmptySplitError(
-            f"{store.path} has no {signal_type} channel"
-            + (f" among {list(channels)}" if channels else "")
-            + f" in split {split!r}; it holds {_contents(store)} with {types}"
-        )
-    rates = {store.rate_hz(name) for name in wanted}
-    if len(rates) > 1:
-        raise PipelineError(f"{store.path}: {signal_type} channels at several rates, {rates} Hz")
-
-    rate = rates.pop()
-    endurance = Endurance(store, len(stretches), max_damaged)
-    ids = np.array([_channel_id(name) for _, name in stretches], np.int32)
-
-    def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
-        samples = np.zeros((len(chosen), crop_s, rate), np.int16)
-        scale = np.ones(len(chosen), np.float32)
-        valid = np.zeros((len(chosen), crop_s), bool)
-        for row, (stretch, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
-            try:
-                scale[row] = store.fill(
-                    *stretches[stretch], start, samples=samples[row], valid=valid[row]
-                )
-            except DamagedRecordError as error:
-                endurance.tell(error)
-        return {
-            "signal": samples.reshape(len(chosen), -1) * scale[:, None],
-            "valid": valid,
-            "channel_id": ids[chosen],
-            "weight": valid.any(axis=1).astype(np.float32),
-        }
-
-    description = {"signal_type": signal_type, "channels": wanted, "rate_hz": rate}
-    seconds = [night.duration_s for night, _ in stretches]
-    return Source(store, seconds, crop_s, read, description, seed=seed, threads=threads)
-
-
-def token_windows(
-    store: NightStore,
-    *,
-    split: str,
-    seed: int,
-    window_s: int = 512,
-    modalities: tuple[str, ...] = (),
-    max_damaged: float = 0.01,
-    threads: int | None = None,
-) -> Source:
-    """Windows of all modalities of a night as tokens.
-
-    Examples: ``codes`` int32 [S, sumK], ``present`` bool [M], ``channel_ids`` int32 [M], ``valid``
-    bool [S, M] (False where the night is over), ``tracks`` float32 [S, M, 2], ``weight`` float32.
-
-    Args:
-        store: a store of tokens.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        seed: of order and crops.
-        window_s: seconds of a window.
-        modalities: only these, in the store's order; all by default.
-        max_damaged: share of the nights that may be damaged and left out; one always may, unless
-            this is 0.
-        threads: readers.
-
-    Raises:
-        PipelineError: the store holds signals, lacks a modality, or has no night in that split.
-    """
-    _require_kind(store, "tokens", "token_windows")
-    names = [modality["name"] for modality in store.modalities]
-    unknown = [name for name in modalities if name not in names]
-    if unknown:
-        raise PipelineError(f"{store.path} has no modality {unknown[0]!r}; it has {names}")
-    keep = [i for i, name in enumerate(names) if name in (modalities or names)]
-    levels = [modality["levels"] for modality in store.modalities]
-    firsts = np.cumsum([0, *levels])
-    columns = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in keep])
-    channel_ids = np.array([store.modalities[i]["channel_id"] for i in keep], np.int32)
-    nights = store.select(split)
-    if not nights:
-        raise EmptySplitError(f"{store.path} has no night in split {split!r}: {_contents(store)}")
-
-    endurance = Endurance(store, len(nights), max_damaged)
-    present = np.stack([store.present(night)[keep] for night in nights])
-    # A slice takes all without a copy.
-    levels_kept, modalities_kept = (columns, keep) if modalities else (slice(None), slice(None))
-
-    def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
-        codes = np.zeros((len(chosen), window_s, store.code_width), np.int32)
-        valid = np.zeros((len(chosen), window_s, len(names)), bool)
-        tracks = np.zeros((*valid.shape, 2), np.float32)
-        for row, (night, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
-            fields = {"codes": codes[row], "valid": valid[row], "tracks": tracks[row]}
-            try:
-                store.fill(nights[night], None, start, **fields)
-            except DamagedRecordError as error:
-                endurance.tell(error)
-        valid = valid[:, :, modalities_kept] & present[chosen, None]
-        return {
-            "codes": codes[:, :, levels_kept],
-            "present": present[chosen],
-            "channel_ids": np.tile(channel_ids, (len(chosen), 1)),
-            "valid": valid,
-            "tracks": tracks[:, :, modalities_kept],
-            "weight": valid.any(axis=(1, 2)).astype(np.float32),
-        }
-
-    kept = [
-        {
-            "name": names[i],
-            "levels": levels[i],
-            "codes": store.modalities[i]["codes"],
-            "channel_id": store.modalities[i]["channel_id"],
-            "group": store.modalities[i]["signal_type"],
-        }
-        for i in keep
-    ]
-    description = {"modalities": kept, "window_s": window_s}
-    seconds = [night.duration_s for night in nights]
-    return Source(store, seconds, window_s, read, description, seed=seed, threads=threads)
-
-
-SOURCES = {"signal_crops": signal_crops, "token_windows": token_windows}
+    if name not in source_names():
+        raise PipelineError(f"no data source named {name!r}; there are {source_names()}")
+    return importlib.import_module(f"data_pipelines.sources.{name}")
 
 
 def load(name: str, *, path: str | os.PathLike, split: str, seed: int, **options) -> Source:
     """Open a source by name.
 
     Args:
-        name: ``"signal_crops"`` or ``"token_windows"``.
+        name: one of ``source_names()``.
         path: a store of nights.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         seed: of order and crops.
@@ -364,9 +228,7 @@ def load(name: str, *, path: str | os.PathLike, split: str, seed: int, **options
         PipelineError: an unknown name, or the store does not fit.
         StoreError: ``path`` is not a store.
     """
-    if name not in SOURCES:
-        raise PipelineError(f"no data source named {name!r}; there are {sorted(SOURCES)}")
-    return SOURCES[name](NightStore(path), split=split, seed=seed, **options)
+    return find_source(name).open_source(NightStore(path), split=split, seed=seed, **options)
 
 
 def write_synthetic(name: str, folder: str | os.PathLike, seed: int) -> None:
@@ -379,38 +241,33 @@ def write_synthetic(name: str, folder: str | os.PathLike, seed: int) -> None:
         folder: where; must not exist.
         seed: of the synthetic nights.
     """
-    from data_pipelines import synthetic  # only where no data are given
-
-    if name not in SOURCES:
-        raise PipelineError(f"no data source named {name!r}; there are {sorted(SOURCES)}")
-    kind = "tokens" if name == "token_windows" else "nights"
+    write_tiny = find_source(name).write_tiny
     folder = pathlib.Path(folder)
     partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
-    getattr(synthetic, f"write_tiny_{kind}")(partial, seed=seed)
+    write_tiny(partial, seed)
     partial.rename(folder)
 
 
-def _channel(name: str):
-    from data_pipelines.channels import CHANNELS
-
-    return CHANNELS[name]
-
-
-def _channel_id(name: str) -> int:
-    identity = _channel(name).id
-    return -1 if identity is None else identity
-
-
-def _contents(store: NightStore) -> dict[str, int]:
+def contents(store: NightStore) -> dict[str, int]:
     """Return split -> number of nights."""
     return {
         split: len(store.select(split)) for split in sorted({night.split for night in store.nights})
     }
 
 
-def _require_kind(store: NightStore, kind: str, name: str) -> None:
+def require_kind(store: NightStore, kind: str, name: str) -> None:
+    """Raise PipelineError where a store holds the other kind of nights."""
     if store.kind != kind:
         raise PipelineError(f"{name} reads a store of {kind}; {store.path} holds {store.kind}")
+
+
+def filled_up(batch: Batch, rows: int) -> Batch:
+    """Return the batch with rows of zeros (``weight`` 0) after its own, as many as are missing."""
+    missing = rows - len(next(iter(batch.values())))
+    return {
+        name: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1))
+        for name, value in batch.items()
+    }
 
 
 def mix(numbers: np.ndarray | int) -> np.ndarray:

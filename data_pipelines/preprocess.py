@@ -133,12 +133,12 @@ def preprocess_channel(
 def _waveform(signal, sfreq, seconds, channel, recipe, mains_hz):
     missing = ~np.isfinite(signal)
     gaps = bool(missing.any())
-    valid = _covered(missing, sfreq, seconds) if gaps else np.ones(seconds, bool)
+    valid = covered(missing, sfreq, seconds) if gaps else np.ones(seconds, bool)
     if not valid.any():
         raise UnusableSignal(f"{channel.name} has no second of signal")
     if gaps:
-        signal = _bridge(signal, missing)
-    valid &= ~_flat_seconds(signal, sfreq, seconds, recipe.flat_s)
+        signal = bridge(signal, missing)
+    valid &= ~flat_seconds(signal, sfreq, seconds, recipe.flat_s)
     if not valid.any():
         raise UnusableSignal(f"{channel.name} is flat")
     rate = channel.rate_hz
@@ -174,7 +174,7 @@ def _level(signal, sfreq, seconds, channel, recipe):
         )
         values, lost = signal[index], missing[index]
     else:
-        values, lost = _bin_means(signal, missing, sfreq / rate, seconds * rate)
+        values, lost = bin_means(signal, missing, sfreq / rate, seconds * rate)
         values, lost = values.reshape(seconds, rate), lost.reshape(seconds, rate)
     values = np.where(lost, 0.0, values)
     valid = lost.mean(axis=1) < 0.5
@@ -188,8 +188,18 @@ def _level(signal, sfreq, seconds, channel, recipe):
     return ChannelSignal(channel.name, rate, samples.reshape(-1).astype(np.float32), valid, tracks)
 
 
-def _bin_means(signal, missing, step, count):
-    """Mean of what is present within each output sample, interpolated where rates are low."""
+def bin_means(
+    signal: np.ndarray, missing: np.ndarray, step: fractions.Fraction, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of what is present within each output sample, and where nothing is.
+
+    Interpolated where the input has the lower rate.
+
+    Args:
+        signal, missing: ``[T]``.
+        step: input samples per output sample.
+        count: of output samples.
+    """
     if step < 1:
         at = np.arange(count) * float(step)
         left = np.minimum(at.astype(int), len(signal) - 1)
@@ -462,8 +472,13 @@ def sections_of(recipe: Recipe, rate: int, mains_hz: int | None):
     return sections, scipy.signal.sosfilt_zi(sections)
 
 
-def amplitude_tracks(by_second, valid):
-    """Mean and log standard deviation per second, and the standard deviation over all of it."""
+def amplitude_tracks(by_second: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return mean and log standard deviation per second, and the standard deviation of all.
+
+    Args:
+        by_second: ``[S, rate]``.
+        valid: ``[S]`` bool; the others count for nothing.
+    """
     seconds, rate = by_second.shape
     mean, variance = np.empty(seconds), np.empty(seconds)
     for at in range(0, seconds, BLOCK // rate):
@@ -483,21 +498,27 @@ def _edges(sfreq, seconds):
     return -(-np.arange(seconds + 1) * sfreq.numerator // sfreq.denominator)
 
 
-def _covered(missing, sfreq, seconds):
-    """Seconds of which more than half is there."""
+def covered(missing: np.ndarray, sfreq: fractions.Fraction, seconds: int) -> np.ndarray:
+    """Return bool ``[seconds]``: seconds of which more than half is there."""
     counts = np.concatenate([[0], np.cumsum(missing)])
     edges = _edges(sfreq, seconds)
     lost = counts[edges[1:]] - counts[edges[:-1]]
     return lost * 2 < edges[1:] - edges[:-1]
 
 
-def _bridge(signal, missing):
+def bridge(signal: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Interpolate ``[T]`` over its gaps, from edge to edge."""
     present = np.flatnonzero(~missing)
     return np.interp(np.arange(len(signal)), present, signal[present])
 
 
-def _flat_seconds(signal, sfreq, seconds, flat_s):
-    """Seconds that lie wholly in a run of ``flat_s`` s or more of one constant value."""
+def flat_seconds(
+    signal: np.ndarray, sfreq: fractions.Fraction, seconds: int, flat_s: int | None
+) -> np.ndarray:
+    """Return bool ``[seconds]``: seconds within a run of ``flat_s`` s or more of one value.
+
+    None finds nothing.
+    """
     flat = np.zeros(seconds, bool)
     if flat_s is None:
         return flat

@@ -1,18 +1,26 @@
 """The batch contract: name -> array, rows first, every array padded to its full shape.
 
 Every batch has ``weight`` float32 [B] (0: the row is padding) and ``valid`` bool [B, S] or
-[B, S, M] (True: this second of this channel holds signal). A source adds:
+[B, S, M] (True: this second, or token of ``Source.token_s`` seconds, of this channel holds signal).
+A source (``data_pipelines/sources``) adds:
 
 - ``signal_crops``: ``signal`` float32 [B, T] (standardised; T = S x rate), ``channel_id`` int32
   [B].
 - ``token_windows``: ``codes`` int32 [B, S, sumK], ``present`` bool [B, M], ``channel_ids`` int32
   [B, M], ``tracks`` float32 [B, S, M, 2] (mean, log standard deviation, physical units).
+- ``modality_pairs``, of L tokens of two modalities (``valid`` [B, L, 2]): ``signal_a`` and
+  ``signal_b`` int16 [B, L, F] (times ``scale`` float32 [B, 2]; a modality of f < F samples a token
+  has them first, then zeros), ``pair`` int32 [B, 2] (which modalities; the same in all rows), and
+  int32 [B] each: ``age`` (years, -1 unknown), ``sex`` (1 male, 0 female, -1 unknown), ``site``,
+  ``subject``, ``night`` (of the store's), ``start`` (the window's first token).
 """
 
 from __future__ import annotations
 
 import jax
 import numpy as np
+
+from data_pipelines import pipeline
 
 
 class BatchError(ValueError):
@@ -30,33 +38,14 @@ def shapes(config: dict) -> dict[str, jax.ShapeDtypeStruct]:
         ``config.train.batch_size``.
 
     Raises:
-        BatchError: a source whose batches are not described here.
+        PipelineError: no such source.
     """
-    data, rows = config["data"], config["train"]["batch_size"]
-    of = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
-    if data["name"] == "signal_crops":
-        seconds = data["crop_s"]
-        return {
-            "signal": of(np.float32, seconds * config["objective"]["rate_hz"]),
-            "valid": of(np.bool_, seconds),
-            "channel_id": of(np.int32),
-            "weight": of(np.float32),
-        }
-    if data["name"] == "token_windows":
-        seconds, modalities = data["window_s"], config["objective"]["model"]["modalities"]
-        count, levels = len(modalities), sum(m["levels"] for m in modalities)
-        return {
-            "codes": of(np.int32, seconds, levels),
-            "present": of(np.bool_, count),
-            "channel_ids": of(np.int32, count),
-            "valid": of(np.bool_, seconds, count),
-            "tracks": of(np.float32, seconds, count, 2),
-            "weight": of(np.float32),
-        }
-    raise BatchError(
-        f"config.data.name={data['name']!r}: only the batches of 'signal_crops' and 'token_windows'"
-        " are known without their data"
-    )
+    rows = config["train"]["batch_size"]
+    source = pipeline.find_source(config["data"]["name"])
+    return {
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype)
+        for name, (dtype, *shape) in source.shapes(config["data"], config["objective"]).items()
+    }
 
 
 def check_batch(batch: dict[str, np.ndarray], rows: int) -> None:
@@ -83,7 +72,12 @@ def check_batch(batch: dict[str, np.ndarray], rows: int) -> None:
         raise BatchError(f"batch['weight'] has shape {batch['weight'].shape}, not ({rows},)")
 
 
-def channel_seconds(batch: dict[str, np.ndarray]) -> float:
-    """Return how many seconds of signal a batch holds, each channel counted for itself."""
+def channel_seconds(batch: dict[str, np.ndarray], token_s: float = 1) -> float:
+    """Return how many seconds of signal a batch holds, each channel counted for itself.
+
+    Args:
+        batch: of numpy arrays.
+        token_s: seconds that an entry of ``valid`` stands for (``Source.token_s``).
+    """
     valid = batch["valid"]
-    return float((valid.reshape(len(valid), -1).sum(1) * (batch["weight"] > 0)).sum())
+    return token_s * float((valid.reshape(len(valid), -1).sum(1) * (batch["weight"] > 0)).sum())

@@ -24,7 +24,6 @@ from collections.abc import Callable
 
 import ml_collections
 
-from data_pipelines.channels import CHANNELS, HYPNOS
 from hypnos_jax import plugins
 
 SECTIONS = (
@@ -159,25 +158,6 @@ def change(config: dict, changes: dict) -> dict:
         node = functools.reduce(lambda node, name: node.setdefault(name, {}), parents, config)
         node[last] = value
     return resolve(config)
-
-
-def describe_paper(levels: int = 8, codes: int = 2048) -> dict:
-    """Return what a token store of the paper's eight modalities would describe, to ``fill`` with.
-
-    Args:
-        levels, codes: of every modality.
-    """
-    modalities = [
-        {
-            "name": name,
-            "levels": levels,
-            "codes": codes,
-            "channel_id": CHANNELS[name].id,
-            "group": CHANNELS[name].signal_type,
-        }
-        for name in HYPNOS
-    ]
-    return {"modalities": modalities}
 
 
 def frozen(value):

@@ -206,9 +206,9 @@ def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.
     """
     options = {key: value for key, value in config["data"].items() if key != "fill"}
     name, path = options.pop("name", ""), options.pop("path", "")
-    if name not in pipeline.SOURCES:
+    if name not in pipeline.source_names():
         raise configs.ConfigError(
-            f"config.data.name={name!r}: {configs.nearest(name, pipeline.SOURCES)}"
+            f"config.data.name={name!r}: {configs.nearest(name, pipeline.source_names())}"
         )
     if not path:
         path = pathlib.Path(workdir) / "synthetic"
@@ -218,7 +218,7 @@ def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.
         )
     store = NightStore(path)
     return configs.call(
-        pipeline.SOURCES[name],
+        pipeline.find_source(name).open_source,
         options,
         "config.data",
         store=store,

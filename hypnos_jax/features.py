@@ -15,8 +15,8 @@ import numpy as np
 import scipy.signal
 
 from data_pipelines.channels import CHANNELS, HYPNOS
+from data_pipelines.heartbeats import RHYTHM_NAMES, find_r_peaks, intervals, rhythm_features
 from data_pipelines.store import EPOCH_S, NightEntry, NightStore
-from hypnos_jax.heartbeats import RHYTHM_NAMES, find_r_peaks, intervals, rhythm_features
 
 BANDS_HZ = {
     "slow": (0.5, 1.5),

@@ -312,7 +312,8 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
                 if in_a_row:
                     logging.error("step %d is skipped: loss or gradient is not finite", step)
                     values |= {"loss": math.nan, "grad_norm": math.nan, "skipped": in_a_row}
-                values |= clock.read(batches.channel_seconds(local) * rows / (hi - lo))
+                signal_s = batches.channel_seconds(local, source.token_s)
+                values |= clock.read(signal_s * rows / (hi - lo))
                 writer.write(step, values)
                 if step % logs.every == 0 or step == run.steps:
                     logging.info("%s", clock.line(step, values))

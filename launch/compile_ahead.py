@@ -89,11 +89,14 @@ def main(argv):
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs; the host's accelerator is left alone
+    from data_pipelines import pipeline
     from hypnos_jax import ahead  # after the flags: importing takes seconds
     from hypnos_jax import config as configs
 
     try:
-        config = configs.fill(configs.resolve(CONFIG.value), configs.describe_paper())
+        config = configs.resolve(CONFIG.value)
+        source = pipeline.find_source(config["data"]["name"])
+        config = configs.fill(config, source.describe_paper())
         where = ahead.topology(TOPOLOGY.value)
         if len(where.devices) > where.chip.largest:
             logging.warning(

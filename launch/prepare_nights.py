@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import channel_table, channels, splits, store
+from data_pipelines import channel_table, channels, modality_table, splits, store
 from data_pipelines.builders import (
     cinc2017,
     folder,
@@ -25,6 +25,7 @@ from data_pipelines.builders import (
 
 BUILDERS = ("folder", "sleep_edf", "cinc2017", "nsrr")
 
+FLAGS = flags.FLAGS
 INPUT = flags.DEFINE_string(
     "input", "", "Folder of recordings. Without it, sleep_edf downloads its own."
 )
@@ -34,6 +35,12 @@ MAINS_HZ = flags.DEFINE_enum("mains_hz", None, ["50", "60"], "Mains frequency; d
 JOBS = flags.DEFINE_integer("jobs", 1, "Processes that prepare nights.", lower_bound=1)
 CHANNELS = flags.DEFINE_string(
     "channels", "hypnos", "The eight channels of hypnos, all that are known, or names by commas."
+)
+MODALITIES = flags.DEFINE_string(
+    "modalities",
+    None,
+    "Instead of channels, the modalities of sleep2vec: nine, eleven (with wearables), or names by"
+    " commas.",
 )
 ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
 SUBJECTS = flags.DEFINE_string("subjects", None, "CSV or TSV file of recording,subject.")
@@ -57,6 +64,20 @@ def wanted_channels(text: str) -> tuple[str, ...]:
         known = ", ".join(channels.CHANNELS)
         raise ValueError(f"--channels={text}: {unknown} not among hypnos, all, {known}")
     return names
+
+
+def wanted_modalities(text: str) -> tuple[str, ...]:
+    """Names of modalities for the value of ``--modalities``; ValueError for one unknown."""
+    sets = {"nine": modality_table.NINE, "eleven": modality_table.ELEVEN}
+    if text in sets:
+        return sets[text]
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in modality_table.MODALITIES]
+    if unknown or not names:
+        known = ", ".join(modality_table.MODALITIES)
+        raise ValueError(f"--modalities={text}: {unknown} not among nine, eleven, {known}")
+    # The order is the table's: another order is the same store.
+    return tuple(name for name in modality_table.MODALITIES if name in names)
 
 
 def find_items() -> tuple[dict[str, recording_night.Pending], list]:
@@ -114,14 +135,27 @@ def main(argv):
             raise ValueError(f"--cohort={COHORT.value} is not one of {known}")
         participants = find_participants()
         subjects = SUBJECTS.value or participants
-        names = wanted_channels("ecg" if BUILDER.value == "cinc2017" else CHANNELS.value)
-        make_night = recording_night.PrepareRecording(
-            channels=names,
-            mains_hz=int(MAINS_HZ.value) if MAINS_HZ.value else None,
-            aliases=channels.load_aliases(ALIASES.value) if ALIASES.value else None,
-            subjects=splits.load_subject_map(subjects) if subjects else None,
-            code_book=CODE_BOOK.value,
-        )
+        how = {
+            "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
+            "aliases": channels.load_aliases(ALIASES.value) if ALIASES.value else None,
+            "subjects": splits.load_subject_map(subjects) if subjects else None,
+            "code_book": CODE_BOOK.value,
+        }
+        if MODALITIES.value is None:
+            names = wanted_channels("ecg" if BUILDER.value == "cinc2017" else CHANNELS.value)
+            make_night = recording_night.PrepareRecording(channels=names, **how)
+            versions = {}
+        else:
+            if FLAGS["channels"].present:
+                raise ValueError("--channels and --modalities: give one of the two")
+            names = wanted_modalities(MODALITIES.value)
+            make_night = recording_night.PrepareModalities(
+                channels=modality_table.channels_for(names), modalities=names, **how
+            )
+            versions = {
+                "modalities": modality_table.VERSION,
+                "normalisation": modality_table.NORMALISATION,
+            }
         items, doubles = find_items()
         if not items:
             raise ValueError(f"--input={INPUT.value}: no recordings ({', '.join(folder.SUFFIXES)})")
@@ -141,6 +175,7 @@ def main(argv):
             "aliases": make_night.aliases,
             "cohort": COHORT.value,
             "code_book": CODE_BOOK.value,
+            **versions,
         }
         summary = night_builder.write_store(
             OUTPUT.value,

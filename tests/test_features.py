@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.channels import CHANNELS
+from data_pipelines.heartbeats import RHYTHM_NAMES, find_r_peaks, rhythm_features
 from data_pipelines.preprocess import preprocess_channel
 from data_pipelines.store import ChannelSignal, Night
 from hypnos_jax.features import BANDS_HZ, epoch_features, past_mean, record_features
-from hypnos_jax.heartbeats import RHYTHM_NAMES, find_r_peaks, rhythm_features
 
 
 class MemoryStore:

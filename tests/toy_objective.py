@@ -4,6 +4,7 @@ Its collection is a ledger: how often the parameters were trained on each slot o
 """
 
 import time
+import types
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -92,7 +93,8 @@ def install(monkeypatch=None):
         plugins, "load", lambda folder, name: ToyRegression if name == "toy" else load(folder, name)
     )
     put(evaluate, "NightStore", lambda path: path)
-    put(pipeline, "SOURCES", {"toy": ToySource})
+    put(pipeline, "source_names", lambda: ["toy"])
+    put(pipeline, "find_source", lambda name: types.SimpleNamespace(open_source=ToySource))
 
 
 def toy_config():

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import multiprocessing
 import pathlib
 import threading
@@ -9,7 +10,7 @@ import typing
 
 import numpy as np
 
-from data_pipelines import channels, preprocess, scoring, splits
+from data_pipelines import channels, modalities, preprocess, scoring, splits
 from data_pipelines.recordings import RecordingError, open_recording, read_channel
 from data_pipelines.store import Night
 from data_pipelines.verdict import judge
@@ -98,20 +99,7 @@ class PrepareRecording:
         resolution = dataclasses.replace(resolution, bindings=bindings)
         verdict = judge(recording, resolution, mains_hz=self.mains_hz)
         mains_hz = verdict.mains_hz or DEFAULT_MAINS_HZ
-        signals, found, refused = {}, {}, {}
-        # A worker process has its share of the cores: one. Elsewhere channels go side by side.
-        alone = multiprocessing.parent_process() is None
-        lock = threading.Lock()
-        with concurrent.futures.ThreadPoolExecutor(CHANNELS_AT_ONCE if alone else 1) as pool:
-            futures = {
-                name: pool.submit(_read, recording, verdict.channels[name], mains_hz, lock)
-                for name in wanted
-            }
-        for name, future in futures.items():
-            try:
-                signals[name], found[name] = future.result()
-            except (RecordingError, preprocess.UnusableSignal) as error:
-                refused[name] = str(error)
+        signals, told, refused = self._signals(recording, verdict, mains_hz)
         if not signals:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise RecordingError(f"{recording.name}: no usable channel ({reasons})")
@@ -119,7 +107,7 @@ class PrepareRecording:
         qc = {
             "mains_hz": mains_hz,
             "mains_from": _mains_from(self.mains_hz, verdict.mains_hz),
-            "channels": found,
+            **told,
             "refused": refused,
             "notes": [*verdict.notes, *facts.pop("notes")],
             "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
@@ -138,6 +126,24 @@ class PrepareRecording:
             metadata=metadata,
             qc=qc,
         )
+
+    def _signals(self, recording, verdict, mains_hz):
+        """Prepared signals by name, what the manifest says of them, why others are not there."""
+        signals, found, refused = {}, {}, {}
+        # A worker process has its share of the cores: one. Elsewhere channels go side by side.
+        alone = multiprocessing.parent_process() is None
+        lock = threading.Lock()
+        with concurrent.futures.ThreadPoolExecutor(CHANNELS_AT_ONCE if alone else 1) as pool:
+            futures = {
+                name: pool.submit(_read, recording, judged, mains_hz, lock)
+                for name, judged in verdict.channels.items()
+            }
+        for name, future in futures.items():
+            try:
+                signals[name], found[name] = future.result()
+            except (RecordingError, preprocess.UnusableSignal) as error:
+                refused[name] = str(error)
+        return signals, {"channels": found}, refused
 
     def subject_of(self, pending: Pending) -> str:
         """By the file's own name where a rule or the map knows it, else by its whole path."""
@@ -159,6 +165,45 @@ class PrepareRecording:
         scored, notes = scoring.align(scored, recording.duration_s)
         facts = {"scoring": scored.source, "events_scored": scored.events_scored}
         return scored.stages, scored.events, facts | {"notes": list(scored.notes or notes)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareModalities(PrepareRecording):
+    """Make the night of one pending recording with modalities in place of its channels.
+
+    Attributes:
+        modalities: Names of ``modality_table.MODALITIES`` to make where the recording can.
+            ``channels`` are those that they are made of (``modality_table.channels_for``).
+    """
+
+    modalities: tuple[str, ...] = ()
+
+    def _signals(self, recording, verdict, mains_hz):
+        del mains_hz  # every band ends below it, but for the chin's
+        usable = [name for name, judged in verdict.channels.items() if judged.status != "refused"]
+
+        # An ECG is read for three modalities that follow one another but for two.
+        @functools.lru_cache(maxsize=3)
+        def read(name):
+            return read_channel(recording, verdict.channels[name].binding)
+
+        signals, made_of, refused = {}, {}, {}
+        for name in self.modalities:
+            try:
+                made = modalities.make_modality(name, read, usable)
+            except (RecordingError, preprocess.UnusableSignal) as error:
+                refused[name] = str(error)
+                continue
+            if made is not None:
+                signals[name], made_of[name] = made.signal, list(made.channels)
+        found = {
+            name: verdict.channels[name].to_json()
+            for name in dict.fromkeys(channel for of in made_of.values() for channel in of)
+        }
+        for name, judged in verdict.channels.items():
+            if judged.status == "refused":
+                refused[name] = "; ".join(judged.notes)
+        return signals, {"channels": found, "made_of": made_of}, refused
 
 
 def _read(recording, judged, mains_hz, lock):

@@ -18,7 +18,12 @@ processor; no clock, no hash order, no number of processes enters.
 from data_pipelines.synthetic.cohort import CohortError, plan_cohort, write_cohort
 from data_pipelines.synthetic.night import SimulatedNight, simulate_night
 from data_pipelines.synthetic.subjects import Subject, draw_subject
-from data_pipelines.synthetic.tiny import tiny_modalities, write_tiny_nights, write_tiny_tokens
+from data_pipelines.synthetic.tiny import (
+    tiny_modalities,
+    write_tiny_modalities,
+    write_tiny_nights,
+    write_tiny_tokens,
+)
 
 __all__ = [
     "CohortError",
@@ -29,6 +34,7 @@ __all__ = [
     "simulate_night",
     "tiny_modalities",
     "write_cohort",
+    "write_tiny_modalities",
     "write_tiny_nights",
     "write_tiny_tokens",
 ]

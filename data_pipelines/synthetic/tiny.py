@@ -6,8 +6,9 @@ import numpy as np
 
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.channels import CHANNELS, HYPNOS
-from data_pipelines.preprocess import preprocess_channel
-from data_pipelines.store import Night, TokenNight
+from data_pipelines.modality_table import MODALITIES, NINE, NORMALISATION, TOKEN_S, VERSION
+from data_pipelines.preprocess import amplitude_tracks, preprocess_channel
+from data_pipelines.store import ChannelSignal, Night, TokenNight
 from data_pipelines.synthetic.night import simulate_night
 from data_pipelines.synthetic.subjects import draw_subject, stream
 
@@ -102,6 +103,83 @@ def write_tiny_tokens(
         provenance={"synthetic": "tiny tokens", "seed": seed},
         progress=False,
     )
+
+
+def write_tiny_modalities(
+    folder, seed: int = 0, *, nights: int = 8, tokens: int = 48, names: tuple[str, ...] = NINE
+) -> None:
+    """Write a small store of modalities that share a latent state: the trial input of towers.
+
+    A token of a night has six latent numbers, which wander from token to token. In every modality
+    they are the amplitudes of six sinusoids of its own frequencies, under noise as strong as they
+    are: what two modalities have in common can be learnt, and nothing else is there. The first
+    of the numbers, cut in five, is the stage. People have one night or two, sites are two, and age,
+    sex, site, a modality and half a minute of another are missing somewhere.
+
+    Args:
+        folder: The store to write.
+        seed: Another seed is other people.
+        nights: Recordings; their splits go round train (6 of 8), validation and test.
+        tokens: Of 30 s each in a night.
+        names: Modalities.
+    """
+    people = (0, 0, 1, 2, 1, 3, 4, 5)  # of eight nights; whose nights are two are in one split
+
+    def make_night(index):
+        person, rng = people[index % 8] + 6 * (index // 8), stream(seed, "modalities", index)
+        latent = np.zeros((tokens, 6))
+        for at in range(tokens):
+            before = latent[at - 1] if at else rng.standard_normal(6)
+            latent[at] = 0.8 * before + 0.6 * rng.standard_normal(6)
+        metadata = {"age": 25 + 9 * person, "sex": "FM"[person % 2], "site": "AB"[person % 3 == 0]}
+        metadata.pop({2: "age", 3: "sex", 4: "site"}.get(person, ""), None)
+        channels = {
+            name: _sinusoids(MODALITIES[name], latent, stream(seed, "modalities", index, name))
+            for name in names
+            if not (name == "airflow" and index % 8 == 4)
+        }
+        if index % 8 == 1:
+            lost = channels[names[0]]
+            lost.valid[30:60] = False
+            lost.samples[30 * lost.rate_hz : 60 * lost.rate_hz] = 0
+        return Night(
+            recording=f"tiny-{seed}-{index:03d}",
+            subject=f"tiny-{seed}-person-{person}",
+            split=_SPLITS[index % len(_SPLITS)],
+            channels=channels,
+            stages=np.digitize(latent[:, 0], (-0.8, -0.25, 0.25, 0.8)).astype(np.int8),
+            metadata=metadata,
+        )
+
+    write_store(
+        pathlib.Path(folder),
+        kind="signals",
+        items={f"tiny-{seed}-{i:03d}": i for i in range(nights)},
+        make_night=make_night,
+        provenance={
+            "synthetic": "tiny modalities",
+            "seed": seed,
+            "modalities": VERSION,
+            "normalisation": NORMALISATION,
+        },
+        progress=False,
+    )
+
+
+def _sinusoids(modality, latent, rng):
+    """A modality as amplitudes of sinusoids under noise, scaled as prepared ones are."""
+    rate, tokens = modality.rate_hz, len(latent)
+    # Whole cycles a second, or a token: the same amplitudes give the same token.
+    highest = min(12.0, rate / 3)
+    frequencies = np.linspace(0.1, 1.0, 6) * highest
+    at = np.arange(modality.frames) / rate
+    waves = np.sin(2 * np.pi * np.round(frequencies * TOKEN_S) / TOKEN_S * at[:, None])
+    samples = latent @ waves.T / np.sqrt(3)
+    samples = (samples + rng.standard_normal(samples.shape)) / np.sqrt(2)
+    samples = samples.astype(np.float32).reshape(-1)
+    seconds = tokens * TOKEN_S
+    tracks, _ = amplitude_tracks(samples.reshape(seconds, rate), np.ones(seconds, bool))
+    return ChannelSignal(modality.name, rate, samples, np.ones(seconds, bool), tracks)
 
 
 class _Language:

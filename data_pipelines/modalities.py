@@ -86,7 +86,7 @@ def make_modality(name: str, read: Read, usable: list[str]) -> Made | None:
 def _waveform(modality, channel, signal, sfreq):
     bridged, valid = _bridged(channel, signal, sfreq, FLAT_S.get(modality.name, 60))
     rate = modality.rate_hz
-    signal = preprocess.resample(bridged, sfreq, rate)[: len(valid) * rate]
+    signal = _resampled(bridged, sfreq, rate, len(valid))
     return _scaled(modality, band_pass(signal, rate, modality.band_hz), valid)
 
 
@@ -115,7 +115,7 @@ def _interbeat(modality, channel, signal, sfreq):
 def _beats(channel, signal, sfreq):
     """ECG at ``BEAT_RATE_HZ``, its valid seconds, and the times of its R peaks in them."""
     bridged, valid = _bridged(channel, signal, sfreq, FLAT_S["ecg"])
-    ecg = preprocess.resample(bridged, sfreq, BEAT_RATE_HZ)[: len(valid) * BEAT_RATE_HZ]
+    ecg = _resampled(bridged, sfreq, BEAT_RATE_HZ, len(valid))
     peaks = find_r_peaks(np.where(np.repeat(valid, BEAT_RATE_HZ), ecg, 0.0), BEAT_RATE_HZ)
     peaks = peaks[valid[np.minimum(peaks.astype(int), len(valid) - 1)]]
     if len(peaks) < 3:
@@ -165,8 +165,8 @@ def _magnitude(modality, readings):
     rate, total, valid = modality.rate_hz, 0.0, np.ones(seconds, bool)
     for signal, sfreq in readings:
         bridged, there = _bridged(modality.name, signal, sfreq, None)
-        axis = preprocess.resample(bridged, sfreq, rate)[: seconds * rate]
-        total, valid = total + np.square(axis, dtype=np.float64), valid & there[:seconds]
+        axis = _resampled(bridged, sfreq, rate, seconds)
+        total, valid = total + np.square(axis), valid & there[:seconds]
     return _scaled(modality, np.sqrt(total), valid)
 
 
@@ -200,6 +200,13 @@ def _bridged(channel, signal, sfreq, flat_s):
     return signal, valid
 
 
+def _resampled(signal, sfreq, rate_hz, seconds):
+    """Resample around the median: outside the recording, the resampler takes zeros."""
+    centre = np.median(signal)
+    around = preprocess.resample(signal - centre, fractions.Fraction(sfreq), rate_hz)
+    return around[: seconds * rate_hz] + centre
+
+
 @functools.lru_cache
 def _sections(rate_hz, band_hz):
     low, high = band_hz
@@ -207,8 +214,10 @@ def _sections(rate_hz, band_hz):
         high = None
     if low is None and high is None:
         return None
-    kind = "bandpass" if None not in (low, high) else "highpass" if high is None else "lowpass"
-    corners = [corner for corner in (low, high) if corner is not None]
+    if low is None or high is None:
+        kind, corners = ("highpass", low) if high is None else ("lowpass", high)
+    else:
+        kind, corners = "bandpass", (low, high)
     return scipy.signal.butter(FILTER_ORDER, corners, kind, fs=rate_hz, output="sos")
 
 

@@ -43,17 +43,23 @@ class Windows:
         window_tokens: int,
         min_tokens: int,
         *,
+        sites: tuple[str, ...] = (),
         first_only: bool = False,
     ) -> Windows:
-        """Cut the nights of a split.
+        """Cut the nights of a split, of these sites where any are named.
 
         Raises:
-            PipelineError: ``window_tokens`` is no length.
+            PipelineError: ``window_tokens`` is no length, or a site is not in the store.
             EmptySplitError: the split holds no night that is long enough.
         """
         if window_tokens < 1:
             raise PipelineError(f"config.data.window_tokens={window_tokens}: must be 1 or more")
-        nights, least = store.select(split), max(1, min(min_tokens, window_tokens))
+        there = sorted({_site(night) for night in store.nights})
+        unknown = [site for site in sites if site not in there]
+        if unknown:
+            raise PipelineError(f"{store.path} has no site {unknown[0]!r}; it has {there}")
+        nights = [night for night in store.select(split) if _site(night) in (sites or there)]
+        least = max(1, min(min_tokens, window_tokens))
         lengths = np.array([night.duration_s // TOKEN_S for night in nights], np.int64)
         counts = -(-lengths // window_tokens)
         if first_only:
@@ -66,9 +72,13 @@ class Windows:
         if not keep.any():
             raise EmptySplitError(
                 f"{store.path} has no night of {least} tokens of {TOKEN_S} s in split {split!r}:"
-                f" {contents(store)}"
+                f"{f' of {list(sites)}' if sites else ''}: {contents(store)}"
             )
         return cls(nights, *(x[keep].astype(np.int32) for x in (night, start, tokens)))
+
+    def only(self, which: np.ndarray) -> Windows:
+        """Return some of the windows, by their numbers."""
+        return Windows(self.nights, self.night[which], self.start[which], self.tokens[which])
 
 
 class People:

@@ -13,6 +13,12 @@ A source (``data_pipelines/sources``) adds:
   has them first, then zeros), ``pair`` int32 [B, 2] (which modalities; the same in all rows), and
   int32 [B] each: ``age`` (years, -1 unknown), ``sex`` (1 male, 0 female, -1 unknown), ``site``,
   ``subject``, ``night`` (of the store's), ``start`` (the window's first token).
+- ``modality_nights``, of L tokens of M modalities (``valid`` [B, L, M]): ``signal/<name>`` int16
+  [B, L, f] each (times ``scale`` float32 [B, M]), ``present`` bool [B, M]; int32, -1 where unknown:
+  ``stage`` [B, L], ``apnea`` [B, L, 30] and ``arousal`` [B, L, 30, 4] (by the second; causes:
+  respiratory, spontaneous, leg movement, periodic leg movement); float32, -1 where unknown:
+  ``outcomes`` [B, K] (0 or 1), ``survival`` [B, K, 2] (time, whether the event came); and
+  ``age`` to ``start`` as above.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ class Event:
         duration_s: length in s; 0 for a moment.
         value: what the format says further, from fixed words only: the body position (`supine`,
             `prone`, `left`, `right`, `upright`), the cause of an arousal (`respiratory`,
-            `leg_movement`, `spontaneous`), `epoch` where the file marks only the 30-s epoch.
+            `leg_movement`, `periodic_leg_movement`, `spontaneous`), `epoch` where the file marks
+            only the 30-s epoch.
     """
 
     kind: str

@@ -39,6 +39,7 @@ def open_source(
     window_tokens: int = 120,
     modalities: tuple[str, ...] = (),
     min_tokens: int = 30,
+    sites: tuple[str, ...] = (),
     pair_weights: tuple[float, ...] = (),
     max_damaged: float = 0.01,
     threads: int | None = None,
@@ -52,6 +53,7 @@ def open_source(
         window_tokens: of a window; windows do not overlap.
         modalities: only these; all of the store by default.
         min_tokens: a night's last window is left out where it is shorter.
+        sites: only nights of these; all by default.
         pair_weights: how often each pair is drawn, relative to the others, in the order of
             ``describe()["pairs"]``; equally often by default.
         max_damaged: share of the records that may be damaged and left out; one always may, unless
@@ -65,7 +67,7 @@ def open_source(
     return PairSource(
         store,
         modalities_of(store, tuple(modalities), "modality_pairs"),
-        Windows.of(store, split, window_tokens, min_tokens),
+        Windows.of(store, split, window_tokens, min_tokens, sites=tuple(sites)),
         window_tokens,
         tuple(pair_weights),
         split=split,

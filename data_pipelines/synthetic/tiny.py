@@ -8,6 +8,7 @@ from data_pipelines.builders.night_builder import write_store
 from data_pipelines.channels import CHANNELS, HYPNOS
 from data_pipelines.modality_table import MODALITIES, NINE, NORMALISATION, TOKEN_S, VERSION
 from data_pipelines.preprocess import amplitude_tracks, preprocess_channel
+from data_pipelines.scoring import Event
 from data_pipelines.store import ChannelSignal, Night, TokenNight
 from data_pipelines.synthetic.night import simulate_night
 from data_pipelines.synthetic.subjects import draw_subject, stream
@@ -113,8 +114,10 @@ def write_tiny_modalities(
     A token of a night has six latent numbers, which wander from token to token. In every modality
     they are the amplitudes of six sinusoids of its own frequencies, under noise as strong as they
     are: what two modalities have in common can be learnt, and nothing else is there. The first
-    of the numbers, cut in five, is the stage. People have one night or two, sites are two, and age,
-    sex, site, a modality and half a minute of another are missing somewhere.
+    of the numbers, cut in five, is the stage; where the second is high there are apneas, and
+    arousals where the third is; the fourth tends to be higher in people with the one outcome there
+    is, "marked". People have one night or two, sites are two, and age, sex, site, a modality and
+    half a minute of another are missing somewhere.
 
     Args:
         folder: The store to write.
@@ -131,7 +134,11 @@ def write_tiny_modalities(
         for at in range(tokens):
             before = latent[at - 1] if at else rng.standard_normal(6)
             latent[at] = 0.8 * before + 0.6 * rng.standard_normal(6)
+        latent[:, 3] += person % 2
         metadata = {"age": 25 + 9 * person, "sex": "FM"[person % 2], "site": "AB"[person % 3 == 0]}
+        metadata["events_scored"] = True
+        metadata["outcomes"] = {"marked": person % 2}
+        metadata["survival"] = {"marked": [10.0 - 5 * (person % 2) + 0.1 * person, person % 2]}
         metadata.pop({2: "age", 3: "sex", 4: "site"}.get(person, ""), None)
         channels = {
             name: _sinusoids(MODALITIES[name], latent, stream(seed, "modalities", index, name))
@@ -148,6 +155,11 @@ def write_tiny_modalities(
             split=_SPLITS[index % len(_SPLITS)],
             channels=channels,
             stages=np.digitize(latent[:, 0], (-0.8, -0.25, 0.25, 0.8)).astype(np.int8),
+            events=[
+                Event(kind, at * TOKEN_S + 4.0, length_s)
+                for kind, column, length_s in (("hypopnea", 1, 15.0), ("arousal", 2, 5.0))
+                for at in np.flatnonzero(latent[:, column] > 1).tolist()
+            ],
             metadata=metadata,
         )
 

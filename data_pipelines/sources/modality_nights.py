@@ -1,0 +1,238 @@
+"""Windows of all modalities of a night with its labels: for fine-tuning and evaluation.
+
+Windows do not overlap and leave nothing of a night out, but for what is less than a token; an
+epoch of training visits each once.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from data_pipelines.modality_table import MODALITIES, NINE, TOKEN_S
+from data_pipelines.modality_windows import People, Windows, describe, fill, modalities_of
+from data_pipelines.pipeline import Batch, Endurance, PipelineError, Source, mix, permute
+from data_pipelines.store import DamagedRecordError, NightStore
+from data_pipelines.token_labels import UNKNOWN, TokenLabels
+
+WHOLE_NIGHT = 1535  # tokens: what the official model's positions leave beside its CLS
+NIGHTS_OF_LABELS = 256  # ours: kept in memory, 0.15 MB each for 8 h
+
+
+def open_source(
+    store: NightStore,
+    *,
+    split: str,
+    seed: int,
+    window_tokens: int = 120,
+    modalities: tuple[str, ...] = (),
+    sites: tuple[str, ...] = (),
+    labels: tuple[str, ...] = (),
+    few_shot: float = 0,
+    few_shot_seed: int = 0,
+    max_damaged: float = 0.01,
+    threads: int | None = None,
+) -> NightSource:
+    """Windows of all modalities, tokens of 30 s, with stages, events and outcomes.
+
+    Args:
+        store: a store of modalities.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        seed: of the order.
+        window_tokens: of a window; from 1535 on a night is one window, cut at its end.
+        modalities: only these; all of the store by default.
+        sites: only nights of these; all by default.
+        labels: only these outcomes and survival times; all that a night of the store has by
+            default.
+        few_shot: of the training split, keep that many windows; below 1, that share; 0 keeps all.
+            The choice does not depend on ``seed``, and a smaller one is part of a larger one.
+        few_shot_seed: another is another choice.
+        max_damaged: share of the records that may be damaged and left out; one always may, unless
+            this is 0.
+        threads: readers.
+
+    Raises:
+        PipelineError: the store holds no modalities, or not what is asked for.
+        EmptySplitError: no night of the split is a token long.
+    """
+    return NightSource(
+        store,
+        modalities_of(store, tuple(modalities), "modality_nights"),
+        few_shot_of(
+            Windows.of(
+                store,
+                split,
+                window_tokens,
+                1,
+                sites=tuple(sites),
+                first_only=window_tokens >= WHOLE_NIGHT,
+            ),
+            few_shot if split == "train" else 0,
+            few_shot_seed,
+        ),
+        window_tokens,
+        tuple(labels),
+        seed=seed,
+        max_damaged=max_damaged,
+        threads=threads,
+    )
+
+
+def shapes(data: dict, objective: dict) -> dict[str, tuple]:
+    """Return name -> (dtype, shape of a row) of the batches of a config."""
+    tokens, modalities = data["window_tokens"], objective["model"]["modalities"]
+    people = ("age", "sex", "site", "night", "subject", "start")
+    return {
+        **{f"signal/{m['name']}": (np.int16, tokens, m["frames"]) for m in modalities},
+        "scale": (np.float32, len(modalities)),
+        "present": (np.bool_, len(modalities)),
+        "valid": (np.bool_, tokens, len(modalities)),
+        "stage": (np.int32, tokens),
+        "apnea": (np.int32, tokens, TOKEN_S),
+        "arousal": (np.int32, tokens, TOKEN_S, 4),
+        **dict.fromkeys(people, (np.int32,)),
+        "outcomes": (np.float32, len(objective.get("outcomes", ()))),
+        "survival": (np.float32, len(objective.get("survival", ())), 2),
+        "weight": (np.float32,),
+    }
+
+
+def describe_paper() -> dict:
+    """Return what a store of the paper's nine modalities would describe, without outcomes."""
+    return {
+        "modalities": describe([MODALITIES[name] for name in NINE]),
+        "outcomes": [],
+        "survival": [],
+        "age_mean": 0.0,
+        "age_sd": 1.0,
+    }
+
+
+def write_tiny(folder, seed: int) -> None:
+    """Write a tiny store of simulated modalities that share a latent state."""
+    from data_pipelines.synthetic import write_tiny_modalities  # only where no data are given
+
+    write_tiny_modalities(folder, seed=seed)
+
+
+def few_shot_of(windows: Windows, few_shot: float, seed: int) -> Windows:
+    """Keep a number of windows, or a share below 1 of them; nested for one seed.
+
+    Raises:
+        PipelineError: less than none.
+    """
+    if few_shot < 0:
+        raise PipelineError(f"config.data.few_shot={few_shot}: must be 0 or more")
+    count = len(windows.night)
+    kept = max(1, round(few_shot * count)) if few_shot < 1 else int(few_shot)
+    if not few_shot or kept >= count:
+        return windows
+    order = permute(np.arange(count), count, np.repeat(mix(mix(seed) + np.uint64(1)), count))
+    return windows.only(np.sort(order[:kept]))
+
+
+class NightSource(Source):
+    """Batches of windows of all modalities with labels; see the module."""
+
+    token_s = TOKEN_S
+
+    def __init__(
+        self, store, modalities, windows, window_tokens, labels, *, seed, max_damaged, threads
+    ):
+        count = len(windows.night)
+        super().__init__(store, [1] * count, 1, self._read_windows, {}, seed=seed, threads=threads)
+        self._modalities, self._windows, self._length = modalities, windows, window_tokens
+        self._people = People(store, windows.nights)
+        self._endurance = Endurance(store, len(windows.nights) * len(modalities), max_damaged)
+        self._present = np.array(
+            [[m.name in night.channels for m in modalities] for night in windows.nights]
+        )
+        self._outcomes, outcomes = _columns(store, windows.nights, "outcomes", labels, [UNKNOWN])
+        self._survival, survival = _columns(
+            store, windows.nights, "survival", labels, [UNKNOWN, UNKNOWN]
+        )
+        unknown = set(labels) - {*outcomes, *survival}
+        if unknown:
+            raise PipelineError(
+                f"{store.path} has no outcome {sorted(unknown)[0]!r}; it has"
+                f" {[*_names(store, 'outcomes'), *_names(store, 'survival')]}"
+            )
+        self._outcomes = self._outcomes[..., 0]
+        self._labels = functools.lru_cache(NIGHTS_OF_LABELS)(self._labels_of)
+        train = store.select("train")
+        ages = People(store, train).rows(np.arange(len(train)))["age"] if train else np.zeros(0)
+        ages = ages[ages >= 0]
+        self._description = {
+            "modalities": describe(modalities),
+            "sites": self._people.sites,
+            "window_tokens": window_tokens,
+            "token_s": TOKEN_S,
+            "outcomes": outcomes,
+            "survival": survival,
+            "age_mean": float(ages.mean()) if len(ages) else 0.0,
+            "age_sd": float(ages.std()) or 1.0 if len(ages) else 1.0,
+        }
+
+    def _labels_of(self, night: int) -> TokenLabels:
+        return TokenLabels.of(self.store, self._windows.nights[night])
+
+    def _read_windows(self, chosen: np.ndarray, _: np.ndarray) -> Batch:
+        count, length, windows = len(chosen), self._length, self._windows
+        signals = [np.zeros((count, length, m.frames), np.int16) for m in self._modalities]
+        scale = np.ones((count, len(signals)), np.float32)
+        valid = np.zeros((len(signals), count, length), bool)
+        stage = np.full((count, length), UNKNOWN, np.int32)
+        apnea = np.full((count, length, TOKEN_S), UNKNOWN, np.int32)
+        arousal = np.full((count, length, TOKEN_S, 4), UNKNOWN, np.int32)
+        nights = windows.night[chosen]
+        for row, window in enumerate(chosen.tolist()):
+            start, tokens = int(windows.start[window]), int(windows.tokens[window])
+            night = windows.nights[nights[row]]
+            for m, modality in enumerate(self._modalities):
+                try:
+                    scale[row, m] = fill(
+                        self.store,
+                        night,
+                        modality,
+                        start,
+                        tokens,
+                        signals[m][row],
+                        valid[m, row],
+                    )
+                except DamagedRecordError as error:
+                    self._endurance.tell(error)
+            labels, within = self._labels(int(nights[row])), slice(start, start + tokens)
+            stage[row, :tokens] = labels.stage[within]
+            apnea[row, :tokens] = labels.apnea[within]
+            arousal[row, :tokens] = labels.arousal[within]
+        return {
+            **{f"signal/{m.name}": x for m, x in zip(self._modalities, signals, strict=True)},
+            "scale": scale,
+            "present": self._present[nights],
+            "valid": np.moveaxis(valid, 0, -1).copy(),
+            "stage": stage,
+            "apnea": apnea,
+            "arousal": arousal,
+            **self._people.rows(nights),
+            "start": windows.start[chosen],
+            "outcomes": self._outcomes[nights],
+            "survival": self._survival[nights],
+            "weight": valid.any(axis=(0, 2)).astype(np.float32),
+        }
+
+
+def _names(store, kind):
+    return sorted({name for night in store.nights for name in night.metadata.get(kind) or {}})
+
+
+def _columns(store, nights, kind, labels, unknown):
+    """Values ``[nights, K, ...]`` of what the metadata hold under ``kind``, and their K names."""
+    names = [name for name in _names(store, kind) if name in (labels or (name,))]
+    table = np.empty((len(nights), len(names), len(unknown)), np.float32)
+    for row, night in zip(table, nights, strict=True):
+        there = night.metadata.get(kind) or {}
+        for cell, name in zip(row, names, strict=True):
+            value = there.get(name)
+            cell[...] = unknown if value is None else value
+    return table, names

@@ -1,0 +1,186 @@
+"""Windows of nights with labels: every token once, few shots nested, labels where scored."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from data_pipelines import pipeline
+from data_pipelines.builders.night_builder import write_store
+from data_pipelines.modality_table import MODALITIES, NINE
+from data_pipelines.scoring import Event
+from data_pipelines.sources import modality_nights
+from data_pipelines.store import ChannelSignal, Night, NightStore
+from data_pipelines.synthetic import write_tiny_modalities
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("modalities") / "store"
+    write_tiny_modalities(folder, 1)
+    return folder
+
+
+def load(path, split="train", seed=3, **options):
+    return pipeline.load("modality_nights", path=path, split=split, seed=seed, **options)
+
+
+def everything(source):
+    return source.examples(0, source.num_examples)
+
+
+def windows_of(batch):
+    return set(zip(batch["night"].tolist(), batch["start"].tolist(), strict=True))
+
+
+def test_batches_have_the_documented_arrays(nights):
+    source = load(nights, window_tokens=20)
+    feed = source.batches(4, 0, 4, 0)
+    batch = next(feed)
+    feed.close()
+    about = source.describe()
+    expected = modality_nights.shapes(
+        {"window_tokens": 20},
+        {
+            "model": {"modalities": about["modalities"]},
+            "outcomes": about["outcomes"],
+            "survival": about["survival"],
+        },
+    )
+    found = {name: (value.dtype, *value.shape[1:]) for name, value in batch.items()}
+    assert found == {name: (np.dtype(kind), *shape) for name, (kind, *shape) in expected.items()}
+    assert about["outcomes"] == about["survival"] == ["marked"]
+    assert source.token_s == 30
+    # What is told of ages is the training split's, whichever split is asked.
+    ages = [25, 25, 34, 34, 52, 70]
+    for split in ("train", "test"):
+        about = load(nights, split).describe()
+        assert about["age_mean"] == pytest.approx(np.mean(ages))
+        assert about["age_sd"] == pytest.approx(np.std(ages))
+
+
+def test_evaluation_covers_every_token_of_every_night_once(nights):
+    store, source = NightStore(nights), load(nights, window_tokens=20)
+    found = np.zeros((len(store.nights), 48), int)
+    for batch in source.evaluation_batches(4):
+        for row in np.flatnonzero(batch["weight"]):
+            night, start = batch["night"][row], batch["start"][row]
+            entry = store.nights[night]
+            tokens = min(20, 48 - start)
+            found[night, start : start + tokens] += 1
+            stages = store.stages(entry)
+            np.testing.assert_array_equal(batch["stage"][row, :tokens], stages[start:][:20])
+            assert (batch["stage"][row, tokens:] == -1).all()
+            assert (batch["apnea"][row, tokens:] == -1).all()
+            assert not batch["valid"][row, tokens:].any()
+            for m, name in enumerate(NINE):
+                assert batch["present"][row, m] == (name in entry.channels)
+                expected = store.signal(entry, name, 30 * start, 30 * (start + 20))
+                signal = batch[f"signal/{name}"][row] * batch["scale"][row, m]
+                np.testing.assert_array_equal(signal.reshape(-1), expected)
+    train = [night.split == "train" for night in store.nights]
+    assert (found == np.array(train)[:, None]).all()
+
+
+def test_an_epoch_of_training_visits_every_window_once_in_its_own_order(nights):
+    source = load(nights, window_tokens=20)
+    count = source.num_examples
+    epochs = [source.examples(e * count, (e + 1) * count) for e in range(2)]
+    assert len(windows_of(epochs[0])) == len(windows_of(epochs[1])) == count
+    assert (epochs[0]["start"] != epochs[1]["start"]).any()
+
+
+def test_few_shots_are_nested_and_do_not_depend_on_the_seed(nights):
+    chosen = [
+        windows_of(everything(load(nights, window_tokens=10, few_shot=shots, seed=seed)))
+        for seed, shots in enumerate((1, 4, 0.5, 20))
+    ]
+    assert [len(windows) for windows in chosen] == [1, 4, 15, 20]
+    assert all(few < many for few, many in itertools.pairwise(chosen))
+    other = everything(load(nights, window_tokens=10, few_shot=4, few_shot_seed=1))
+    assert windows_of(other) != chosen[1]
+    # Nothing is left out of what is evaluated.
+    assert load(nights, "test", window_tokens=10, few_shot=2).num_examples == 5
+    assert load(nights, window_tokens=10, few_shot=1e6).num_examples == 30
+
+
+def test_sites_and_labels_can_be_chosen(nights):
+    source = load(nights, sites=("A",))
+    assert set(everything(source)["site"]) == {0}
+    assert source.describe()["sites"] == ["A", "B", "nan"]
+    with pytest.raises(pipeline.PipelineError, match=r"no site 'C'; it has \['A', 'B', 'nan'\]"):
+        load(nights, sites=("C",))
+    with pytest.raises(pipeline.PipelineError, match="no outcome 'cured'; it has"):
+        load(nights, labels=("cured",))
+    batch = everything(load(nights, labels=("marked",)))
+    assert set(batch["outcomes"][:, 0]) == {0, 1}
+
+
+def write_night(folder, seconds, *, events=(), metadata=(), stages=()):
+    """Write a store of one training night that holds nothing but oxygen."""
+    rate = MODALITIES["spo2"].rate_hz
+    signal = ChannelSignal(
+        *("spo2", rate, np.ones(seconds * rate, np.float32)),
+        *(np.ones(seconds, bool), np.zeros((seconds, 2), np.float32)),
+    )
+    night = Night(
+        *("one", "one", "train", {"spo2": signal}, np.array(stages, np.int8), list(events)),
+        metadata=dict(metadata),
+    )
+    write_store(
+        folder,
+        kind="signals",
+        items={"one": None},
+        make_night=lambda _: night,
+        provenance={"modalities": "sleep2vec/1"},
+        progress=False,
+    )
+    return folder
+
+
+def test_events_become_seconds_and_what_nobody_scored_is_unknown(tmp_path):
+    events = [
+        Event("apnea_central", 3.4, 10.2),
+        Event("hypopnea", 100.0, 500.0),  # longer than the night
+        Event("arousal", 20.0, 3.0, "respiratory"),
+        Event("arousal", 40.0, 3.0),
+        Event("arousal", 60.0, 3.0, "leg_movement"),
+        Event("arousal", 90.0, 30.0, "epoch"),
+        Event("arousal", 95.0, 2.0, "spontaneous"),
+        Event("leg_movement", 10.0, 1.0),
+    ]
+    path = write_night(
+        tmp_path / "a",
+        140,  # four whole tokens
+        events=events,
+        metadata={"events_scored": True},
+        stages=[0, 1, -1, 4, 2],
+    )
+    batch = everything(load(path))
+    assert batch["stage"][0].tolist() == [0, 1, -1, 4] + [-1] * 116
+    apnea = batch["apnea"][0].reshape(-1)
+    assert np.flatnonzero(apnea[:120] == 1).tolist() == [*range(3, 14), *range(100, 120)]
+    assert (apnea[120:] == -1).all()
+    arousal = batch["arousal"][0].reshape(-1, 4)
+    assert arousal[20:23].tolist() == [[1, 0, 0, 0]] * 3
+    assert arousal[40:43].tolist() == [[1, 1, 1, 1]] * 3
+    assert arousal[60:63].tolist() == [[0, 0, 1, 1]] * 3
+    assert arousal[90:95].tolist() == [[-1, -1, -1, -1]] * 5
+    assert arousal[95:97].tolist() == [[-1, 1, -1, -1]] * 2
+    assert not arousal[:20].any()
+
+    batch = everything(load(write_night(tmp_path / "b", 120, events=events)))
+    assert (batch["apnea"] == -1).all()
+    assert (batch["arousal"] == -1).all()
+    path = write_night(tmp_path / "c", 120, metadata={"events_scored": ["apnea"]})
+    batch = everything(load(path))
+    assert (batch["apnea"][0, :4] == 0).all()
+    assert (batch["arousal"] == -1).all()
+
+
+def test_a_whole_night_is_one_window_cut_at_its_end(tmp_path):
+    path = write_night(tmp_path / "long", 1600 * 30, stages=[2] * 1600)
+    source = load(path, window_tokens=1535)
+    assert source.num_examples == 1
+    assert (everything(source)["stage"] == 2).all()
+    assert load(path, window_tokens=1534).num_examples == 2

@@ -374,8 +374,8 @@ def _load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
         shapes = ocp.checkpointables_metadata(folder).metadata
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be read: {_causes(error)}") from error
-    params = "ema" if "ema" in has else "params"
-    names = [params] + (["collections"] if "collections" in has else [])
+    names = ["ema" if "ema" in has else "params"]
+    names += ["collections"] if "collections" in has else []
     # numpy in the wanted tree: the file's own sharding would name devices that are not here
     wanted = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes[name])
@@ -384,7 +384,8 @@ def _load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted)
     loaded = jax.device_get(_load(folder, wanted))
-    variables = {"params": loaded[params], **loaded.get("collections", {})}
+    own = loaded["ema"] if "ema" in has else {"params": loaded["params"]}
+    variables = {**loaded.get("collections", {}), **own}
     return _load_meta(folder)["config"], int(folder.name), variables
 
 

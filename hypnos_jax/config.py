@@ -3,8 +3,8 @@
 Sections, in order: ``seed``, ``objective`` {name, ...its attributes}, ``data`` {name, path, fill,
 ...the source's options}, ``optim``, ``train``, ``mesh``, ``checkpoints``, ``logs``, ``watchdog``,
 ``evals`` {name: {type, every, ...the evaluator's options}}. A section's keys are the keyword
-arguments of what it configures (``optim``: ``make_schedule`` and ``make_optimizer``), so that an
-unknown key is found by asking the function; ``call`` says which key is meant.
+arguments of what it configures (``optim``: the three functions of ``optim.py``), so that an unknown
+key is found by asking the function; ``call`` says which key is meant.
 
 ``data.fill`` is a tuple of pairs (dotted key, what the data call it), for a config that leaves to
 the data what they know: ``(("objective.model.modalities", "modalities"),)`` writes the token
@@ -85,20 +85,20 @@ def call(function: Callable, options: dict, where: str, **given):
     return function(**given, **options)
 
 
-def split(options: dict, first: Callable, second: Callable, where: str) -> tuple[dict, dict]:
-    """Deal a section's keys to the two functions that share it.
+def split(options: dict, functions: tuple[Callable, ...], where: str) -> list[dict]:
+    """Deal a section's keys to the functions that share it.
+
+    Returns:
+        the options of each.
 
     Raises:
-        ConfigError: a key that neither takes.
+        ConfigError: a key that none takes.
     """
-    ours, theirs = (set(inspect.signature(f).parameters) for f in (first, second))
+    known = [set(inspect.signature(function).parameters) for function in functions]
     for name in options:
-        if name not in ours | theirs:
-            raise ConfigError(f"unknown key {where}.{name}: {nearest(name, ours | theirs)}")
-    return (
-        {k: v for k, v in options.items() if k in ours},
-        {k: v for k, v in options.items() if k not in ours},
-    )
+        if not any(name in names for names in known):
+            raise ConfigError(f"unknown key {where}.{name}: {nearest(name, set.union(*known))}")
+    return [{k: v for k, v in options.items() if k in names} for names in known]
 
 
 def resolve(config: ml_collections.ConfigDict | dict) -> dict:

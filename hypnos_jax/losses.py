@@ -1,6 +1,7 @@
-"""Losses as pure functions of arrays: one number per row, each a mean over what is valid in it.
+"""Losses as pure functions of arrays.
 
-Shapes: B batch, S seconds, T samples. A row in which nothing is valid gives 0.
+Shapes: B batch, S seconds, L tokens, T samples, Z features. Those of signals are one number per
+row, a mean over what is valid in it; a row in which nothing is valid gives 0.
 """
 
 from __future__ import annotations
@@ -108,3 +109,146 @@ def _whole_frames(mask: jax.Array, window: int) -> jax.Array:
     quarters = mask[:, : mask.shape[1] // hop * hop].reshape(mask.shape[0], -1, hop).all(-1)
     frames = quarters.shape[1] - 3
     return jnp.stack([quarters[:, i : i + frames] for i in range(4)]).all(0)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Return ``x`` float32 with its last axis scaled to length 1; a vector of zeros stays."""
+    x = x.astype(jnp.float32)
+    squares = jnp.sum(x**2, -1, keepdims=True)
+    # The smallest length is 1e-12. Not a root of the squares: its gradient at 0 would be NaN.
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+def info_nce(
+    x: jax.Array,
+    y: jax.Array,
+    counted: jax.Array,
+    *,
+    temperature: float,
+    weights: jax.Array | None = None,
+    same: jax.Array | None = None,
+    hard_scale: float = 0.0,
+    pos_margin: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Return what it costs each row to find its own among the others, at each token.
+
+    ``-log (exp g_i / sum_j w_ij exp g_ij)`` with ``g_ij = (cos(x_i, y_j) - m h_ij) / T`` and
+    ``g_i = g_ii = (cos(x_i, y_i) + p) / T``; InfoNCE (arXiv 1807.03748) without w and h, and with
+    those of ``dash_weights`` the loss of sleep2vec (arXiv 2602.13857).
+    Logits and sums are float32, whatever the inputs are. No gradient reaches w and h.
+
+    Args:
+        x: anchors, [B, L, Z], of any length.
+        y: [B, L, Z]; row i belongs to row i of x, and the others are its negatives.
+        counted: bool [B, L]; other entries are no negatives, and cost 0.
+        temperature: T.
+        weights: w, float32 [B, B], the anchor's row first; its diagonal is the positives'.
+        same: h, bool or float32 [B, B].
+        hard_scale: m.
+        pos_margin: p.
+
+    Returns:
+        float32 [B, L], in nats; and whether the largest cosine was the right one, bool [B, L].
+    """
+
+    def one_way(x, y):
+        # The anchors' rows stay where they are on a mesh; all of y comes to them.
+        cosines = jnp.einsum("blz,clz->blc", unit(x), unit(y), precision=jax.lax.Precision.HIGHEST)
+        there = counted.T[None]  # [1, L, B]
+        own = jnp.eye(len(x), dtype=bool)
+        logits = cosines / temperature + own[:, None].astype(jnp.float32) * pos_margin / temperature
+        right = jnp.sum(jnp.where(own[:, None], logits, 0.0), -1)
+        if weights is not None:
+            logits += jnp.log(jnp.maximum(jax.lax.stop_gradient(weights), SMALLEST_WEIGHT))[:, None]
+        if same is not None:
+            logits -= hard_scale / temperature * same.astype(jnp.float32)[:, None]
+        lowest = jnp.finfo(jnp.float32).min
+        logits = jnp.where(there | own[:, None], logits, lowest)
+        cost = jax.nn.logsumexp(logits, axis=-1) - right
+        best = jnp.argmax(jnp.where(there, cosines, lowest), -1)
+        hit = best == jnp.arange(len(x))[:, None]
+        return jnp.where(counted, cost, 0.0), hit & counted
+
+    # Logits are B^2 L numbers: recomputed for the backward pass, not kept.
+    return jax.checkpoint(one_way)(x, y)
+
+
+SMALLEST_WEIGHT = 1e-6  # what the code form keeps below every weight
+
+
+def dash_weights(
+    age: jax.Array,
+    sex: jax.Array,
+    site: jax.Array,
+    night: jax.Array,
+    counted: jax.Array,
+    *,
+    sigma_age: float = 20.0,
+    alpha_sex: float = 0.8,
+    site_same: float = 1.3,
+    site_different: float = 0.8,
+    missing: str = "remove",
+    form: str = "code",
+) -> tuple[jax.Array, jax.Array]:
+    """Return how much each row weighs as another's negative: sleep2vec, arXiv 2602.13857.
+
+    Those of like age, sex and site weigh more, those of the same night next to nothing. As in the
+    official code: ``r = clip(exp(-|age_i - age_j| / sigma) * sex, 0, 1) * site + 1e-6``, 1e-6 for
+    the same night, scaled so that an anchor's negatives of other nights weigh 1 in the mean, and
+    the positive 1. An anchor without any such negative keeps r for those of its night.
+
+    Args:
+        age: int32 or float32 [B], years; negative where unknown.
+        sex: int32 [B], negative where unknown.
+        site: int32 [B]; what is unknown is a site of its own.
+        night: int32 [B].
+        counted: bool [B]; other rows are nobody's negatives.
+        sigma_age: years.
+        alpha_sex: weight of the other sex.
+        site_same, site_different: weights of sites.
+        missing: what an unknown age or sex makes of a pair: ``"remove"``, as in the code, nearly
+            removes it; ``"neutral"`` gives it the mean of the anchor's known ones.
+        form: ``"code"``; ``"paper"`` is the equation as the paper has it, in which the positive
+            is weighted like the others, those of the same night keep their weight, and each row's
+            mean is 1.
+
+    Returns:
+        w float32 [B, B], anchors first; h bool [B, B], those of the same night.
+
+    Raises:
+        ValueError: another ``missing`` or ``form``.
+    """
+    if missing not in ("remove", "neutral") or form not in ("code", "paper"):
+        raise ValueError(
+            f"missing={missing!r}, form={form!r}: missing is 'remove' or 'neutral', form is"
+            " 'code' or 'paper'"
+        )
+    age = age.astype(jnp.int32).astype(jnp.float32)  # whole years, as in the code
+    known = (age >= 0) & (sex >= 0)
+    known = known[:, None] & known[None]
+    other = ~jnp.eye(len(age), dtype=bool)
+    alike = jnp.exp(-jnp.abs(age[:, None] - age[None]) / sigma_age)
+    alike *= jnp.where(sex[:, None] == sex[None], 1.0, alpha_sex)
+    among = known & other & counted[None]
+    if missing == "neutral":
+        count = among.sum(1, keepdims=True)
+        mean = jnp.sum(jnp.where(among, alike, 0.0), 1, keepdims=True) / jnp.maximum(count, 1)
+        alike = jnp.where(known, alike, jnp.where(count > 0, mean, 1.0))
+    else:
+        alike = jnp.where(known, alike, 0.0)
+    place = jnp.where(site[:, None] == site[None], site_same, site_different)
+    same = (night[:, None] == night[None]) & other
+    raw = jnp.clip(alike, 0.0, 1.0) * place
+    if form == "paper":
+        raw += SMALLEST_WEIGHT * same
+        total = jnp.sum(jnp.where(counted[None], raw, 0.0), 1, keepdims=True)
+        return raw * counted.sum() / jnp.maximum(total, SMALLEST_WEIGHT), same
+    raw = jnp.where(other, raw + SMALLEST_WEIGHT, 1.0)
+    negatives = other & ~same & counted[None]
+    alone = ~negatives.any(1, keepdims=True)
+    negatives = jnp.where(alone, other & counted[None], negatives)
+    weights = jnp.where(same & ~alone, SMALLEST_WEIGHT, raw)
+    total = jnp.sum(jnp.where(negatives, weights, 0.0), 1, keepdims=True)
+    mean = total / (negatives.sum(1, keepdims=True) + SMALLEST_WEIGHT)
+    weights /= jnp.maximum(mean, SMALLEST_WEIGHT)
+    return jnp.where(other, weights, 1.0), same

@@ -1,7 +1,8 @@
-"""The optimizer: AdamW behind a clip, a warm-up and a cosine; decay on matrices only."""
+"""The optimizer: AdamW behind a clip, a warm-up and a cosine; decay on matrices only; averages."""
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import optax
 
 
@@ -12,10 +13,11 @@ def make_schedule(
     warmup_steps: int = 0,
     end_scale: float = 0.1,
     decay: str = "cosine",
+    from_zero: bool = False,
 ) -> optax.Schedule:
     """Return the learning rate as a function of the step.
 
-    A straight line from 0 over ``warmup_steps``, then a half cosine to ``end_scale`` times the
+    A straight line over ``warmup_steps``, then a half cosine to ``end_scale`` times the
     peak at the last step, or the peak throughout (``decay="constant"``).
 
     Args:
@@ -24,12 +26,15 @@ def make_schedule(
         warmup_steps: length of the warm-up; at most ``steps``.
         end_scale: final rate / peak, for the cosine.
         decay: ``"cosine"`` or ``"constant"``.
+        from_zero: begin the line at 0, so that the first step moves nothing, as sleep2vec's code
+            does; else at ``learning_rate / (warmup_steps + 1)``.
 
     Raises:
         ValueError: another ``decay``.
     """
     warmup = min(warmup_steps, steps)
-    rise = optax.linear_schedule(learning_rate / (warmup + 1), learning_rate, max(warmup, 1))
+    first = 0.0 if from_zero else learning_rate / (warmup + 1)
+    rise = optax.linear_schedule(first, learning_rate, max(warmup, 1))
     if decay == "cosine":
         rest = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), end_scale)
     elif decay == "constant":
@@ -65,3 +70,27 @@ def make_optimizer(
         optax.add_decayed_weights(weight_decay, matrices),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def make_averaging(
+    *, steps: int, ema_decay: float = 0.0, ema_schedule: str = "warmup"
+) -> optax.Schedule | None:
+    """Return the decay of the averages as a function of the step, or None for no averages.
+
+    Args:
+        steps: the whole run.
+        ema_decay: the decay; 0 for no average.
+        ema_schedule: ``"warmup"`` lets the average forget the initial parameters,
+            ``min(decay, (1 + step) / (10 + step))``; ``"cosine"`` rises from the decay at step 0 to
+            1 at the last, as sleep2vec's code does (arXiv 2602.13857).
+
+    Raises:
+        ValueError: another ``ema_schedule``.
+    """
+    if ema_schedule not in ("warmup", "cosine"):
+        raise ValueError(f"config.optim.ema_schedule={ema_schedule!r}; it is 'warmup' or 'cosine'")
+    if not ema_decay:
+        return None
+    if ema_schedule == "warmup":
+        return lambda step: jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
+    return lambda step: 1 - (1 - ema_decay) * 0.5 * (1 + jnp.cos(jnp.pi * step / steps))

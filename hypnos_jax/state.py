@@ -25,7 +25,8 @@ class TrainState:
         params: the objective's parameters, float32.
         opt_state: optax's state.
         collections: every other variable collection by name (EMA codebooks), carried unread.
-        ema: running average of ``params``, or None.
+        ema: running averages, by name of collection: of ``params``, and of those collections that
+            the objective says are ``averaged``; or None.
     """
 
     step: jax.Array
@@ -37,7 +38,7 @@ class TrainState:
 
     def variables(self) -> dict:
         """The variables to evaluate with: the averaged parameters where they are kept."""
-        return {"params": self.params if self.ema is None else self.ema, **self.collections}
+        return {"params": self.params, **self.collections, **(self.ema or {})}
 
 
 def not_finite(state: TrainState) -> list[str]:
@@ -82,6 +83,11 @@ def streams(objective: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(objective, "rng_streams", ()))
 
 
+def averaged(objective: nn.Module) -> tuple[str, ...]:
+    """Names of the collections to average, where averages are kept."""
+    return ("params", *getattr(objective, "averaged", ()))
+
+
 def matrices(boxed_params) -> dict:
     """Return True for each parameter that is a matrix: one whose name ends in ``kernel``.
 
@@ -111,7 +117,7 @@ def create(
     make_optimizer: Callable[[dict], optax.GradientTransformation],
     mesh: jax.sharding.Mesh,
     *,
-    ema: bool = False,
+    averaged: tuple[str, ...] = (),
 ) -> tuple[Callable[[], TrainState], TrainState, optax.GradientTransformation]:
     """Plan a train state on a mesh without making it.
 
@@ -119,7 +125,7 @@ def create(
         init: makes the variables, boxes kept (``init_function`` with a seed).
         make_optimizer: tree of bools (which parameters are matrices) -> optimizer.
         mesh: from ``sharding.make_mesh``.
-        ema: keep a running average of the parameters.
+        averaged: collections of which running averages are kept, ``"params"`` among them.
 
     Returns:
         ``make`` (returns a fresh state, born sharded), the state's shapes with their shardings
@@ -138,7 +144,11 @@ def create(
             params=params,
             opt_state=tx.init(params),
             collections=dict(variables),
-            ema=jax.tree.map(jnp.copy, params) if ema else None,
+            ema={
+                name: jax.tree.map(jnp.copy, {"params": params, **variables}[name])
+                for name in averaged
+            }
+            or None,
         )
 
     shapes = jax.eval_shape(make)
@@ -153,8 +163,8 @@ def create(
         transform_non_params=lambda _: whole,
     )
     collections = {name: placed[name] for name in shapes.collections}
-    ema_placed = placed["params"] if ema else None
-    shardings = TrainState(whole, whole, placed["params"], opt, collections, ema_placed)
+    ema = {name: placed[name] for name in averaged} or None
+    shardings = TrainState(whole, whole, placed["params"], opt, collections, ema)
     abstract = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
     )

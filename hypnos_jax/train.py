@@ -55,7 +55,7 @@ def make_train_step(
     *,
     seed: int,
     accumulate: int = 1,
-    ema_decay: float = 0.0,
+    averaging: optax.Schedule | None = None,
     skip_not_finite: int = 0,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Return the train step, ``(state, global batch) -> (state, metrics)``, not yet jitted.
@@ -76,7 +76,7 @@ def make_train_step(
         schedule: step -> learning rate, for the metrics.
         seed: of the random streams.
         accumulate: micro-batches per step.
-        ema_decay: of the averaged parameters, for a state that keeps them.
+        averaging: step -> decay of the averages, for a state that keeps them.
         skip_not_finite: batches in a row that may be skipped.
     """
     streams = states.streams(objective)
@@ -119,9 +119,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            # early on the average must forget the initial parameters
-            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, params)
+            decay, new = averaging(state.step), {"params": params, **collections}
+            new = {name: new[name] for name in ema}
+            ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), ema, new)
         # A metric that nothing in the batch counts for, such as an absent modality's, is NaN here
         # and left out of the log: a 0 would pass for a perfect loss.
         values = {name: mean(*pair, empty=jnp.nan) for name, pair in pairs.items()}
@@ -447,18 +447,16 @@ def make_plan(config: dict, objective: nn.Module, mesh: jax.sharding.Mesh, batch
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in batch.items()
     }
     run = configs.call(Run, config["train"], "config.train")
-    options = dict(config["optim"])
-    ema_decay = options.pop("ema_decay", 0.0)
-    for_schedule, rest = configs.split(
-        options, optim.make_schedule, optim.make_optimizer, "config.optim"
-    )
+    makers = (optim.make_schedule, optim.make_averaging, optim.make_optimizer)
+    for_schedule, for_averaging, rest = configs.split(config["optim"], makers, "config.optim")
     schedule = configs.call(optim.make_schedule, for_schedule, "config.optim", steps=run.steps)
+    averaging = configs.call(optim.make_averaging, for_averaging, "config.optim", steps=run.steps)
     init = states.init_function(objective, batch)
     make, state, tx = states.create(
         functools.partial(init, config["seed"]),
         lambda matrices: optim.make_optimizer(schedule, matrices, **rest),
         mesh,
-        ema=ema_decay > 0,
+        averaged=states.averaged(objective) if averaging else (),
     )
     step = make_train_step(
         objective,
@@ -466,7 +464,7 @@ def make_plan(config: dict, objective: nn.Module, mesh: jax.sharding.Mesh, batch
         schedule,
         seed=config["seed"],
         accumulate=run.accumulate,
-        ema_decay=ema_decay,
+        averaging=averaging,
         skip_not_finite=run.skip_not_finite,
     )
     return Plan(mesh, init, make, state, batch, step)

@@ -5,9 +5,12 @@ commands that tests start, are compiled without costly optimisations (the step o
 half the time), and what one process has compiled the others read.
 """
 
+import json
 import os
 import pathlib
+import zlib
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -35,3 +38,48 @@ def test_data() -> pathlib.Path:
     if not path.is_dir():
         raise ValueError(f"HYPNOS_TEST_DATA={folder} is not a folder")
     return path
+
+
+class Parity:
+    """Outputs of reference implementations on weights that anybody can make again."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+
+    def json(self, name: str) -> dict:
+        """What an output is of: sizes, tensors, notes."""
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    def arrays(self, name: str):
+        """The outputs."""
+        return np.load(self.folder / f"{name}.npz")
+
+    def weights(self, entries: list[dict]) -> dict[str, np.ndarray]:
+        """The tensors that are filled, each from its name alone."""
+        return {row["name"]: self._fill(**row) for row in entries if row["filled"]}
+
+    def _fill(self, name, shape, filled):
+        seed = zlib.crc32(name.encode())
+        w = np.random.RandomState(seed).standard_normal(int(np.prod(shape)))
+        if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
+            w = 1 + 0.1 * w
+        elif len(shape) >= 2:
+            w = w / np.sqrt(np.prod(shape[1:]))
+        else:
+            w = 0.05 * w
+        return w.reshape(shape).astype(np.float32)
+
+    def wave(self, seed: int, *shape: int) -> np.ndarray:
+        """The input: two sines of the flat index."""
+        i = np.arange(np.prod(shape), dtype=np.float64)
+        wave = np.sin(0.11 * i + seed) + 0.5 * np.sin((0.017 * i * i) % 6.283185307 + seed)
+        return wave.reshape(shape).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def parity(test_data) -> Parity:
+    """The folder of reference outputs beside the recordings."""
+    folder = test_data.parent / "parity"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing (outputs of reference implementations)")
+    return Parity(folder)

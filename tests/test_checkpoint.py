@@ -26,7 +26,7 @@ def plan():
             "vq": {"counts": jnp.ones(5)},
         }
 
-    return state.create(init, lambda matrices: optax.adam(0.1), mesh, ema=True)
+    return state.create(init, lambda matrices: optax.adam(0.1), mesh, averaged=("params",))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_state_comes_back_as_it_was_and_where_it_belongs(plan, saved):
     assert meta == {"config": {"n": 10}}
     assert int(found.step) == 10
     np.testing.assert_array_equal(found.params["w"], np.arange(32.0).reshape(8, 4) + 5)
-    np.testing.assert_array_equal(found.ema["w"], np.arange(32.0).reshape(8, 4))
+    np.testing.assert_array_equal(found.ema["params"]["w"], np.arange(32.0).reshape(8, 4))
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(abstract), strict=True):
         assert ours.sharding == theirs.sharding
         assert ours.dtype == theirs.dtype

@@ -33,7 +33,7 @@ def modules():
 def cases():
     """(name of a dump, module, argument of its get_config), for all that a config offers."""
     for name, module in modules().items():
-        kinds = getattr(module, "SIGNAL_TYPES", None)
+        kinds = getattr(module, "SIGNAL_TYPES", getattr(module, "LOSSES", None))
         arguments = itertools.product(module.SIZES, kinds) if kinds else zip(module.SIZES)
         for argument in arguments:
             yield "-".join((name, *argument)), module, ",".join(argument)

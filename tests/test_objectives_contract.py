@@ -25,6 +25,7 @@ ROWS, STEPS = 8, 20
 # Less of each kind of data than even :smoke takes, so that many programs compile quickly.
 LESS = {
     "token_windows": {"data.modalities": ["eeg_c3", "eeg_c4", "ecg"], "data.window_s": 24},
+    "modality_pairs": {"data.modalities": ["ibi", "eeg", "spo2"], "data.window_tokens": 8},
     # codes must die, and be replaced, within a few steps
     "signal_crops": {"data.crop_s": 6, "objective.model.decay": 0.5},
 }
@@ -74,9 +75,13 @@ class Subject:
         with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
             schedule = optax.constant_schedule(1e-3)
             make, abstract, tx = state.create(
-                lambda: self.init(0), lambda matrices: optax.adamw(schedule), mesh, ema=True
+                lambda: self.init(0),
+                lambda matrices: optax.adamw(schedule),
+                mesh,
+                averaged=state.averaged(self.objective),
             )
-            step = train.make_train_step(self.objective, tx, schedule, seed=0, ema_decay=0.9)
+            averaging = optax.constant_schedule(0.9)
+            step = train.make_train_step(self.objective, tx, schedule, seed=0, averaging=averaging)
             shardings = jax.tree.map(lambda x: x.sharding, abstract)
             step = jax.jit(step, out_shardings=(shardings, sharding.replicated(mesh)))
             now, metrics = make(), []

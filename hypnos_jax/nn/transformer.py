@@ -65,14 +65,16 @@ linear.defvjp(lambda x, kernel: (_product(x, kernel, 1, 0), (x, kernel)), _linea
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation in float32, epsilon 1e-5, with scale and bias."""
+    """Layer normalisation in float32 with scale and bias."""
 
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-        norm = nn.LayerNorm(1e-5, scale_init=ones, bias_init=zeros_init("embed"), name="norm")
+        zeros = zeros_init("embed")
+        norm = nn.LayerNorm(self.epsilon, scale_init=ones, bias_init=zeros, name="norm")
         return norm(x.astype(jnp.float32)).astype(self.dtype)
 
 

@@ -1,0 +1,1 @@
+"""sleep2vec: contrastive towers of all modalities of a night (arXiv 2602.13857)."""

@@ -1,0 +1,166 @@
+"""sleep2vec: contrastive towers of all modalities of a night (arXiv 2602.13857).
+
+    python -m launch.train --config=configs/sleep2vec/pretrain.py:smoke --workdir=DIR \\
+        --config.data.path=MODALITIES
+
+The argument is ``size`` or ``size,loss``; the loss is ``dash`` by default, or ``info_nce``. Sizes:
+``test`` and ``smoke`` run in seconds on a CPU, most of them compilation (smoke without any data
+too); ``demo`` learns from synthetic nights in minutes; ``xs``, ``s`` and ``m`` are ours; ``dense``
+and ``large`` are those of the official code. Its optimizer, schedule, batch, masks and loss
+constants stand here as it has them where nothing else is said; the paper model reads nine
+modalities.
+"""
+
+import ml_collections
+
+LOSSES = ("dash", "info_nce")
+
+# Width, layers, heads, hidden width of the position-wise network, of the projection, compared.
+SIZES = {
+    "test": (16, 2, 2, 32, 16, 8),
+    "smoke": (32, 2, 2, 64, 32, 16),
+    "demo": (64, 2, 4, 256, 64, 32),
+    "xs": (256, 4, 4, 1024, 768, 128),
+    "s": (384, 6, 6, 1536, 768, 128),
+    "m": (512, 8, 8, 2048, 768, 128),
+    "dense": (768, 12, 16, 3072, 768, 128),
+    "large": (1024, 16, 16, 3072, 768, 128),
+}
+
+# Tokens of a window, rows of the global batch, steps, peak learning rate.
+RUNS = {
+    "test": (10, 8, 20, 1e-3),
+    "smoke": (10, 16, 40, 2e-3),
+    "demo": (30, 64, 400, 2e-3),
+    "xs": (120, 640, 65_000, 2e-4),
+    "s": (120, 640, 65_000, 1e-4),
+    "m": (120, 640, 65_000, 1e-4),
+    "dense": (120, 640, 65_000, 5e-5),
+    "large": (120, 640, 65_000, 5e-5),
+}
+
+
+def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
+    """Return the config of one size and loss.
+
+    Args:
+        arg: ``"size"`` or ``"size,loss"``.
+
+    Raises:
+        ValueError: an unknown size or loss.
+    """
+    size, _, loss = arg.partition(",")
+    loss = loss or "dash"
+    if size not in SIZES:
+        raise ValueError(f"no size {size!r}; use one of {sorted(SIZES)}")
+    if loss not in LOSSES:
+        raise ValueError(f"no loss {loss!r}; use one of {LOSSES}")
+    dim, layers, heads, ffn_dim, projection_dim, out_dim = SIZES[size]
+    window, batch, steps, rate = RUNS[size]
+    accelerator = size not in ("test", "smoke", "demo")
+    official = size in ("dense", "large")
+
+    config = ml_collections.ConfigDict()
+    config.seed = 12345 if official else 0
+    config.objective = {
+        "name": "dash_infonce",
+        "model": {
+            "modalities": (),  # those of the store, by data.fill
+            "dim": dim,
+            "layers": layers,
+            "heads": heads,
+            "ffn_dim": ffn_dim,
+            "token_dim": 768 if official else dim,
+            "cls": False,  # the paper has one; the code's default is none
+            "mask_rate": 0.15,
+            "projection_dim": projection_dim,
+            "out_dim": out_dim,
+            "projection_depth": 2,  # the code; the paper is said to have 3
+            "groups": 1,  # the statistics of the head are the whole batch's
+            "dropout": 0.1,
+            "lora_rank": 0,
+            "lora_alpha": 16.0,
+            "lora_dropout": 0.05,
+            "remat": "cheap" if accelerator else "none",
+            "unroll": 1,
+            "dtype": "bfloat16" if accelerator else "float32",
+        },
+        "temperature": 0.2,
+        "weighting": "dash" if loss == "dash" else "none",
+        "hard_scale": 0.1 if loss == "dash" else 0.0,
+        "pos_margin": 0.0,
+        "sigma_age": 20.0,  # years
+        "alpha_sex": 0.8,
+        "site_same": 1.3,
+        "site_different": 0.8,
+        "missing": "remove",  # as the code does; "neutral" is ours
+        "form": "code",
+        "history": "night",
+        "groups": 1,  # negatives are the whole batch's; the code's are each device's own
+        "as_released": False,
+    }
+    config.data = {
+        "name": "modality_pairs",
+        "path": "",
+        "window_tokens": window,
+        "modalities": (),  # all of the store
+        "min_tokens": min(30, window),  # ours; the code keeps every last window
+        "sites": (),  # all
+        "pair_weights": (),  # equal
+        "max_damaged": 0.01,  # share of the records
+        "fill": (("objective.model.modalities", "modalities"),),
+    }
+    config.optim = {
+        "learning_rate": rate,
+        "warmup_steps": max(1, round(0.03 * steps)),
+        "from_zero": True,
+        "decay": "cosine",
+        "end_scale": 0.1,
+        "b1": 0.9,
+        "b2": 0.95,
+        "eps": 1e-8,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "ema_decay": 0.996,
+        "ema_schedule": "cosine",
+    }
+    config.train = {
+        "steps": steps,  # 65,000: about 120 epochs of 350,000 windows
+        "batch_size": batch,
+        "accumulate": 1,
+        "skip_not_finite": 0,  # batches in a row; 0: the first such loss or gradient ends the run
+    }
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.checkpoints = {
+        "every": 1000 if accelerator else max(steps // 2, 1),
+        "every_s": 600.0,  # and whenever so long has passed
+        "keep": 3,
+        "keep_every": 0,  # steps; 0: the newest ones alone
+        "keep_best": 1 if accelerator else 0,
+        "best_metric": "eval/val/accuracy",
+        "best": "highest",
+    }
+    config.logs = {
+        "every": 100 if accelerator else 10,
+        "tensorboard": True,
+        "mfu": True,
+        "compile_cache": "~/.cache/hypnos_jax/compiled",
+        "profile": (),  # first and last step that jax.profiler traces
+    }
+    # How long a process may take before the run is ended as stuck, in seconds.
+    config.watchdog = {
+        "step_s": 120.0,
+        "data_s": 600.0,  # a batch
+        "save_s": 600.0,
+        "evaluation_s": 1800.0,  # a batch of one, or all that has no batches
+        "startup_s": 1800.0,  # data, restore, compilation
+    }
+    config.evals = {
+        "val": {
+            "type": "mean_loss",
+            "every": 1000 if accelerator else max(steps // 2, 1),
+            "split": "validation",
+            "limit": 72 if accelerator else 8,  # batches, spread over the pairs
+        },
+    }
+    return config.lock()

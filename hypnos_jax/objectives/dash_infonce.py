@@ -1,0 +1,201 @@
+"""Cross-modal contrast under one trunk: sleep2vec, arXiv 2602.13857, and its DASH-InfoNCE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hypnos_jax import losses
+from hypnos_jax.models.modality_towers import ModalityTowers
+from hypnos_jax.objectives import Loss
+
+SIGNALS = ("signal_a", "signal_b")
+
+
+class DashInfonce(nn.Module):
+    """Let each window find itself in another modality, token by token, among the whole batch.
+
+    Two modalities of each window pass tokenizer, trunk and projection; the loss is the mean over
+    tokens, windows and both directions of ``losses.info_nce``, whose negatives are the other
+    windows of the *global* batch at the same token, weighted by ``losses.dash_weights``. It is ln B
+    where everything is equal.
+
+    Differs from the official code unless ``as_released``: tokens without signal neither cost, nor
+    serve as negatives, nor enter the head's statistics; evaluation masks nothing.
+
+    Attributes:
+        model: keyword arguments of ``ModalityTowers``.
+        temperature: T.
+        weighting: ``"dash"``, or ``"none"`` for plain InfoNCE.
+        hard_scale, pos_margin: margins of ``losses.info_nce``.
+        sigma_age, alpha_sex, site_same, site_different, missing, form: see ``losses.dash_weights``.
+        history: what a window shares with its near-duplicates: ``"night"`` or ``"subject"``.
+        groups: parts of the batch that are contrasted each for itself, as devices that do not talk
+            would; ``model.groups`` does the same for the head's statistics.
+        as_released: count every token, absent ones and the CLS position too.
+    """
+
+    model: dict[str, Any]
+    temperature: float = 0.2
+    weighting: str = "dash"
+    hard_scale: float = 0.1
+    pos_margin: float = 0.0
+    sigma_age: float = 20.0
+    alpha_sex: float = 0.8
+    site_same: float = 1.3
+    site_different: float = 0.8
+    missing: str = "remove"
+    form: str = "code"
+    history: str = "night"
+    groups: int = 1
+    as_released: bool = False
+
+    rng_streams = ("dropout", "mask")
+    couples_batch = True
+    averaged = ("batch_stats",)
+
+    def setup(self):
+        self.towers = ModalityTowers(**self.model)
+
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool = False) -> Loss:
+        """Return the loss and its parts as sums over tokens.
+
+        Args:
+            batch: ``signal_a``, ``signal_b`` int16 [B, L, F], ``scale`` float32 [B, 2], ``valid``
+                bool [B, L, 2], ``pair`` int32 [B, 2] (the first row's counts for all), ``age``,
+                ``sex``, ``site``, ``night``, ``subject`` int32 [B], ``weight`` float32 [B].
+            train: mask tokens, draw dropout, and move the head's statistics.
+
+        Returns:
+            Metrics: ``accuracy``, the share of tokens whose nearest other-modal token is their
+            own, by cosine alone, mean of both directions; ``chance``, of guessing.
+
+        Raises:
+            ValueError: ``groups`` does not divide B, or an attribute has an unknown value.
+        """
+        if self.weighting not in ("dash", "none") or self.history not in ("night", "subject"):
+            raise ValueError(
+                f"weighting={self.weighting!r}, history={self.history!r}: weighting is 'dash' or"
+                " 'none', history is 'night' or 'subject'"
+            )
+        rows = batch["weight"] > 0
+        valid = batch["valid"] & rows[:, None, None]
+        counted = jnp.broadcast_to(rows[:, None], valid.shape[:2])
+        counted = counted if self.as_released else valid.all(-1)
+        first = self._tower(batch, 0, valid, counted, train)
+        second = self._tower(batch, 1, valid, counted, train)
+        if first.shape[1] > counted.shape[1]:  # the CLS position
+            counted = jnp.pad(counted, ((0, 0), (1, 0)), mode="edge")
+        cost, hits = self._contrast(batch, first, second, counted)
+        # As long as the loss: what a guess among the windows there are would get.
+        there = self._cut(counted).sum(1, keepdims=True).astype(jnp.float32)
+        guess = jnp.where(self._cut(counted), 1.0 / jnp.maximum(there, 1.0), 0.0)
+        weight = counted.sum().astype(jnp.float32)
+        metrics = {"accuracy": (hits.sum(), weight), "chance": (guess.sum(), weight)}
+        return Loss(cost.sum(), weight, metrics)
+
+    def _tower(self, batch, slot, valid, counted, train):
+        """What is compared of one modality, [B, L, Z], the CLS position first where asked for."""
+        signal = dequantized(batch[SIGNALS[slot]], batch["scale"][:, slot])
+        modality = batch["pair"][0, slot]
+        hidden, cls = self.towers.encode(
+            signal, modality, valid[..., slot], train=train, masked=train
+        )
+        if self.as_released and cls is not None:
+            hidden = jnp.concatenate([cls[:, None], hidden], axis=1)
+            counted = jnp.pad(counted, ((0, 0), (1, 0)), mode="edge")
+        return self.towers.project(hidden, counted, train=train)
+
+    def _cut(self, x):
+        """[B, ...] -> [groups, B / groups, ...]."""
+        if len(x) % self.groups:
+            raise ValueError(f"groups={self.groups} do not divide {len(x)} rows")
+        return x.reshape(self.groups, -1, *x.shape[1:])
+
+    def _contrast(self, batch, first, second, counted):
+        """Mean cost and hits of both directions, [groups, B / groups, L]."""
+
+        def one(batch, x, y, counted):
+            weights = same = None
+            if self.weighting == "dash":
+                weights, same = losses.dash_weights(
+                    batch["age"],
+                    batch["sex"],
+                    batch["site"],
+                    batch[self.history],
+                    batch["weight"] > 0,
+                    sigma_age=self.sigma_age,
+                    alpha_sex=self.alpha_sex,
+                    site_same=self.site_same,
+                    site_different=self.site_different,
+                    missing=self.missing,
+                    form=self.form,
+                )
+            ways = [
+                losses.info_nce(
+                    *pair,
+                    counted,
+                    temperature=self.temperature,
+                    weights=weights,
+                    same=same,
+                    hard_scale=self.hard_scale,
+                    pos_margin=self.pos_margin,
+                )
+                for pair in ((x, y), (y, x))
+            ]
+            return [0.5 * (a.astype(jnp.float32) + b.astype(jnp.float32)) for a, b in zip(*ways)]
+
+        facts = ("age", "sex", "site", self.history, "weight")
+        given = ({name: batch[name] for name in facts}, first, second, counted)
+        if self.groups == 1:
+            return [x[None] for x in one(*given)]
+        return jax.vmap(one)(*jax.tree.map(self._cut, given))
+
+    def embed(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Return what the trunk makes of both modalities, ``first``, ``second`` [B, L, H]."""
+        out = {}
+        for slot, name in enumerate(("first", "second")):
+            out[name] = self.encode(
+                batch[SIGNALS[slot]],
+                batch["scale"][:, slot],
+                batch["valid"][..., slot],
+                batch["pair"][0, slot],
+            )
+        return out
+
+    def encode(
+        self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
+    ) -> jax.Array:
+        """Return what the trunk makes of windows of one modality, float32 [B, L, H].
+
+        Args:
+            signal: int16 [B, L, F or more].
+            scale: float32 [B].
+            valid: bool [B, L].
+            modality: its place among ``model["modalities"]``.
+        """
+        return self.towers.encode(dequantized(signal, scale), modality, valid)[0]
+
+    def project(
+        self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
+    ) -> jax.Array:
+        """Return what is compared, float32 [B, L, Z] of length 1; see ``encode``."""
+        return losses.unit(self.towers.project(self.encode(signal, scale, valid, modality), valid))
+
+    def summarize(
+        self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
+    ) -> jax.Array:
+        """Return a vector per window, float32 [B, H]: the CLS position, or the tokens' mean."""
+        hidden, cls = self.towers.encode(dequantized(signal, scale), modality, valid)
+        if cls is not None:
+            return cls
+        weight = valid[..., None].astype(jnp.float32)
+        return (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+
+
+def dequantized(signal: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return float32 of stored int16 [B, L, F] and their scale [B]."""
+    return signal.astype(jnp.float32) * scale[:, None, None]

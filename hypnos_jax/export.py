@@ -11,8 +11,8 @@ Both files are readable anywhere: ``plugins.load("objectives", name)(**arguments
 module and the tensors are its variables. The checksum is over the objective, every tensor's name,
 type, shape and bytes, and the checksums of the tokenizers; a run's folder and its export share it.
 
-A bundle is a model and its tokenizers in one file in the format of the published Hypnos package;
-see ``hypnos_jax.interop.hypnos``.
+A model may also be one file in the format of a published implementation; see
+``hypnos_jax.interop.formats``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import hypnos_jax
 from data_pipelines.channels import CHANNELS
 from hypnos_jax import checkpoint, plugins
 from hypnos_jax.config import frozen
-from hypnos_jax.interop import hypnos
+from hypnos_jax.interop import formats, hypnos
 from hypnos_jax.tensor_files import TensorFile
 
 FORMAT = "hypnos_jax.model/1"
@@ -74,22 +74,22 @@ def load_model(path: str | os.PathLike | LoadedModel) -> LoadedModel:
     """Load a model from the folder of a training run (its newest good checkpoint), or an export.
 
     Args:
-        path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``; or a bundle: the
-            file, a folder with ``hypnos.safetensors``, or ``owner/name``, a repository of the
-            Hugging Face hub that holds it. A loaded model is returned as it is.
+        path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``; or a published
+            model: the file, a folder with ``hypnos.safetensors``, or ``owner/name``, a repository
+            of the Hugging Face hub that holds it. A loaded model is returned as it is.
 
     Raises:
         ModelError: none of these; or a tensor that is missing, of another shape than its config
-            says, or changed; or a bundle that cannot be represented here.
+            says, or changed; or a published one that cannot be represented here.
     """
     if isinstance(path, LoadedModel):
         return path
     name, path = str(path), pathlib.Path(path)
     if path.is_file():
-        return _from_bundle(path)
+        return _from_published(path)
     # A path with a folder that exists is a mistyped one, not a repository.
     if not path.exists() and not path.parent.exists() and hypnos.HUB_ID.fullmatch(name):
-        return _from_bundle(name)
+        return _from_published(name)
     if not path.is_dir():
         raise ModelError(f"{path} is not a folder; give a run's workdir or an export's folder")
     if (path / "checkpoints").is_dir():
@@ -97,7 +97,7 @@ def load_model(path: str | os.PathLike | LoadedModel) -> LoadedModel:
     if (path / WEIGHTS).exists() or _is_export(path):
         return _from_export(path)
     if (path / hypnos.FILE).is_file():
-        return _from_bundle(path / hypnos.FILE)
+        return _from_published(path / hypnos.FILE)
     raise ModelError(
         f"{path} holds no model: neither checkpoints/ (a run's workdir) nor {WEIGHTS} (an export)"
         f" nor {hypnos.FILE} (a bundle)"
@@ -146,42 +146,44 @@ def export(
     return load_model(output)
 
 
-def export_bundle(
+def export_published(
     workdir: str | os.PathLike,
     output: str | os.PathLike,
+    name: str,
     *,
     tokenizers: str | os.PathLike | None = None,
 ) -> LoadedModel:
-    """Write a model of tokens and its tokenizers as one file that the published package loads.
+    """Write a model, with its tokenizers if any, as one file in a published format.
 
     Args:
-        workdir: folder of a run or of an export, or another bundle.
-        output: file to write; a bundle there is replaced.
+        workdir: folder of a run or of an export, or another such file.
+        output: file to write; one of the same format is replaced.
+        name: the format, one of ``formats.NAMES``.
         tokenizers: as for ``export``.
 
     Returns:
         The model as it is read back.
 
     Raises:
-        ModelError: no model there, or one that the package cannot represent; a tokenizer is
-            missing; ``output`` is something else than a bundle.
+        ModelError: no model there, or one that the format cannot represent; a tokenizer is missing;
+            ``output`` is something else.
     """
-    output = pathlib.Path(output)
-    if output.exists() and not hypnos.is_bundle(output):
-        raise ModelError(
-            f"{output} exists and is no bundle; give a new file, such as {hypnos.FILE}"
-        )
+    output, form = pathlib.Path(output), formats.find(name)
+    if output.exists() and not form.recognises(output):
+        raise ModelError(f"{output} exists and is no file of {name}; give a new file")
     model, missing = _whole(workdir, tokenizers)
-    needed, name = signal_types(model), model.config["objective"]["name"]
-    if name != "rq_next_token":
-        raise ModelError(f"the model is of {name}; a bundle is of a model of rq_next_token")
+    needed, objective = signal_types(model), model.config["objective"]["name"]
+    if objective != form.OBJECTIVE:
+        raise ModelError(
+            f"the model is of {objective}; a file of {name} is of a model of {form.OBJECTIVE}"
+        )
     if missing:
         raise ModelError(f"the model has no tokenizer of {missing}; give their folder (tokenizers)")
-    part = lambda model: hypnos.Part(model.config["objective"], model.variables)
-    parts = {name: part(load_model(model.tokenizers[name])) for name in needed}
+    part = lambda model: formats.Part(model.config["objective"], model.variables)
+    parts = {group: part(load_model(model.tokenizers[group])) for group in needed}
     try:
-        hypnos.write_bundle(output, part(model), parts)
-    except hypnos.BundleError as error:
+        form.write(output, part(model), parts)
+    except formats.FormatError as error:
         raise ModelError(f"{output} cannot be written: {error}") from error
     return load_model(output)
 
@@ -196,7 +198,7 @@ def _whole(workdir, tokenizers) -> tuple[LoadedModel, list[str]]:
     if tokenizers is not None:
         model = _with_tokenizers(model, pathlib.Path(tokenizers))
     for row in model.config["modalities"]:
-        if row["group"] in model.tokenizers:
+        if row.get("group") in model.tokenizers:
             own = load_model(model.tokenizers[row["group"]]).config["objective"]["model"]
             made = {key: own.get(key, row[key]) for key in ("levels", "codes")}
             if made != {key: row[key] for key in made}:
@@ -209,8 +211,12 @@ def _whole(workdir, tokenizers) -> tuple[LoadedModel, list[str]]:
 
 def signal_types(model: LoadedModel) -> list[str]:
     """Return the signal types whose tokens the model reads; none for a model of signals."""
-    rows = model.config["modalities"]
-    return sorted({row["group"] for row in rows})
+    return _groups(model.config["modalities"])
+
+
+def _groups(modalities: list[dict]) -> list[str]:
+    """Signal types of modalities that are read as tokens; those read as signals have none."""
+    return sorted({row["group"] for row in modalities if "group" in row})
 
 
 def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
@@ -223,14 +229,15 @@ def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
 
     Returns:
         ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
-        group} in the order of the code axis (empty for a model of signals); ``channels`` {name,
-        channel_id, signal_type, unit, rate_hz, preprocess} of all that it may read; ``data``
+        group} in the order of the code axis, or {name, rate_hz, frames} for towers, or none for a
+        model of one signal; ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess}
+        of all that it may read, none for towers, whose modalities are made of several; ``data``
         {name, manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``; and of ``make_model``
         ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
     """
     data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
     modalities = config["objective"].get("model", {}).get("modalities", [])
-    names = [row["name"] for row in modalities] or [
+    names = [row["name"] for row in modalities if "group" in row] or [
         channel.name
         for channel in CHANNELS.values()
         if channel.signal_type == data.get("signal_type")
@@ -302,11 +309,11 @@ def make_model(
     return _seal(description, tensors, tokenizers, "the config")
 
 
-def _from_bundle(path: str | pathlib.Path) -> LoadedModel:
+def _from_published(path: str | pathlib.Path) -> LoadedModel:
     try:
         path = hypnos.fetch(path) if isinstance(path, str) else path
-        part, parts = hypnos.read_bundle(path)
-    except hypnos.BundleError as error:
+        part, parts = formats.recognise(path).read(path)
+    except formats.FormatError as error:
         raise ModelError(str(error)) from error
     tokenizers = {}
     for name, own in parts.items():
@@ -365,8 +372,8 @@ def _from_export(folder: pathlib.Path) -> LoadedModel:
 
 def _seal(description: dict, tensors: dict, tokenizers: dict, source) -> LoadedModel:
     """Add those of the tokenizers that it needs and the checksum, and make the model."""
-    wanted = {row["group"] for row in description["modalities"]}
-    own = {name: tokenizers[name] for name in sorted(wanted & set(tokenizers))}
+    wanted = _groups(description["modalities"])
+    own = {name: tokenizers[name] for name in wanted if name in tokenizers}
     digests = {name: _checksum_of(tokenizer) for name, tokenizer in own.items()}
     digest = checksum(description["objective"], tensors, digests)
     description = {**description, "tokenizers": digests, "checksum": digest}

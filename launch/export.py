@@ -1,8 +1,8 @@
 """Export a model: ``python -m launch.export --workdir=DIR --output=DIR``.
 
 Writes ``model.safetensors`` and ``config.json``, and beside the model of tokens the tokenizers that
-made them; or, with ``--format=hypnos``, one file with all of them that the published Hypnos package
-loads. Exit codes: 0 done, 1 an error.
+made them; or, with ``--format=hypnos`` or ``sleep2vec``, one file that the published code of that
+name loads. Exit codes: 0 done, 1 an error.
 """
 
 import math
@@ -10,10 +10,10 @@ import sys
 
 from absl import app, flags, logging
 
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run or an export, or a bundle")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run or an export, or a published file")
 OUTPUT = flags.DEFINE_string("output", None, "folder or file to write; an export is replaced")
 FORMAT = flags.DEFINE_enum(
-    "format", "folder", ["folder", "hypnos"], "a folder of ours, or the published package's file"
+    "format", "folder", ["folder", "hypnos", "sleep2vec"], "a folder of ours, or a published format"
 )
 TOKENIZERS = flags.DEFINE_string(
     "tokenizers", None, "folder with a model per signal type; default: those beside the tokens"
@@ -25,13 +25,16 @@ def main(argv):
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
     from hypnos_jax import checkpoint  # after the flags: imports start jax
-    from hypnos_jax.export import export, export_bundle
+    from hypnos_jax.export import export, export_published
 
     checkpoint.quiet()
 
     try:
-        write = export_bundle if FORMAT.value == "hypnos" else export
-        model = write(WORKDIR.value, OUTPUT.value, tokenizers=TOKENIZERS.value)
+        given = {"tokenizers": TOKENIZERS.value}
+        if FORMAT.value == "folder":
+            model = export(WORKDIR.value, OUTPUT.value, **given)
+        else:
+            model = export_published(WORKDIR.value, OUTPUT.value, FORMAT.value, **given)
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1

@@ -8,14 +8,12 @@ classes and a row per modality. Read for hypnos 0.1.0 (PyPI, MIT; Carter & Taras
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
@@ -28,6 +26,7 @@ from absl import logging
 
 from hypnos_jax.config import frozen
 from hypnos_jax.interop import hypnos_config
+from hypnos_jax.interop.formats import Part
 from hypnos_jax.interop.hypnos_config import MODALITY, BundleError
 from hypnos_jax.interop.hypnos_names import Entry, backbone_entries, tokenizer_entries
 from hypnos_jax.models.rq_transformer import RqTransformer
@@ -35,6 +34,7 @@ from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 from hypnos_jax.nn.quantize import SMALLEST_COUNT
 from hypnos_jax.tensor_files import TensorFile, aligned_empty
 
+OBJECTIVE = "rq_next_token"
 FILE = "hypnos.safetensors"  # the bundle's name in a folder or a hub repository
 HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)")
 TARGET = "hypnos.models.rq_transformer.MultiModalRQTransformer"
@@ -42,15 +42,7 @@ TOKENIZER_POSITIONS = 8192  # that the package's tokenizers make rotary tables f
 CODEBOOK = ("embedding.weight", "ema_cluster_size", "ema_embed_sum", "usage_count", "initialized")
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A model as a run has it: the ``objective`` of its config, and its variables."""
-
-    objective: dict[str, Any]
-    variables: dict[str, Any]
-
-
-def is_bundle(path: str | os.PathLike) -> bool:
+def recognises(path: str | os.PathLike) -> bool:
     """Return whether a path is a file in this format, as far as its head tells."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -81,7 +73,7 @@ def fetch(hub_id: str) -> pathlib.Path:
         ) from error
 
 
-def read_bundle(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
+def read(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
     """Read a bundle.
 
     Args:
@@ -110,7 +102,7 @@ def read_bundle(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
     return model, tokenizers
 
 
-def write_bundle(path: str | os.PathLike, model: Part, tokenizers: Mapping[str, Part]) -> None:
+def write(path: str | os.PathLike, model: Part, tokenizers: Mapping[str, Part]) -> None:
     """Write a model that was trained here so that the published package loads it.
 
     A tokenizer with ``strict_causal`` sees what one of the released alignment sees of the signal a

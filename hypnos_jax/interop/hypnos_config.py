@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipelines.channels import CHANNELS
+from hypnos_jax.interop.formats import FormatError
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 
@@ -125,7 +126,7 @@ NORMS = {None: "none", "layer": "layer", "rms": "rms", "weight": "weight"}
 PADDINGS = {"constant": "zero", "reflect": "reflect", "replicate": "edge"}
 
 
-class BundleError(ValueError):
+class BundleError(FormatError):
     """A file that is no bundle or is damaged, or a model that the other side cannot represent."""
 
 

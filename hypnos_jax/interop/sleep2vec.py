@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ import safetensors.numpy
 
 from data_pipelines.modality_table import MODALITIES, TOKEN_S
 from hypnos_jax.config import frozen
+from hypnos_jax.interop.formats import FormatError, Part
 from hypnos_jax.interop.hypnos_names import Entry
 from hypnos_jax.interop.torch_file import TorchFileError, read_torch_file
 from hypnos_jax.models.modality_towers import ModalityTowers
@@ -30,6 +32,7 @@ from hypnos_jax.tensor_files import TensorFile
 KEYS = {name: modality.keys[0] for name, modality in MODALITIES.items()}
 NAMES = {key: name for name, key in KEYS.items()}
 POSITIONS = 1536  # rows of the table of angles
+OBJECTIVE = "dash_infonce"
 PREFIXES = ("ema_model.", "model.", "")  # of training checkpoints, preferred first
 COUNTERS = ("proj_head.bn1.num_batches_tracked", "proj_head.bn2.num_batches_tracked")
 WORDS, ANGLES = (
@@ -39,11 +42,11 @@ WORDS, ANGLES = (
 LAYER = "encoder.encoder.layer."
 
 
-class StateDictError(ValueError):
+class StateDictError(FormatError):
     """A checkpoint that is not one of the official code, or that these towers cannot represent."""
 
 
-def is_state_dict(path: str | os.PathLike) -> bool:
+def recognises(path: str | os.PathLike) -> bool:
     """Return whether a file is a checkpoint in this format, as far as its name and head tell."""
     if pathlib.Path(path).suffix in (".pt", ".pth", ".ckpt"):
         return True
@@ -54,15 +57,12 @@ def is_state_dict(path: str | os.PathLike) -> bool:
         return False
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a checkpoint as an objective and its variables.
+def read(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
+    """Return a checkpoint as a model; there are no tokenizers beside it.
 
     Args:
         path: ``.safetensors``, or a file of PyTorch, of which only weights are read. Averaged
             weights are taken where a training checkpoint has them.
-
-    Returns:
-        the objective's name and keyword arguments; collection -> nested dict of float32.
 
     Raises:
         StateDictError: it cannot be read, or a tensor is missing, left over or of a wrong shape.
@@ -79,22 +79,25 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
         raise StateDictError(f"{path} has a tensor {strangers[0]!r} beside the model's")
     try:
         model = _arguments(own)
-        return {"name": "dash_infonce", "model": model}, _variables(model, own)
+        return Part({"name": OBJECTIVE, "model": model}, _variables(model, own)), {}
     except StateDictError as error:
         raise StateDictError(f"{path}: {error}") from None
 
 
-def write(path: str | os.PathLike, model: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+def write(
+    path: str | os.PathLike, part: Part, tokenizers: Mapping[str, Part] = types.MappingProxyType({})
+) -> None:
     """Write towers as the official code's state dict, in a safetensors file.
 
     Args:
         path: the file; replaced whole.
-        model: keyword arguments of ``ModalityTowers``.
-        variables: of ``DashInfonce``: ``params`` and ``batch_stats``.
+        part: of ``DashInfonce``, with ``params`` and ``batch_stats``.
+        tokenizers: none; the towers have their own.
 
     Raises:
         StateDictError: something that the official model does not have.
     """
+    model, variables = part.objective["model"], part.variables
     for name, value in (("lora_rank", 0), ("cls", False), ("projection_depth", 2)):
         if model.get(name, value) != value:
             raise StateDictError(f"model.{name}={model[name]}: the official format has {value}")

@@ -24,7 +24,7 @@ from tiny_models import (
 )
 
 from hypnos_jax.embed import Embedder
-from hypnos_jax.export import ModelError, export, export_bundle, load_model, make_model
+from hypnos_jax.export import ModelError, export, export_published, load_model, make_model
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def model():
 @pytest.fixture(scope="module")
 def written(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "hypnos.safetensors"
-    export_bundle(model, path)
+    export_published(model, path, "hypnos")
     return path
 
 
@@ -91,9 +91,8 @@ def test_a_bundle_is_exported_as_a_folder_of_ours(bundle, tmp_path):
         "eeg",
         "resp",
     ]
-    assert export_bundle(tmp_path / "export", tmp_path / "again.safetensors").checksum == (
-        loaded.checksum
-    )
+    again = export_published(tmp_path / "export", tmp_path / "again.safetensors", "hypnos")
+    assert again.checksum == loaded.checksum
     codes = {"ecg": np.random.default_rng(0).integers(0, 16, (40, 2))}
     one, other = (Embedder(model).embed_codes(codes) for model in (bundle, tmp_path / "export"))
     assert one.model == other.model
@@ -104,16 +103,16 @@ def test_a_run_needs_its_tokenizers_and_the_released_layout(tmp_path):
     config = rq_config()
     write_run(tmp_path / "run", config, random_variables(config, token_batch()))
     with pytest.raises(ModelError, match=r"no tokenizer of \['ecg', 'eeg', 'resp'\]"):
-        export_bundle(tmp_path / "run", tmp_path / "bundle.safetensors")
+        export_published(tmp_path / "run", tmp_path / "bundle.safetensors", "hypnos")
     write_tokenizers(tmp_path / "tokenizers")
     whole = {"tokenizers": tmp_path / "tokenizers"}
-    made = export_bundle(tmp_path / "run", tmp_path / "bundle.safetensors", **whole)
+    made = export_published(tmp_path / "run", tmp_path / "bundle.safetensors", "hypnos", **whole)
     assert made.variables["params"]["network"]["channel_embedding"].shape == (8, 16)
     with pytest.raises(ModelError, match="is of rvq_reconstruction"):
-        export_bundle(tmp_path / "tokenizers" / "ecg", tmp_path / "bundle.safetensors")
+        export_published(tmp_path / "tokenizers" / "ecg", tmp_path / "bundle.safetensors", "hypnos")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ModelError, match="notes.txt exists and is no bundle"):
-        export_bundle(tmp_path / "run", tmp_path / "notes.txt", **whole)
+    with pytest.raises(ModelError, match="notes.txt exists and is no file of hypnos"):
+        export_published(tmp_path / "run", tmp_path / "notes.txt", "hypnos", **whole)
     export(tmp_path / "run", tmp_path / "export")
     with pytest.raises(ModelError, match="no readable config"):
         load_model(tmp_path / "export" / "model.safetensors")
@@ -132,7 +131,7 @@ def test_what_the_package_cannot_be_is_refused(model, tmp_path, options, message
     variables = random_variables(config, token_batch())
     ours = make_model(config, variables, 3, tokenizers=model.tokenizers)
     with pytest.raises(ModelError, match=message):
-        export_bundle(ours, tmp_path / "hypnos.safetensors")
+        export_published(ours, tmp_path / "hypnos.safetensors", "hypnos")
     assert not list(tmp_path.iterdir())
 
 

@@ -18,7 +18,7 @@ from tiny_models import (
 
 from data_pipelines.edf_writer import EdfSignal, write_edf
 from hypnos_jax.embed import Embedder, embed_recording
-from hypnos_jax.export import export_bundle, load_model, make_model
+from hypnos_jax.export import export_published, load_model, make_model
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 from hypnos_jax.tokenization import Tokenizer
 
@@ -110,7 +110,7 @@ def test_a_published_model_answers_the_same_and_goes_back_unchanged(tmp_path, se
         codes = compare_tokenizer(tokenizer, there[group], seed)
         assert len(np.unique(codes)) > 3
 
-    again = export_bundle(ours, tmp_path / "again.safetensors")
+    again = export_published(ours, tmp_path / "again.safetensors", "hypnos")
     assert again.checksum == ours.checksum
     before, after = (published.load(tmp_path / f"{x}.safetensors") for x in ("hypnos", "again"))
     pairs = [(before[0], after[0]), *((before[1][name], after[1][name]) for name in before[1])]
@@ -175,7 +175,7 @@ def test_a_model_made_here_answers_the_same_in_the_package(tmp_path, options):
     config["objective"]["modality_weights"] = [["ecg", 3.0]]
     tokenizers = tiny_tokenizers(strict_causal=False)
     ours = make_model(config, random_variables(config, token_batch()), 3, tokenizers=tokenizers)
-    export_bundle(ours, tmp_path / "hypnos.safetensors")
+    export_published(ours, tmp_path / "hypnos.safetensors", "hypnos")
     model, theirs, meta = published.load(tmp_path)
     assert [row.name for row in meta.modalities] == [row["name"] for row in MODALITIES]
     compare_model(ours, model)
@@ -215,7 +215,7 @@ def test_a_strict_tokenizer_is_written_but_for_its_first_seconds(tmp_path, caplo
     tokenizers["ecg"] = make_model(config, train(config), 6, tokenizers={})
     config = rq_config()
     ours = make_model(config, random_variables(config, token_batch()), 3, tokenizers=tokenizers)
-    export_bundle(ours, tmp_path / "hypnos.safetensors")
+    export_published(ours, tmp_path / "hypnos.safetensors", "hypnos")
     assert "first" in caplog.text and "of a recording" in caplog.text
     _, theirs, _ = published.load(tmp_path)
     tokenizer = Tokenizer(tokenizers["ecg"])

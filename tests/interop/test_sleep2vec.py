@@ -11,7 +11,8 @@ import safetensors.numpy
 
 from hypnos_jax import config as configs
 from hypnos_jax import losses, plugins
-from hypnos_jax.interop import sleep2vec
+from hypnos_jax.export import ModelError, export, export_published, load_model
+from hypnos_jax.interop import formats, sleep2vec
 
 NAME = "sleep2vec_small"
 
@@ -39,7 +40,8 @@ def close(found, expected):
 
 
 def test_the_outputs_are_those_of_the_official_code(parity, path):
-    objective, variables = sleep2vec.read(path)
+    part, _ = sleep2vec.read(path)
+    objective, variables = dict(part.objective), part.variables
     golden, channels = parity.arrays(NAME), parity.json(NAME)["config"]["channels"]
     model = plugins.load("objectives", objective.pop("name"))(**configs.frozen(objective))
     towers = {name: tree["towers"] for name, tree in variables.items()}
@@ -64,8 +66,8 @@ def test_the_outputs_are_those_of_the_official_code(parity, path):
 
 
 def test_what_is_written_is_what_was_read(tensors, path, tmp_path):
-    objective, variables = sleep2vec.read(path)
-    sleep2vec.write(tmp_path / "again.safetensors", objective["model"], variables)
+    part, _ = sleep2vec.read(path)
+    sleep2vec.write(tmp_path / "again.safetensors", part)
     again = safetensors.numpy.load_file(tmp_path / "again.safetensors")
     assert again.keys() == tensors.keys()
     for name, x in tensors.items():
@@ -76,8 +78,8 @@ def test_a_training_checkpoint_gives_its_averages(tensors, path, tmp_path):
     both = {f"model.{name}": np.zeros_like(x) for name, x in tensors.items()}
     both |= {f"ema_model.{name}": x for name, x in tensors.items()}
     safetensors.numpy.save_file(both, tmp_path / "both.safetensors")
-    _, found = sleep2vec.read(tmp_path / "both.safetensors")
-    _, expected = sleep2vec.read(path)
+    found = sleep2vec.read(tmp_path / "both.safetensors")[0].variables
+    expected = sleep2vec.read(path)[0].variables
     np.testing.assert_array_equal(
         found["params"]["towers"]["input"]["kernel"],
         expected["params"]["towers"]["input"]["kernel"],
@@ -89,8 +91,8 @@ def test_files_of_pytorch_are_read_without_running_them(tensors, path, tmp_path)
     state = {f"model.{name}": torch.from_numpy(np.array(x)) for name, x in tensors.items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
     assert "torch" not in run("print('torch' in sys.modules)", tmp_path / "last.ckpt")
-    _, found = sleep2vec.read(tmp_path / "last.ckpt")
-    _, expected = sleep2vec.read(path)
+    found = sleep2vec.read(tmp_path / "last.ckpt")[0].variables
+    expected = sleep2vec.read(path)[0].variables
     np.testing.assert_array_equal(
         found["params"]["towers"]["mask_embedding"], expected["params"]["towers"]["mask_embedding"]
     )
@@ -155,10 +157,21 @@ def test_every_tensor_must_have_its_place(tensors, tmp_path, change, reason):
 
 
 def test_what_the_format_does_not_have_is_not_written(path, tmp_path):
-    objective, variables = sleep2vec.read(path)
-    with pytest.raises(sleep2vec.StateDictError, match="model.cls=True"):
-        sleep2vec.write(tmp_path / "x", {**objective["model"], "cls": True}, variables)
+    part, _ = sleep2vec.read(path)
     rows = [{"name": "snore", "rate_hz": 4, "frames": 120}]
-    with pytest.raises(sleep2vec.StateDictError, match="'snore' is none of"):
-        sleep2vec.write(tmp_path / "x", {**objective["model"], "modalities": rows}, variables)
-    assert not list(tmp_path.glob("*x*.partial*"))
+    for change, reason in (({"cls": True}, "model.cls=True"), ({"modalities": rows}, "'snore' is")):
+        objective = {**part.objective, "model": {**part.objective["model"], **change}}
+        with pytest.raises(sleep2vec.StateDictError, match=reason):
+            sleep2vec.write(tmp_path / "x", formats.Part(objective, part.variables))
+    assert not list(tmp_path.glob("*x*"))
+
+
+def test_models_go_out_and_come_back_by_the_commands_functions(path, tmp_path):
+    model = load_model(path)
+    assert model.config["objective"]["name"] == "dash_infonce"
+    folder = export(path, tmp_path / "export")
+    assert folder.checksum == model.checksum
+    again = export_published(tmp_path / "export", tmp_path / "x.safetensors", "sleep2vec")
+    assert again.checksum == model.checksum
+    with pytest.raises(ModelError, match="a file of hypnos is of a model of rq_next_token"):
+        export_published(tmp_path / "export", tmp_path / "y.safetensors", "hypnos")

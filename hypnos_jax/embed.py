@@ -1,5 +1,8 @@
 """Recordings to embeddings: one vector a second and modality, and one per 30-s epoch.
 
+``Embedder`` is for models of tokens; ``open_embedder`` opens any model, such as towers
+(``hypnos_jax.embed_modalities``), which give one vector a modality and epoch.
+
 recording -> channels -> verdict -> preprocessing -> tokens -> backbone, the models piece by piece
 with what they need of the past kept, so that a night of any length takes bounded memory and equals
 a single pass.
@@ -162,6 +165,12 @@ class Embedder:
         if unknown:
             raise ValueError(f"the model has no modality {unknown[0]!r}; it has {names}")
         return [name for name in names if wanted is None or name in wanted]
+
+    def prepare(
+        self, names: Sequence[str], *, mains_hz: int | None, aliases: dict[str, list] | None
+    ) -> PrepareRecording:
+        """Return what makes the night of a recording; picklable."""
+        return PrepareRecording(tuple(names), mains_hz=mains_hz, aliases=aliases)
 
     def tokenize(self, channels: Mapping[str, ChannelSignal]) -> dict[str, np.ndarray]:
         """Return name -> codes [S, K] of some preprocessed channels, cut to the shortest.
@@ -393,6 +402,46 @@ class Embedder:
             model=self.checksum,
         )
 
+    def embed_night(
+        self, store: NightStore, night: NightEntry, names: Sequence[str] | None = None
+    ) -> RecordingEmbedding:
+        """Embed a night of a store, of signals or of tokens.
+
+        Args:
+            store: of signals, or of tokens made by the model's own tokenizers.
+            night: one of its nights.
+            names: only these modalities; all by default.
+
+        Raises:
+            RecordingError: the night has none of the modalities.
+            ModelError: the tokens are not the model's.
+        """
+        names = [name for name in self.names(names) if name in night.channels]
+        if not names or not night.duration_s:
+            raise RecordingError(f"{night.recording} has none of the modalities {self.names()}")
+        seconds = night.duration_s
+        if store.kind == "signals":
+            signals = {
+                name: ChannelSignal(
+                    name,
+                    store.rate_hz(name),
+                    store.signal(night, name, 0, seconds),
+                    store.valid(night, name, 0, seconds),
+                    store.tracks(night, name, 0, seconds),
+                )
+                for name in names
+            }
+            return self.embed_signals(signals, recording=night.recording)
+        self.check_tokens(store)
+        every = self.names()
+        asked = np.isin(every, names)
+
+        def read(start: int, stop: int) -> Example:
+            window = read_window(store, night, every, start, stop)
+            return {**window, "present": asked, "valid": window["valid"] & asked}
+
+        return self.collect(read, seconds, names, recording=night.recording)
+
     def chunks(self, read: Callable[[int, int], Example], seconds: int) -> Iterator[Example]:
         """Yield name -> float32 [n, D] over the seconds of ``read``; see ``embed_tokens``."""
 
@@ -402,6 +451,35 @@ class Embedder:
 
         options = {"lag": self.lag, "reach": self.reach, "chunk_s": self.chunk_s}
         yield from embed_tokens(step, read, seconds, **options)
+
+
+def open_embedder(
+    model: str | os.PathLike | LoadedModel,
+    *,
+    chunk_s: int = CHUNK_S,
+    lag: bool | None = None,
+    dtype: str | None = None,
+):
+    """Return what embeds recordings with a model, by what its objective reads.
+
+    Args:
+        model: what ``export.load_model`` takes.
+        chunk_s, lag: for models of tokens; see ``Embedder``.
+        dtype: of the products; None is what the model was trained in.
+
+    Returns:
+        An ``Embedder`` or a ``ModalityEmbedder``: both have ``names``, ``prepare``,
+        ``embed_signals``, ``embed_night``, ``checksum`` and ``dtype``.
+
+    Raises:
+        ModelError: no model, or one whose embeddings are not for users.
+    """
+    model = load_model(model)
+    if getattr(model.objective, "reads", "tokens") == "modalities":
+        from hypnos_jax.embed_modalities import ModalityEmbedder  # it needs this module
+
+        return ModalityEmbedder(model, dtype=dtype)
+    return Embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype, generates=False)
 
 
 def _without_generation(model):
@@ -531,48 +609,6 @@ def read_window(
     }
 
 
-def embed_night(
-    embedder: Embedder, store: NightStore, night: NightEntry, names: Sequence[str] | None = None
-) -> RecordingEmbedding:
-    """Embed a night of a store, of signals or of tokens.
-
-    Args:
-        embedder: the model.
-        store: of signals, or of tokens made by the model's own tokenizers.
-        night: one of its nights.
-        names: only these modalities; all by default.
-
-    Raises:
-        RecordingError: the night has none of the modalities.
-        ModelError: the tokens are not the model's.
-    """
-    names = [name for name in embedder.names(names) if name in night.channels]
-    if not names or not night.duration_s:
-        raise RecordingError(f"{night.recording} has none of the modalities {embedder.names()}")
-    seconds = night.duration_s
-    if store.kind == "signals":
-        signals = {
-            name: ChannelSignal(
-                name,
-                store.rate_hz(name),
-                store.signal(night, name, 0, seconds),
-                store.valid(night, name, 0, seconds),
-                store.tracks(night, name, 0, seconds),
-            )
-            for name in names
-        }
-        return embedder.embed_signals(signals, recording=night.recording)
-    embedder.check_tokens(store)
-    every = embedder.names()
-    asked = np.isin(every, names)
-
-    def read(start: int, stop: int) -> Example:
-        window = read_window(store, night, every, start, stop)
-        return {**window, "present": asked, "valid": window["valid"] & asked}
-
-    return embedder.collect(read, seconds, names, recording=night.recording)
-
-
 def mean_over_modalities(modalities: Example) -> np.ndarray:
     """Return float32 [S, D], the unweighted mean of name -> [S, D]."""
     return np.mean([x.astype(np.float32) for x in modalities.values()], axis=0)
@@ -585,7 +621,7 @@ def epoch_means(rows: np.ndarray) -> np.ndarray:
 
 
 def embed_recording(
-    model: str | os.PathLike | LoadedModel | Embedder,
+    model,
     recording,
     modalities: Sequence[str] | None = None,
     *,
@@ -598,8 +634,8 @@ def embed_recording(
     """Embed one recording from its raw signals.
 
     Args:
-        model: what ``export.load_model`` takes, or (to compile once for many) an ``Embedder``,
-            which then decides ``chunk_s``, ``lag`` and ``dtype``.
+        model: what ``export.load_model`` takes, or (to compile once for many) what
+            ``open_embedder`` returns, which then decides ``chunk_s``, ``lag`` and ``dtype``.
         recording: path of an EDF, BDF or WFDB file, or an ``mne.io.Raw``.
         modalities: only these, those of them that the recording has; all by default.
         mains_hz: 50 or 60; None infers it from the spectrum.
@@ -611,9 +647,9 @@ def embed_recording(
         ModelError: no model, or one that does not fit.
         ValueError: a modality that the model does not have.
     """
-    if not isinstance(model, Embedder):
-        model = Embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype, generates=False)
-    prepare = PrepareRecording(tuple(model.names(modalities)), mains_hz=mains_hz, aliases=aliases)
+    if not hasattr(model, "embed_signals"):
+        model = open_embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype)
+    prepare = model.prepare(model.names(modalities), mains_hz=mains_hz, aliases=aliases)
     name = pathlib.Path(recording).stem if isinstance(recording, str | os.PathLike) else "raw"
     night = prepare(Pending(name=name, path=recording, scoring=False))
     return model.embed_signals(night.channels, recording=name)

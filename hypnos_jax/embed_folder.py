@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 import tqdm
 
 from data_pipelines.builders import folder
-from data_pipelines.builders.recording_night import Pending, PrepareRecording
+from data_pipelines.builders.recording_night import Pending
 from data_pipelines.recordings import RecordingError
 from data_pipelines.store import NightStore
-from hypnos_jax.embed import CHUNK_S, Embedder, embed_night
+from hypnos_jax.embed import CHUNK_S, open_embedder
 
 AHEAD = 2  # ours: prepared nights that may wait beyond those in hand, 120 MB each for 8 h
 
@@ -40,7 +40,7 @@ class Summary:
 
 
 def embed_folder(
-    model: str | os.PathLike | Embedder,
+    model,
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
@@ -56,7 +56,7 @@ def embed_folder(
     """Embed every recording of a folder into ``output/<recording>.npz``.
 
     Args:
-        model: what ``export.load_model`` takes, or an ``Embedder``.
+        model: what ``export.load_model`` takes, or what ``open_embedder`` returns.
         source: a recording, a folder of recordings, or a store of nights or of tokens.
         output: folder; files of the same model in it with the modalities asked for are kept.
         modalities: only these; all by default.
@@ -72,8 +72,8 @@ def embed_folder(
         ValueError: an unknown modality, or nothing to embed.
     """
     embedder = model
-    if not isinstance(model, Embedder):
-        embedder = Embedder(model, chunk_s=chunk_s, dtype=dtype, generates=False)
+    if not hasattr(model, "embed_signals"):
+        embedder = open_embedder(model, chunk_s=chunk_s, dtype=dtype)
     output = pathlib.Path(output)
     names = tuple(embedder.names(modalities))
     items, prepare, embed = _plan(pathlib.Path(source), names, mains_hz, aliases, cohort, embedder)
@@ -109,13 +109,13 @@ def _plan(source, names, mains_hz, aliases, cohort, embedder):
     if (source / "manifest.json").is_file():
         store = NightStore(source)
         items = {night.recording: night for night in store.nights}
-        return items, _unchanged, functools.partial(embed_night, embedder, store, names=names)
+        return items, _unchanged, functools.partial(embedder.embed_night, store, names=names)
     if source.is_file():
         items = {source.stem: Pending(name=source.stem, path=source, scoring=False, cohort=cohort)}
     else:
         found, _ = folder.find_recordings(source, cohort=cohort)
         items = {name: dataclasses.replace(item, scoring=False) for name, item in found.items()}
-    prepare = PrepareRecording(names, mains_hz=mains_hz, aliases=aliases)
+    prepare = embedder.prepare(names, mains_hz=mains_hz, aliases=aliases)
     return items, prepare, lambda night: embedder.embed_signals(night.channels)
 
 

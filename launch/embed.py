@@ -2,8 +2,9 @@
 
 Writes ``<recording>.npz``: one float16 array [seconds, D] per present modality under its name,
 ``epochs`` [E, D] (means over 30 s and the modalities), ``times_s`` [seconds] and ``model`` (the
-model's checksum). Recordings that cannot be embedded are listed in ``rejects.jsonl``. Run again
-after an interruption, the same command goes on where it was; files of another model are replaced.
+model's checksum); of towers of modalities the rows are of 30 s, not of seconds. Recordings that
+cannot be embedded are listed in ``rejects.jsonl``. Run again after an interruption, the same
+command goes on where it was; files of another model are replaced.
 
 Exit codes: 0 done, also when some recordings were rejected; 1 when all were, or an error.
 """

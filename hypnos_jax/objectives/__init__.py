@@ -9,6 +9,8 @@
   comes in pieces, with the collection ``"cache"`` mutable.
 - ``weigh(batch) -> batch`` (optional): sees the *global* batch once, before it is cut into
   micro-batches, and may add arrays to it: the place for a normaliser that couples rows.
+- ``reads`` (optional): ``"modalities"`` where recordings are embedded by ``embed_modalities``.
+- ``averaged`` (optional): collections that are averaged with the parameters, where those are.
 - ``rng_streams``: names of the random streams that ``__call__`` draws from when training.
 - ``couples_batch``: True where rows are each other's negatives; the trainer then refuses gradient
   accumulation.

@@ -56,6 +56,7 @@ class DashInfonce(nn.Module):
     rng_streams = ("dropout", "mask")
     couples_batch = True
     averaged = ("batch_stats",)
+    reads = "modalities"
 
     def setup(self):
         self.towers = ModalityTowers(**self.model)

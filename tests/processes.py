@@ -159,7 +159,7 @@ def run(
     return [json.loads(r.read_text()) if r.exists() else None for r in results]
 
 
-TRAIN_TOY = """
+TRAIN = """
 import json, os, sys
 from hypnos_jax import stopping
 coordinator, count, index, config, workdir = sys.argv[1:]
@@ -167,9 +167,7 @@ stopping.listen()
 from absl import logging
 logging.set_verbosity(logging.INFO)
 from hypnos_jax import checkpoint, distributed
-import toy_objective
 checkpoint.quiet()
-toy_objective.install()
 exec(os.environ["BEFORE"])
 from hypnos_jax.train import train
 try:
@@ -183,10 +181,10 @@ sys.exit(code)
 """
 
 
-def start_toy(
+def start_training(
     configs: list[dict], workdir: pathlib.Path, *, devices: int = 1, before: str = ""
 ) -> Group:
-    """Start the toy's training in as many processes as there are configs (each process its own).
+    """Start a training in as many processes as there are configs (each process its own).
 
     Args:
         configs: of each process, in order.
@@ -197,10 +195,16 @@ def start_toy(
     count = len(configs)
     coordinator = f"127.0.0.1:{distributed.free_port()}" if count > 1 else ""
     commands = [
-        [sys.executable, "-c", TRAIN_TOY, coordinator, str(count), str(i)]
+        [sys.executable, "-c", TRAIN, coordinator, str(count), str(i)]
         + [json.dumps(config), str(workdir)]
         for i, config in enumerate(configs)
     ]
     folder = workdir.with_name(workdir.name + "_logs")
     environment = {"JAX_NUM_CPU_DEVICES": str(devices), "BEFORE": before}
     return Group(commands, folder, [environment] * count)
+
+
+def start_toy(configs: list[dict], workdir: pathlib.Path, *, before: str = "", **given) -> Group:
+    """Start the toy's training; see ``start_training``."""
+    install = "import toy_objective\ntoy_objective.install()\n"
+    return start_training(configs, workdir, before=install + before, **given)

@@ -1,0 +1,179 @@
+"""The contrastive objective: what counts, options, and the same run on one device and on many."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from processes import start_training
+
+from configs.sleep2vec import pretrain
+from data_pipelines.sources import modality_pairs
+from data_pipelines.store import NightStore
+from data_pipelines.synthetic import write_tiny_modalities
+from hypnos_jax import config as configs
+from hypnos_jax import evaluate, metrics, state, train
+
+ROWS, TOKENS = 8, 10
+FEW = ["ibi", "eeg", "spo2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "nights"
+    write_tiny_modalities(path, seed=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    options = {"window_tokens": TOKENS, "modalities": FEW, "min_tokens": 5}
+    return modality_pairs.open_source(NightStore(folder), split="train", seed=0, **options)
+
+
+@pytest.fixture(scope="module")
+def batch(source):
+    found = source.examples(0, ROWS)
+    return {**found, "valid": np.ones_like(found["valid"])}
+
+
+def config_of(source, **changes):
+    config = configs.fill(configs.resolve(pretrain.get_config("test")), source.describe())
+    return configs.change(
+        config, {f"objective.{k.replace('__', '.')}": v for k, v in changes.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def variables(source):
+    objective = configs.make_objective(config_of(source, model__cls=True))
+    init = state.init_function(objective, evaluate.batch_spec(source, ROWS))
+    return nn.unbox(state.jit_once(lambda: init(0))())
+
+
+def loss_of(source, variables, batch, *, train=False, **changes):
+    objective = configs.make_objective(config_of(source, model__cls=True, **changes))
+    rngs = state.rngs(objective.rng_streams, 0, 0) if train else None
+    apply = jax.jit(
+        lambda variables, batch: objective.apply(
+            variables, batch, train=train, rngs=rngs, mutable=["batch_stats"]
+        )
+    )
+    found, updated = apply(variables, jax.tree.map(jnp.asarray, batch))
+    return found, updated["batch_stats"]
+
+
+def mean(loss):
+    return float(loss.total / loss.weight)
+
+
+def test_without_facts_the_weights_change_nothing(source, variables, batch):
+    unknown = np.full(ROWS, -1, np.int32)
+    apart = np.arange(ROWS, dtype=np.int32)
+    blank = {**batch, "age": unknown, "sex": unknown, "site": 0 * apart, "night": apart}
+    dash, _ = loss_of(source, variables, blank)
+    plain, _ = loss_of(source, variables, batch, weighting="none", hard_scale=0.0)
+    assert mean(dash) == pytest.approx(mean(plain), abs=2e-6)
+    known, _ = loss_of(source, variables, {**batch, "night": apart})
+    assert abs(mean(known) - mean(plain)) > 1e-4
+
+
+def test_history_is_the_night_or_the_subject(source, variables, batch):
+    apart, one = np.arange(ROWS, dtype=np.int32), np.zeros(ROWS, np.int32)
+    facts = {**batch, "night": apart, "subject": one}
+    swapped = {**batch, "night": one, "subject": apart}
+    night, _ = loss_of(source, variables, facts)
+    subject, _ = loss_of(source, variables, swapped, history="subject")
+    assert mean(night) == mean(subject)
+    assert mean(loss_of(source, variables, facts, history="subject")[0]) != mean(night)
+
+
+def test_absent_tokens_count_only_as_released(source, variables, batch):
+    valid = batch["valid"].copy()
+    valid[2, 6:, 1] = False
+    changed = {**batch, "valid": valid}
+    ours, _ = loss_of(source, variables, changed)
+    assert float(ours.weight) == ROWS * TOKENS - 4
+    noisy = {**changed, "signal_b": changed["signal_b"].copy()}
+    noisy["signal_b"][2, 6:] = 7
+    noise, _ = loss_of(source, variables, noisy, train=False)
+    assert mean(noise) == pytest.approx(mean(ours), rel=1e-6)
+    theirs, _ = loss_of(source, variables, changed, as_released=True)
+    assert float(theirs.weight) == ROWS * (TOKENS + 1)  # the CLS position too
+
+
+def test_groups_are_contrasted_each_for_itself(source, variables, batch):
+    options = {"groups": 2, "model__groups": 2}
+    found, stats = loss_of(source, variables, batch, train=False, **options)
+    halves = [
+        loss_of(source, variables, {k: v[rows] for k, v in batch.items()})[0]
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    assert mean(found) == pytest.approx(np.mean([mean(half) for half in halves]), rel=1e-5)
+    assert float(found.metrics["chance"][0] / found.weight) == pytest.approx(0.25)
+    del stats
+    with pytest.raises(ValueError, match="groups=3 do not divide 8 rows"):
+        loss_of(source, variables, batch, groups=3)
+
+
+def test_training_moves_the_running_statistics_by_both_modalities(source, variables, batch):
+    before = variables["batch_stats"]["towers"]["head"]["norm_0"]
+    _, after = loss_of(source, variables, batch, train=True)
+    after = after["towers"]["head"]["norm_0"]
+    assert np.abs(after["mean"] - before["mean"]).max() > 0
+    # Twice a tenth of the way from 1: once for each modality.
+    assert (np.asarray(after["var"]) > 0.81 - 1e-6).all()
+
+
+def test_micro_batches_are_refused(source, folder, tmp_path):
+    config = configs.change(
+        config_of(source), {"train.accumulate": 2, "data.path": str(folder), "data.modalities": FEW}
+    )
+    with pytest.raises(configs.ConfigError, match="accumulate=2, but DashInfonce couples the rows"):
+        train.train(config, tmp_path / "run")
+
+
+def test_unknown_options_are_refused(source, variables, batch):
+    with pytest.raises(ValueError, match="weighting='demography'"):
+        loss_of(source, variables, batch, weighting="demography")
+    with pytest.raises(ValueError, match="missing='zero'"):
+        loss_of(source, variables, batch, missing="zero")
+
+
+def test_one_device_a_mesh_and_two_processes_are_the_same_run(source, folder, tmp_path):
+    def run_of(**mesh):
+        changes = {"data.path": str(folder), "data.modalities": FEW, "logs.mfu": False}
+        changes |= {"data.min_tokens": 5, "train.steps": 6, "optim.warmup_steps": 1}
+        changes |= {f"mesh.{name}": size for name, size in mesh.items()}
+        return configs.change(config_of(source), {**changes, "evals": {}})
+
+    def losses(workdir):
+        rows = metrics.read(workdir / "metrics.jsonl")
+        return [[row["loss"], row["accuracy"], row["grad_norm"]] for row in rows]
+
+    config = run_of(data=2, fsdp=2, tensor=2)
+    with start_training([config] * 2, tmp_path / "two", devices=4) as group:
+        assert train.train(run_of(data=4, fsdp=2, tensor=1), tmp_path / "mesh") == 0
+        group.wait(240)
+    with start_training([run_of(data=1, fsdp=1, tensor=1)], tmp_path / "one") as group:
+        group.wait(240)
+    one = losses(tmp_path / "one")
+    assert len(one) == 6
+    for other in ("mesh", "two"):
+        np.testing.assert_allclose(losses(tmp_path / other), one, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", pretrain.LOSSES)
+def test_windows_find_themselves_far_above_chance(tmp_path, loss):
+    config = configs.resolve(pretrain.get_config(f"demo,{loss}"))
+    changes = {"train.batch_size": 64, "train.steps": 300, "data.window_tokens": 10}
+    changes |= {"data.min_tokens": 10, "logs.mfu": False, "evals": {}}
+    changes["data.modalities"] = ["ibi", "resp", "spo2", "belt"]  # of 4 Hz: quick
+    write_tiny_modalities(tmp_path / "nights", seed=5, nights=40)
+    changes["data.path"] = str(tmp_path / "nights")
+    assert train.train(configs.change(config, changes), tmp_path / "run") == 0
+    rows = metrics.read(tmp_path / "run/metrics.jsonl")[-30:]
+    accuracy, chance = (np.mean([row[name] for row in rows]) for name in ("accuracy", "chance"))
+    assert chance == pytest.approx(1 / 64, rel=0.05)
+    assert accuracy > 10 * chance

@@ -34,7 +34,7 @@ ROWS = flags.DEFINE_integer("rows", 4, "windows of the batch")
 TOKENS = flags.DEFINE_integer("tokens", 120, "tokens of a window")
 STEPS = flags.DEFINE_integer("steps", 5, "timed steps, after two that are not")
 DROPOUT = flags.DEFINE_float("dropout", 0.1, "rate on both sides")
-REMAT = flags.DEFINE_string("remat", "none", "what ours recomputes; the reference keeps all")
+REMAT = flags.DEFINE_string("remat", "cheap", "what ours recomputes; the reference keeps all")
 REFERENCE = flags.DEFINE_string("reference_python", sys.executable, "with torch, transformers")
 INSIDE = flags.DEFINE_bool("inside", False, "measure in this process (internal)")
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax.nn.batch_norm import BatchNorm
+from hypnos_jax.nn.dropout import Dropout
 from hypnos_jax.nn.roformer import Roformer
 from hypnos_jax.nn.transformer import LayerNorm, Linear
 from hypnos_jax.sharding import keep_rows
@@ -51,7 +52,7 @@ class MlpTokenizer(nn.Module):
         # one split by rows of its kernel lies, XLA (jaxlib 0.10.2) computes a wrong one on a mesh
         # of fsdp and tensor.
         y = keep_rows(out(jax.nn.silu(hidden(x)))).astype(jnp.float32)
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = Dropout(self.dropout)(y, train=train)
         return LayerNorm(name="norm")(y + keep_rows(past(x)).astype(jnp.float32))
 
 

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax.nn.attention import rotary
+from hypnos_jax.nn.dropout import Dropout
 from hypnos_jax.nn.transformer import (
     INIT,
     FeedForward,
     LayerNorm,
+    add_bias,
     kernel_init,
     linear,
     rematerialised,
@@ -61,7 +63,7 @@ class RotaryAttention(nn.Module):
         qkv = linear(own, kernel.astype(self.dtype).reshape(dim, -1))
         if self.lora_rank:
             qkv += self._low_rank(own, train)
-        qkv = qkv.reshape(*x.shape[:-1], *shape[1:]) + bias.astype(self.dtype)[None, None]
+        qkv = add_bias(qkv, bias.reshape(-1)).reshape(*x.shape[:-1], *shape[1:])
         q, k, v = (qkv[:, :, i] for i in range(3))
         scores = jnp.einsum(
             "bqhe,bkhe->bhqk", rotary(q), rotary(k), preferred_element_type=jnp.float32
@@ -69,13 +71,13 @@ class RotaryAttention(nn.Module):
         scores = scores * shape[-1] ** -0.5
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        weights = Dropout(self.dropout)(weights, train=train)
         out = jnp.einsum("bhqk,bkhe->bqhe", weights, v).reshape(x.shape)
         kernel = self.param(
             "out_kernel", kernel_init("heads", "head_dim", "embed"), (*shape[2:], dim)
         )
-        bias = self.param("out_bias", zeros_init("embed"), (dim,)).astype(self.dtype)
-        return linear(out, kernel.astype(self.dtype).reshape(dim, dim)) + bias[None, None]
+        bias = self.param("out_bias", zeros_init("embed"), (dim,))
+        return add_bias(linear(out, kernel.astype(self.dtype).reshape(dim, dim)), bias)
 
     def _low_rank(self, x, train):
         """The addition to q, k and v, side by side, [B, L, 3 D]."""
@@ -88,7 +90,7 @@ class RotaryAttention(nn.Module):
             (dim, 3, rank),
         )
         up = self.param("lora_b", zeros_init(None, None, "embed"), (3, rank, dim))
-        x = nn.Dropout(self.lora_dropout, deterministic=not train, name="lora_dropout")(x)
+        x = Dropout(self.lora_dropout, name="lora_dropout")(x, train=train)
         low = linear(x, down.astype(self.dtype).reshape(dim, -1))
         low = low.reshape(*x.shape[:-1], 3, rank)
         added = jnp.einsum("blnr,nrd->blnd", low, up.astype(self.dtype))
@@ -119,7 +121,7 @@ class RoformerLayer(nn.Module):
         """Return [B, L, D] float32 of ``x`` [B, L, D] under ``mask`` bool [B, L]."""
 
         def add(x, y, norm):
-            y = nn.Dropout(self.dropout, deterministic=not train)(y.astype(jnp.float32))
+            y = Dropout(self.dropout)(y.astype(jnp.float32), train=train)
             return keep_rows(LayerNorm(epsilon=EPSILON, name=norm)(x + y))
 
         attention = RotaryAttention(
@@ -188,7 +190,7 @@ class Roformer(nn.Module):
         )
         x = x.astype(jnp.float32) + kinds[:1, None]
         x = LayerNorm(epsilon=EPSILON, name="input_norm")(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout)(x, train=train)
         layer = {
             "heads": self.heads,
             "ffn_dim": self.ffn_dim,

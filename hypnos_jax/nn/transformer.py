@@ -61,6 +61,30 @@ def _linear_backward(kept, gradient):
     return _product(gradient, kernel, 1, 1), by_kernel
 
 
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Return ``x + bias``, [..., F] and [F], in x's dtype; the bias's gradient is a sum in float32.
+
+    Written as a sum over rows it would be one in x's dtype, which for bfloat16 is inexact, and slow
+    on CPUs: here it is a product with ones.
+    """
+    return _add_bias(x, bias.astype(x.dtype))
+
+
+@jax.custom_vjp
+def _add_bias(x, bias):
+    return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _add_bias_backward(_, gradient):
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    ones = jnp.ones((1, len(rows)), rows.dtype)
+    total = jax.lax.dot_general(
+        ones, rows, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    return gradient, total[0].astype(gradient.dtype)
+
+
+_add_bias.defvjp(lambda x, bias: (_add_bias(x, bias), None), _add_bias_backward)
 linear.defvjp(lambda x, kernel: (_product(x, kernel, 1, 0), (x, kernel)), _linear_backward)
 
 
@@ -192,8 +216,8 @@ class Linear(nn.Module):
         y = linear(x, jnp.pad(kernel.astype(self.dtype), [(0, rows), (0, columns)]))
         if not self.bias:
             return y
-        bias = self.param("bias", zeros_init(self.names[1]), (self.outputs,)).astype(self.dtype)
-        return y + jnp.pad(bias, (0, columns)).reshape((1,) * (y.ndim - 1) + (-1,))
+        bias = self.param("bias", zeros_init(self.names[1]), (self.outputs,))
+        return add_bias(y, jnp.pad(bias, (0, columns)))
 
 
 class FeedForward(nn.Module):

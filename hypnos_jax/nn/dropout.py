@@ -1,0 +1,41 @@
+"""Dropout (Srivastava et al. 2014) of which half of the random bits are drawn."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+STEPS = 1 << 16  # rates are rounded to one part in so many
+
+
+class Dropout(nn.Module):
+    """Set a share of the values to 0 in training, and scale the others so that the mean stays.
+
+    Each value takes 16 random bits, of a stream ``"dropout"`` whose words have 32: drawing is what
+    dropout costs. The draw of an entry depends on its place alone, not on the mesh.
+
+    Attributes:
+        rate: the share, rounded to a multiple of 1 / 65536.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Return ``x``, or in training what is left of it.
+
+        Raises:
+            ValueError: a rate that is no share below 1.
+        """
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"dropout={self.rate}; it is a share from 0 to below 1")
+        if not train or not self.rate:
+            return x
+        words = jax.random.bits(
+            self.make_rng("dropout"), (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32
+        )
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
+        halves = halves.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+        kept = STEPS - round(self.rate * STEPS)
+        return jnp.where(halves < kept, x * (STEPS / kept), jnp.zeros((), x.dtype))

@@ -13,7 +13,7 @@ import numpy as np
 from data_pipelines.modality_table import TOKEN_S
 from data_pipelines.store import NightEntry, NightStore
 
-APNEAS = ("apnea_obstructive", "apnea_central", "apnea_mixed", "hypopnea")
+APNEAS = ("apnea_obstructive", "apnea_central", "apnea_mixed", "hypopnea", "apnea_hypopnea")
 AROUSALS = ("respiratory", "spontaneous", "leg_movement", "periodic_leg_movement")
 UNKNOWN = -1
 
@@ -26,8 +26,7 @@ class TokenLabels:
         stage: int8 ``[N]``, 0 W, 1 N1, 2 N2, 3 N3, 4 R.
         apnea: int8 ``[N, 30]``, whether half of the second or more is in an apnea or hypopnea.
         arousal: int8 ``[N, 30, 4]``, likewise for arousals by their cause (``AROUSALS``). One whose
-            cause the scoring does not tell counts for all four; a leg movement not said to be
-            periodic, where nothing in the night is, for both kinds of leg movement.
+            cause the scoring does not tell counts for all four.
     """
 
     stage: np.ndarray
@@ -53,8 +52,6 @@ class TokenLabels:
         # What is known of a second outweighs what is only known of its epoch.
         events = sorted(line["events"], key=lambda event: event[3] != "epoch")
         causes = {cause: (at,) for at, cause in enumerate(AROUSALS)}
-        if not any(value == AROUSALS[3] for *_, value in events):
-            causes["leg_movement"] = (2, 3)
         for kind, onset_s, duration_s, value in events:
             start, stop = (max(0, round(at)) for at in (onset_s, onset_s + duration_s))
             mark = UNKNOWN if value == "epoch" else 1

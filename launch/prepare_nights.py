@@ -20,14 +20,18 @@ from data_pipelines.builders import (
     night_builder,
     nsrr,
     recording_night,
+    sleep2vec_npz,
     sleep_edf,
 )
 
-BUILDERS = ("folder", "sleep_edf", "cinc2017", "nsrr")
+BUILDERS = ("folder", "sleep_edf", "cinc2017", "nsrr", "sleep2vec_npz")
 
 FLAGS = flags.FLAGS
 INPUT = flags.DEFINE_string(
-    "input", "", "Folder of recordings. Without it, sleep_edf downloads its own."
+    "input",
+    "",
+    "Folder of recordings, or the index.csv of sleep2vec_npz. Without it, sleep_edf downloads its"
+    " own.",
 )
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.", required=True)
 BUILDER = flags.DEFINE_enum("builder", "folder", BUILDERS, "How the input is laid out.")
@@ -87,6 +91,8 @@ def find_items() -> tuple[dict[str, recording_night.Pending], list]:
         return folder.find_recordings(source, cohort="sleep_edf")
     if not INPUT.value:
         raise ValueError(f"--builder={BUILDER.value} needs --input=DIR")
+    if BUILDER.value == "sleep2vec_npz":
+        return sleep2vec_npz.find_nights(INPUT.value)
     if BUILDER.value == "cinc2017":
         return cinc2017.find_recordings(INPUT.value), []
     if BUILDER.value == "nsrr":
@@ -96,7 +102,7 @@ def find_items() -> tuple[dict[str, recording_night.Pending], list]:
 
 def find_participants() -> pathlib.Path | None:
     """The table of participants in the input folder, unless ``--subjects`` names another."""
-    if SUBJECTS.value or not INPUT.value:
+    if SUBJECTS.value or not INPUT.value or BUILDER.value == "sleep2vec_npz":
         return None
     paths = (pathlib.Path(INPUT.value) / f"participants.{kind}" for kind in ("csv", "tsv"))
     return next((path for path in paths if path.is_file()), None)
@@ -126,6 +132,35 @@ def check_subjects(items, make_night):
             )
 
 
+def choose():
+    """Names of what to prepare, the function that makes a night, and how in words for the store."""
+    if MODALITIES.value is not None and FLAGS["channels"].present:
+        raise ValueError("--channels and --modalities: give one of the two")
+    versions = {"modalities": modality_table.VERSION}
+    if BUILDER.value == "sleep2vec_npz":
+        names = wanted_modalities(MODALITIES.value or "eleven")
+        versions["normalisation"] = modality_table.AS_GIVEN
+        return names, sleep2vec_npz.ReadNpz(names), versions
+    subjects = SUBJECTS.value or find_participants()
+    how = {
+        "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
+        "aliases": channels.load_aliases(ALIASES.value) if ALIASES.value else None,
+        "subjects": splits.load_subject_map(subjects) if subjects else None,
+        "code_book": CODE_BOOK.value,
+    }
+    provenance = {name: how[name] for name in ("mains_hz", "aliases", "code_book")}
+    provenance["cohort"] = COHORT.value
+    if MODALITIES.value is None:
+        names = wanted_channels("ecg" if BUILDER.value == "cinc2017" else CHANNELS.value)
+        return names, recording_night.PrepareRecording(channels=names, **how), provenance
+    names = wanted_modalities(MODALITIES.value)
+    make_night = recording_night.PrepareModalities(
+        channels=modality_table.channels_for(names), modalities=names, **how
+    )
+    versions["normalisation"] = modality_table.NORMALISATION
+    return names, make_night, provenance | versions
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
@@ -133,32 +168,11 @@ def main(argv):
         if COHORT.value is not None and COHORT.value not in channel_table.COHORTS:
             known = ", ".join(sorted(channel_table.COHORTS))
             raise ValueError(f"--cohort={COHORT.value} is not one of {known}")
-        participants = find_participants()
-        subjects = SUBJECTS.value or participants
-        how = {
-            "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
-            "aliases": channels.load_aliases(ALIASES.value) if ALIASES.value else None,
-            "subjects": splits.load_subject_map(subjects) if subjects else None,
-            "code_book": CODE_BOOK.value,
-        }
-        if MODALITIES.value is None:
-            names = wanted_channels("ecg" if BUILDER.value == "cinc2017" else CHANNELS.value)
-            make_night = recording_night.PrepareRecording(channels=names, **how)
-            versions = {}
-        else:
-            if FLAGS["channels"].present:
-                raise ValueError("--channels and --modalities: give one of the two")
-            names = wanted_modalities(MODALITIES.value)
-            make_night = recording_night.PrepareModalities(
-                channels=modality_table.channels_for(names), modalities=names, **how
-            )
-            versions = {
-                "modalities": modality_table.VERSION,
-                "normalisation": modality_table.NORMALISATION,
-            }
+        names, make_night, provenance = choose()
         items, doubles = find_items()
         if not items:
             raise ValueError(f"--input={INPUT.value}: no recordings ({', '.join(folder.SUFFIXES)})")
+        participants = find_participants()
         if participants is not None:
             logging.info("%s says whose recordings these are, and age, sex, site", participants)
             items = with_facts(items, splits.load_participant_facts(participants))
@@ -168,22 +182,13 @@ def main(argv):
             from data_pipelines.builders import beam  # an extra
 
             run_all = beam.runner(BEAM.value)
-        provenance = {
-            "builder": BUILDER.value,
-            "mains_hz": make_night.mains_hz,
-            "channels": list(names),
-            "aliases": make_night.aliases,
-            "cohort": COHORT.value,
-            "code_book": CODE_BOOK.value,
-            **versions,
-        }
         summary = night_builder.write_store(
             OUTPUT.value,
             kind="signals",
             items=items,
             make_night=make_night,
             jobs=JOBS.value,
-            provenance=provenance,
+            provenance={"builder": BUILDER.value, "channels": list(names), **provenance},
             left_aside=doubles,
             run_all=run_all,
         )

@@ -20,6 +20,7 @@ _EVENT_TEXTS = {
     "apnea_central": "Central apnea",
     "apnea_mixed": "Mixed apnea",
     "hypopnea": "Hypopnea",
+    "apnea_hypopnea": "Apnea or hypopnea",
     "desaturation": "Oxygen desaturation",
     "arousal": "EEG arousal",
     "rera": "RERA",

@@ -30,6 +30,7 @@ EVENT_KINDS = (
     "apnea_central",
     "apnea_mixed",
     "hypopnea",
+    "apnea_hypopnea",  # one of the four above, not told which
     "desaturation",
     "arousal",
     "rera",

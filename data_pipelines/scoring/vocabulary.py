@@ -59,6 +59,7 @@ _EVENT_WORDS = {
     ("hypopnea", ""): "hypopnea|hypopnoea|hypopnee|hypopnoe|hyp|obstructive hypopnea|"
     "hypopnea obstructive|central hypopnea|hypopnea central|mixed hypopnea|hypopnea mixed|"
     "sdo hypopneafinding|h obstructive|h central|h mixed|h|h centrale|h mixte",
+    ("apnea_hypopnea", ""): "apnea or hypopnea|apnea hypopnea",
     (
         "desaturation",
         "",

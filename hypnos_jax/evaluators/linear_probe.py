@@ -41,7 +41,7 @@ EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
     "no_features",
 )
 SLEEP = (1, 2, 3, 4)
-BREATHING = ("apnea_obstructive", "apnea_central", "apnea_mixed", "hypopnea")
+BREATHING = ("apnea_obstructive", "apnea_central", "apnea_mixed", "hypopnea", "apnea_hypopnea")
 LEAST_OVERLAP_S = 5  # ours: or half of the event, for an epoch to count as one of it
 
 
@@ -75,7 +75,8 @@ def stage_labels(store: NightStore, night: NightEntry) -> np.ndarray:
 def event_labels(kinds: Sequence[str], store: NightStore, night: NightEntry) -> np.ndarray:
     """Whether each epoch of sleep holds an event of the kinds, int [E]; -1 awake or unscored."""
     stages = stage_labels(store, night)
-    if not night.metadata.get("events_scored"):
+    scored = night.metadata.get("events_scored") or ()  # or a list of what was scored
+    if scored is not True and ("arousal" if "arousal" in kinds else "apnea") not in scored:
         return np.full(len(stages), -1)
     found = np.zeros(len(stages), int)
     for event in store.events(night):

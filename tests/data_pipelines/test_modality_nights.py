@@ -164,7 +164,7 @@ def test_events_become_seconds_and_what_nobody_scored_is_unknown(tmp_path):
     arousal = batch["arousal"][0].reshape(-1, 4)
     assert arousal[20:23].tolist() == [[1, 0, 0, 0]] * 3
     assert arousal[40:43].tolist() == [[1, 1, 1, 1]] * 3
-    assert arousal[60:63].tolist() == [[0, 0, 1, 1]] * 3
+    assert arousal[60:63].tolist() == [[0, 0, 1, 0]] * 3
     assert arousal[90:95].tolist() == [[-1, -1, -1, -1]] * 5
     assert arousal[95:97].tolist() == [[-1, 1, -1, -1]] * 2
     assert not arousal[:20].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -10,6 +11,7 @@ from data_pipelines.modality_table import MODALITIES, TOKEN_S, Modality
 from data_pipelines.pipeline import EmptySplitError, PipelineError, contents, require_kind
 from data_pipelines.store import NightEntry, NightStore
 
+SPARE = 4  # ours: arrays of a kind that wait for use; the two of a batch of each reader
 UNKNOWN_SITE = "nan"  # a site of its own, as in the official code
 SEXES = {
     **dict.fromkeys(("male", "m", "1", "1.0", "x"), 1),
@@ -153,6 +155,39 @@ def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> lis
                 f" {modality.rate_hz} Hz"
             )
     return chosen
+
+
+class Memory:
+    """Arrays of samples that serve again once nobody holds them.
+
+    Fresh pages cost more than what is read into them: a batch of 320 windows at 128 Hz is 0.6 GB.
+    An array comes back by itself when the last view of it is gone, on whichever thread.
+    """
+
+    def __init__(self):
+        """Start without any."""
+        self._free: dict[tuple, collections.deque] = {}
+
+    def take(self, rows: int, tokens: int, width: int, frames: int) -> np.ndarray:
+        """Return int16 ``[rows, tokens, width]``: 0 from ``frames`` on, before it anything."""
+        key = rows, tokens, width, frames
+        free = self._free.setdefault(key, collections.deque(maxlen=SPARE))
+        try:
+            memory = free.pop()  # the last one back; taking and giving are single steps
+        except IndexError:
+            memory = np.zeros((rows, tokens, width), np.int16)
+        return np.asarray(_Loan(memory, free))
+
+
+class _Loan:
+    """What an array that was taken stands on; the array's views keep it alive."""
+
+    def __init__(self, memory, free):
+        self._memory, self._free = memory, free
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self):
+        self._free.append(self._memory)
 
 
 def describe(modalities: list[Modality]) -> list[dict]:

@@ -17,7 +17,14 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.modality_table import MODALITIES, NINE, TOKEN_S
-from data_pipelines.modality_windows import People, Windows, describe, fill, modalities_of
+from data_pipelines.modality_windows import (
+    Memory,
+    People,
+    Windows,
+    describe,
+    fill,
+    modalities_of,
+)
 from data_pipelines.pipeline import (
     Batch,
     EmptySplitError,
@@ -136,6 +143,7 @@ class PairSource(Source):
         )
         self._modalities, self._windows, self._length = modalities, windows, window_tokens
         self._frames = max(modality.frames for modality in modalities)
+        self._memory = Memory()
         self._people = People(store, windows.nights)
         self._endurance = Endurance(store, len(windows.nights) * len(modalities), max_damaged)
         self.pairs = np.array(list(itertools.combinations(range(len(names)), 2)), np.int32)
@@ -236,23 +244,24 @@ class PairSource(Source):
     def _read(self, chosen: np.ndarray, pair: np.ndarray) -> Batch:
         """Windows [R] of two modalities."""
         count, windows = len(chosen), self._windows
-        signals = [np.zeros((count, self._length, self._frames), np.int16) for _ in pair]
+        modalities = [self._modalities[modality] for modality in pair]
+        signals = [
+            self._memory.take(count, self._length, self._frames, m.frames) for m in modalities
+        ]
         scale = np.ones((count, 2), np.float32)
         valid = np.zeros((2, count, self._length), bool)
         for row, window in enumerate(chosen.tolist()):
             night = windows.nights[windows.night[window]]
-            for side, modality in enumerate(pair.tolist()):
+            start, tokens = int(windows.start[window]), int(windows.tokens[window])
+            for side, modality in enumerate(modalities):
+                samples = signals[side][row]
+                samples[tokens:, : modality.frames] = 0
                 try:
                     scale[row, side] = fill(
-                        self.store,
-                        night,
-                        self._modalities[modality],
-                        int(windows.start[window]),
-                        int(windows.tokens[window]),
-                        signals[side][row],
-                        valid[side, row],
+                        self.store, night, modality, start, tokens, samples, valid[side, row]
                     )
                 except DamagedRecordError as error:
+                    samples[:tokens, : modality.frames] = 0
                     self._endurance.tell(error)
         return {
             "signal_a": signals[0],

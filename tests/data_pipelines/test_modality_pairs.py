@@ -3,6 +3,7 @@
 import collections
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -153,6 +154,21 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(nights):
         same(take(again.batches(4, 0, 4, step), 1)[0], straight[step])
     other = take(pairs(nights, window_tokens=16, seed=4).batches(4, 0, 4, 0), 10)
     assert any((a["pair"] != b["pair"]).any() for a, b in zip(other, straight))
+
+
+def test_arrays_that_serve_again_are_those_that_nobody_holds(nights):
+    source = pairs(nights, window_tokens=20)  # windows of 20 and of 8 tokens, of both rates
+    held = []
+    for step in range(60):
+        batch = source.rows(step, 5, 0, 5)
+        fresh = pairs(nights, window_tokens=20).rows(step, 5, 0, 5)
+        same(batch, fresh)
+        if step % 7 == 0:
+            # Views, and what jax may have taken without a copy, hold the memory too.
+            held.append((batch["signal_a"][1:], jax.device_put(batch["signal_b"]), fresh))
+    for view, on_device, fresh in held:
+        np.testing.assert_array_equal(view, fresh["signal_a"][1:])
+        np.testing.assert_array_equal(on_device, fresh["signal_b"])
 
 
 def test_evaluation_takes_every_pair_in_turn_over_all_windows_that_have_it(nights):

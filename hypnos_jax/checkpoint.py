@@ -284,6 +284,11 @@ class Alarm:
         return rings
 
 
+def saved(workdir: str | os.PathLike) -> bool:
+    """Whether a run has ever saved a whole checkpoint, good or damaged by now."""
+    return bool(_sealed_steps(pathlib.Path(workdir) / "checkpoints"))
+
+
 def good_steps(workdir: str | os.PathLike) -> list[int]:
     """Return the steps of a run whose files are as they were saved, oldest first.
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 import optax
+
+from hypnos_jax import paths
 
 
 def make_schedule(
@@ -53,8 +58,12 @@ def make_optimizer(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
+    freeze: Sequence[str] = (),
+    multipliers: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
     """Return AdamW (arXiv:1711.05101) after a clip by the global norm.
+
+    Parameters that are frozen have no moments and are never updated.
 
     Args:
         schedule: step -> learning rate.
@@ -62,13 +71,36 @@ def make_optimizer(
         b1, b2, eps: Adam's moments.
         weight_decay: decoupled, times the learning rate; on matrices, not on biases, norms, scales.
         clip_norm: the largest global gradient norm; 0 for none.
+        freeze: patterns of the parameters to leave as they are, such as
+            ``("towers", "!*/lora_?")``; see ``hypnos_jax.paths``.
+        multipliers: (pattern, factor of the learning rate) pairs; the last that names a parameter
+            decides.
+
+    Raises:
+        ValueError: a pattern that names no parameter.
     """
     steps = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    return optax.chain(
-        *steps,
+    steps += [
         optax.scale_by_adam(b1, b2, eps),
         optax.add_decayed_weights(weight_decay, matrices),
         optax.scale_by_learning_rate(schedule),
+    ]
+    if multipliers:
+        factors = jax.tree.map(lambda _: 1.0, matrices)
+        for pattern, factor in multipliers:
+            named = paths.matching(matrices, (pattern,), "config.optim.multipliers")
+            factors = jax.tree.map(lambda hit, old, new=factor: new if hit else old, named, factors)
+        steps.append(
+            optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))
+        )
+    if not freeze:
+        return optax.chain(*steps)
+    frozen = paths.matching(matrices, freeze, "config.optim.freeze")
+    labels = jax.tree.map(lambda fixed: "frozen" if fixed else "trained", frozen)
+    if "trained" not in jax.tree.leaves(labels):
+        raise ValueError(f"config.optim.freeze={tuple(freeze)} leaves nothing to train")
+    return optax.multi_transform(
+        {"trained": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels
     )
 
 

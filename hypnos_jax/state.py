@@ -157,10 +157,11 @@ def create(
     # By shapes: the mesh's devices may be ones that cannot compute here (hypnos_jax/ahead.py).
     opt = optax.tree_map_params(
         lambda params: jax.eval_shape(tx.init, params),
-        lambda _, place: place,
+        lambda moment, place: moment if _is_masked(moment) else place,
         shapes.opt_state,
         placed["params"],
         transform_non_params=lambda _: whole,
+        is_leaf=_is_masked,
     )
     collections = {name: placed[name] for name in shapes.collections}
     ema = {name: placed[name] for name in averaged} or None
@@ -169,3 +170,8 @@ def create(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
     )
     return jit_once(make, out_shardings=shardings), abstract, tx
+
+
+def _is_masked(leaf) -> bool:
+    """Whether this stands where a parameter that is not trained would have a moment."""
+    return isinstance(leaf, optax.MaskedNode)

@@ -15,7 +15,7 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -33,8 +33,10 @@ from hypnos_jax import (
     flops,
     metrics,
     optim,
+    paths,
     sharding,
     stopping,
+    warm_start,
     watchdog,
 )
 from hypnos_jax import config as configs
@@ -56,6 +58,7 @@ def make_train_step(
     seed: int,
     accumulate: int = 1,
     averaging: optax.Schedule | None = None,
+    freeze: Sequence[str] = (),
     skip_not_finite: int = 0,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Return the train step, ``(state, global batch) -> (state, metrics)``, not yet jitted.
@@ -77,11 +80,15 @@ def make_train_step(
         seed: of the random streams.
         accumulate: micro-batches per step.
         averaging: step -> decay of the averages, for a state that keeps them.
+        freeze: patterns of the parameters that no gradient is computed for; the optimizer's.
         skip_not_finite: batches in a row that may be skipped.
     """
     streams = states.streams(objective)
 
     def sums(params, collections, batch, rngs):
+        frozen = paths.matching(params, freeze, "config.optim.freeze")
+        held = lambda fixed, x: jax.lax.stop_gradient(x) if fixed else x
+        params = jax.tree.map(held, frozen, params)
         loss, updated = objective.apply(
             {"params": params, **collections},
             batch,
@@ -121,6 +128,7 @@ def make_train_step(
         if ema is not None:
             decay, new = averaging(state.step), {"params": params, **collections}
             new = {name: new[name] for name in ema}
+            # exact where nothing changed: what is frozen stays equal to itself
             ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), ema, new)
         # A metric that nothing in the batch counts for, such as an absent modality's, is NaN here
         # and left out of the log: a 0 would pass for a perfect loss.
@@ -168,12 +176,19 @@ class Run:
         accumulate: micro-batches per step.
         skip_not_finite: batches in a row that may be skipped, the state unchanged, because their
             loss or gradient is not finite; 0 stops the run at the first.
+        init_from: a model to begin from (a run's workdir, an export, published weights); "" for
+            none. Read once: what resumes does not need it.
+        init_subtrees, init_fresh: what of it goes where, and what may be new; see
+            ``warm_start.choose``.
     """
 
     steps: int
     batch_size: int
     accumulate: int = 1
     skip_not_finite: int = 0
+    init_from: str = ""
+    init_subtrees: Sequence[tuple[str, str]] = ()
+    init_fresh: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +280,13 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
 
         context = evaluate.Context(config, objective, plan.init, mesh, workdir, asked_to_stop)
         evaluators = evaluate.Evaluators(config["evals"], context)
+        weights = None
+        if run.init_from and not distributed.once(
+            "whether there is anything to resume", lambda: checkpoint.saved(workdir)
+        ):
+            given = (run.init_from, run.init_subtrees, run.init_fresh)
+            weights = warm_start.choose(plan.state, *given)
+            distributed.agree({"config.train.init_from": weights.told}, timeout_s=startup_s)
         # Only a config that could be built is written: a typo does not occupy the folder.
         distributed.once(
             "the run's folder",
@@ -274,7 +296,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
             checkpoint.Checkpoints, config["checkpoints"], "config.checkpoints", workdir=workdir
         )
         stack.callback(keep.close)
-        state, meta = keep.restore(plan.state) or (plan.make(), {"offset": 0, "evaluated": True})
+        state, meta = keep.restore(plan.state) or begin(plan, weights)
         start = int(state.step)
         if start > run.steps:
             raise configs.ConfigError(
@@ -349,6 +371,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
                     "offset": offset,
                     "evaluated": not stop,
                     "not_finite": int(state.not_finite),
+                    "init_from": meta.get("init_from"),  # what the run began from
                 }
                 keep.save(step, state, saved, found)
                 clock.save_s += time.perf_counter() - then
@@ -465,9 +488,18 @@ def make_plan(config: dict, objective: nn.Module, mesh: jax.sharding.Mesh, batch
         seed=config["seed"],
         accumulate=run.accumulate,
         averaging=averaging,
+        freeze=rest.get("freeze", ()),
         skip_not_finite=run.skip_not_finite,
     )
     return Plan(mesh, init, make, state, batch, step)
+
+
+def begin(plan: Plan, weights: warm_start.Weights | None) -> tuple[TrainState, dict]:
+    """Return the state and the ``meta`` of a run that begins, from other weights where given."""
+    state, meta = plan.make(), {"offset": 0, "evaluated": True}
+    if weights is None:
+        return state, meta
+    return warm_start.begin_from(state, weights), {**meta, "init_from": weights.told}
 
 
 def check_batch_size(objective: nn.Module, run: Run, mesh: jax.sharding.Mesh) -> None:

@@ -1,0 +1,115 @@
+"""Runs that begin from other weights, with parts of them frozen or slower."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from toy_objective import install, toy_config
+
+from hypnos_jax import checkpoint, config, optim, paths, train
+
+
+@pytest.fixture(autouse=True, scope="module")
+def toy():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install(monkeypatch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A finished run of 4 steps."""
+    return run(tmp_path_factory.mktemp("source"))
+
+
+def run(workdir, **changes):
+    options = {key.replace("__", "."): value for key, value in changes.items()}
+    options = {"train.steps": 4, "checkpoints.every": 2, "evals": {}, **options}
+    assert train.train(config.change(config.resolve(toy_config()), options), workdir) == 0
+    return workdir
+
+
+def variables(workdir, step=None):
+    return checkpoint.restore_variables(workdir, step)[2]
+
+
+def test_patterns_name_paths_below_them_and_take_back():
+    tree = {"towers": {"trunk": {"kernel": 1, "lora_a": 2}, "head": 3}, "tower": 4}
+    found = paths.matching(tree, ("towers", "!*/lora_?"), "key")
+    assert found == {
+        "towers": {"trunk": {"kernel": True, "lora_a": False}, "head": True},
+        "tower": False,
+    }
+    with pytest.raises(ValueError, match="key: 'trunk' names none of .*towers/trunk/kernel"):
+        paths.matching(tree, ("trunk",), "key")
+
+
+def test_a_run_begins_from_the_averages_of_another_and_resumes_without_it(source, tmp_path):
+    there = tmp_path / "there"
+    shutil.copytree(source, there)
+    begun = {"train__init_from": str(there), "optim__learning_rate": 0.0}
+    workdir = run(tmp_path / "begun", train__steps=2, **begun)
+    ours, theirs = variables(workdir), variables(there)
+    jax.tree.map(np.testing.assert_array_equal, ours["params"], theirs["params"])
+    assert ours["seen"]["rows"] == theirs["seen"]["rows"] + 2 * 8  # other collections too
+    shutil.rmtree(there)
+    run(workdir, train__steps=4, **begun)
+    meta = checkpoint._load_meta(workdir / "checkpoints" / "4")
+    told = meta["init_from"]
+    assert told["step"] == 4
+    assert told["copied"] == 5
+    assert len(told["checksum"]) == 64
+
+
+def test_a_subtree_is_copied_whole_or_refused_by_name(source, tmp_path):
+    copied = run(tmp_path / "one", train__init_from=str(source), train__init_subtrees=[["out"] * 2],
+                 train__steps=1, optim__learning_rate=0.0)  # fmt: skip
+    ours, theirs = variables(copied)["params"], variables(source)["params"]
+    np.testing.assert_array_equal(ours["out"], theirs["out"])
+    assert not np.array_equal(ours["kernel"], theirs["kernel"])
+    begin = lambda **more: run(tmp_path / "refused", train__init_from=str(source), **more)
+    with pytest.raises(ValueError, match="nothing lies below 'towers'; there are .*params/out"):
+        begin(train__init_subtrees=[["towers", "towers"]])
+    with pytest.raises(ValueError, match="params/toy is not there"):
+        begin(train__init_subtrees=[["toy", "out"]])
+    wider = {"objective__width": 16, "train__init_subtrees": [["kernel"] * 2, ["bias"] * 2]}
+    with pytest.raises(
+        ValueError, match=r"1 of 2 .*params/kernel is \[4, 8\] there, \[4, 16\] here"
+    ):
+        begin(**wider)
+    wider |= {"train__init_fresh": ["kernel"], "train__init_subtrees": [["bias"] * 2]}
+    begin(**wider)
+
+
+def test_what_is_frozen_stays_and_has_no_moments(tmp_path):
+    frozen = {"optim__freeze": ["kernel", "bias"], "optim__learning_rate": 0.1}
+    workdir = run(tmp_path / "whole", **frozen)
+    first, last = (variables(workdir, step)["params"] for step in (2, 4))
+    np.testing.assert_array_equal(first["kernel"], last["kernel"])  # the average's too
+    assert not np.array_equal(first["out"], last["out"])
+    shutil.copytree(workdir, tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "4")
+    resumed = variables(run(tmp_path / "cut", **frozen))
+    jax.tree.map(np.testing.assert_array_equal, resumed, variables(workdir))
+    with pytest.raises(ValueError, match="config.optim.freeze: 'trunk' names none"):
+        run(tmp_path / "none", optim__freeze=["trunk"])
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        run(tmp_path / "all", optim__freeze=["*"])
+    params = {"kernel": np.ones((2, 3)), "out": np.ones(3)}
+    tx = optim.make_optimizer(lambda _: 1.0, {"kernel": True, "out": False}, freeze=("kernel",))
+    sizes = [x.size for x in jax.tree.leaves(tx.init(params))]
+    assert sum(sizes) == 2 * 3 + 2  # moments of `out`, and two counters
+
+
+def test_multipliers_scale_the_learning_rate():
+    params = {"tower": {"kernel": np.ones(3, np.float32)}, "head": np.ones(3, np.float32)}
+    matrices = {"tower": {"kernel": True}, "head": False}
+    own = (("tower", 0.1), ("head", 0.5))
+    tx = optim.make_optimizer(lambda _: 1.0, matrices, weight_decay=0.3, multipliers=own)
+    plain = optim.make_optimizer(lambda _: 1.0, matrices, weight_decay=0.3)
+    ours, theirs = (t.update(params, t.init(params), params)[0] for t in (tx, plain))
+    np.testing.assert_allclose(ours["tower"]["kernel"], 0.1 * theirs["tower"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(ours["head"], 0.5 * theirs["head"], rtol=1e-6)
+    with pytest.raises(ValueError, match="config.optim.multipliers: 'tail' names none"):
+        optim.make_optimizer(lambda _: 1.0, matrices, multipliers=(("tail", 2.0),))

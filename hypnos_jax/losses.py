@@ -252,3 +252,32 @@ def dash_weights(
     mean = total / (negatives.sum(1, keepdims=True) + SMALLEST_WEIGHT)
     weights /= jnp.maximum(mean, SMALLEST_WEIGHT)
     return jnp.where(other, weights, 1.0), same
+
+
+def cox_partial_likelihood(
+    risk: jax.Array, time: jax.Array, event: jax.Array, counted: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return Cox's negative log partial likelihood as sums over labels, ties after Breslow.
+
+    Of each label, the mean over its events i of ``log sum_{j: t_j >= t_i} exp(r_j) - r_i``. The
+    weight is how many labels have an event: the mean over those is sum / weight.
+
+    Args:
+        risk: [B, K], the log risk of each label.
+        time: [B, K], until the event, or until nothing more is known.
+        event: bool [B, K].
+        counted: bool [B, K].
+
+    Returns:
+        Two float32 scalars.
+    """
+    risk = jnp.where(counted, risk.astype(jnp.float32), 0.0)
+    at_risk = (time[None] >= time[:, None]) & counted[None]  # [event i, other j, K]
+    there = jnp.where(at_risk, risk[None], -jnp.inf)
+    event = event & counted
+    # whoever has the event is at risk itself; for others the sum may be empty
+    there = jnp.where(event[:, None], there, 0.0)
+    cost = jnp.where(event, jax.nn.logsumexp(there, axis=1) - risk, 0.0)
+    events = event.sum(0)
+    each = cost.sum(0) / jnp.maximum(events, 1)
+    return each.sum(), (events > 0).sum().astype(jnp.float32)

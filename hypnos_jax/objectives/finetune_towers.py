@@ -1,0 +1,176 @@
+"""Towers that answer a question: sleep2vec's fine-tuning, arXiv 2602.13857, as in its code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from hypnos_jax import losses
+from hypnos_jax.models.modality_towers import ModalityTowers
+from hypnos_jax.nn.fusion import ClassificationHead, ModalityFusion, Pooling, RegressionHead
+from hypnos_jax.objectives import Loss
+from hypnos_jax.tasks import find_task
+
+
+class FinetuneTowers(nn.Module):
+    """Each modality through the shared trunk, fused, and a head by token or by night.
+
+    Losses: cross-entropy; binary cross-entropy of each output; squared error of the standardised
+    target; Cox's partial likelihood within the batch. Each a mean over labels that are known, of
+    tokens in which a modality holds signal.
+
+    Differs from the official code: modalities may be missing, by night or by token; the fusion is
+    then over those that are there (and where none is, over all that the night has).
+
+    Attributes:
+        model: keyword arguments of ``ModalityTowers``; ``mask_rate`` 0, since nothing is masked.
+        task: one of ``tasks.TASKS``.
+        labels: names of the columns of labels, for tasks of columns.
+        fusion: see ``ModalityFusion``.
+        pooling: of night tasks: ``"mean"``, ``"attention"``, or ``"cls"`` where the model has it.
+        head_dropout: rate in the head.
+        modality_dropout: probability that a modality of a training row is left out; one stays.
+        class_weights: of the cross-entropy; () for equal ones.
+        target_mean, target_sd: of a regression's target.
+    """
+
+    model: dict[str, Any]
+    task: str
+    labels: tuple[str, ...] = ()
+    fusion: str = "gated_scalar"
+    pooling: str = "mean"
+    head_dropout: float = 0.1
+    modality_dropout: float = 0.0
+    class_weights: tuple[float, ...] = ()
+    target_mean: float = 0.0
+    target_sd: float = 1.0
+
+    rng_streams = ("dropout", "modalities")
+
+    @property
+    def couples_batch(self) -> bool:
+        """Whether rows enter each other's loss."""
+        return find_task(self.task).couples_batch
+
+    def setup(self):
+        task = find_task(self.task)
+        head = RegressionHead if task.kind == "regression" else ClassificationHead
+        self.towers = ModalityTowers(**self.model)
+        self.fuse = ModalityFusion(self.fusion)
+        self.head = head(task.width(self.labels), self.head_dropout)
+        if task.by_night and self.pooling != "cls":
+            self.pool = Pooling(self.pooling)
+
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool = False) -> Loss:
+        """Return the loss and its parts as sums over known labels.
+
+        Args:
+            batch: ``signal/<name>`` int16 [B, L, f] of each modality, ``scale`` float32 [B, M],
+                ``present`` bool [B, M], ``valid`` bool [B, L, M], ``weight`` float32 [B], and the
+                task's field.
+            train: draw dropout, of modalities too.
+
+        Returns:
+            Metrics: ``accuracy`` of classes and binary outputs; ``mae`` of a regression, in the
+            target's unit.
+        """
+        out, kind = self.predict(batch, train=train), find_task(self.task).kind
+        output, target, rows = out["output"], out["target"], batch["weight"].astype(jnp.float32)
+        counted = out["counted"]
+        if kind == "survival":
+            total, weight = losses.cox_partial_likelihood(
+                output, target[..., 0], target[..., 1] > 0, counted
+            )
+            return Loss(total, weight, {})
+        each = counted * rows.reshape(-1, *[1] * (counted.ndim - 1))
+        weights, metrics = each, {}
+        if kind == "classes":
+            cost = optax.softmax_cross_entropy_with_integer_labels(output, target)
+            hit = output.argmax(-1) == target
+            if self.class_weights:
+                weights = each * jnp.asarray(self.class_weights, jnp.float32)[target]
+        elif kind == "binary":
+            cost = optax.sigmoid_binary_cross_entropy(output, target)
+            hit = (output > 0) == (target > 0.5)
+        else:
+            cost = ((output - target) / self.target_sd) ** 2
+            metrics["mae"] = (jnp.sum(jnp.abs(output - target) * each), each.sum())
+        if kind != "regression":
+            metrics["accuracy"] = (jnp.sum(hit * each), each.sum())
+        return Loss(jnp.sum(cost * weights), weights.sum(), metrics)
+
+    def predict(
+        self, batch: dict[str, jax.Array], kept: jax.Array | None = None, *, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Return the answers beside the labels.
+
+        Args:
+            batch: as for the call.
+            kept: bool [B, L, M]: what of the signal may be used; all by default. What counts does
+                not depend on it.
+            train: see the call.
+
+        Returns:
+            ``output`` float32, ``target`` and ``counted`` (bool: known, and not padding) as
+            ``Task.target`` shapes them. Outputs are logits, log risks, or in the target's unit.
+        """
+        task = find_task(self.task)
+        signal = batch["valid"] & batch["present"][:, None]
+        answer = self._fused(batch, signal if kept is None else signal & kept, train)
+        answer = answer[1] if task.by_night else answer[0]
+        output = self.head(answer, train=train)
+        if task.kind == "regression":
+            output = output * self.target_sd + self.target_mean
+        target, counted = task.target(batch)
+        there = signal.any((1, 2)) if task.by_night else signal.any(2)
+        there &= (batch["weight"] > 0).reshape(-1, *[1] * (there.ndim - 1))
+        counted &= there.reshape(*there.shape, *[1] * (counted.ndim - there.ndim))
+        return {"output": output, "target": target, "counted": counted}
+
+    def embed(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Return ``{"fused": [B, L, H]}``, what the head of a token reads, float32."""
+        return {"fused": self._fused(batch, batch["valid"] & batch["present"][:, None], False)[0]}
+
+    def _fused(self, batch, valid, train):
+        """Modalities fused: [B, L, H], and for night tasks [B, H]."""
+        if train and self.modality_dropout:
+            kept = some(self.make_rng("modalities"), valid.any(1), self.modality_dropout)
+            valid = valid & kept[:, None]
+        names = [m["name"] for m in self.model["modalities"]]
+        tokens = []
+        for i, name in enumerate(names):
+            scale = batch["scale"][:, i, None, None]
+            signal = batch[f"signal/{name}"].astype(jnp.float32) * scale
+            signal = jnp.where(valid[..., i, None], signal, 0.0)
+            tokens.append(self.towers.tokenize(signal, i, train=train))
+        # All modalities as rows of one batch, a window's beside each other: one trunk to compile.
+        stacked = jnp.stack(tokens, 1)
+        rows, count, length = stacked.shape[:3]
+        flat = lambda x: x.reshape(rows * count, *x.shape[2:])
+        hidden, cls = self.towers.contextualize(
+            flat(stacked), flat(valid.swapaxes(1, 2)), train=train
+        )
+        hidden = hidden.reshape(rows, count, length, -1).swapaxes(1, 2)  # [B, L, M, H]
+        here = valid.any(1)  # [B, M]
+        # Where no modality holds signal, what each makes of the tokens around it.
+        fused = self.fuse(hidden, jnp.where(valid.any(2, keepdims=True), valid, here[:, None]))
+        if not find_task(self.task).by_night:
+            return fused, None
+        if self.pooling != "cls":
+            return fused, self.pool(fused, valid.any(2))
+        if cls is None:
+            raise ValueError("pooling='cls' needs model.cls=True")
+        return fused, self.fuse(cls.reshape(rows, count, -1), here)
+
+
+def some(key: jax.Array, there: jax.Array, rate: float) -> jax.Array:
+    """Return bool [B, M]: modalities that stay when each goes with probability ``rate``.
+
+    Of those that are ``there`` one at least stays.
+    """
+    drawn = jnp.where(there, jax.random.uniform(key, there.shape), -1.0)
+    return (drawn >= rate) | (drawn == drawn.max(1, keepdims=True))

@@ -1,0 +1,250 @@
+"""Towers fine-tuned: how modalities are fused, what counts, and each task's loss."""
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hypnos_jax import losses, optim, state
+from hypnos_jax.nn.fusion import ModalityFusion, Pooling
+from hypnos_jax.objectives.finetune_towers import FinetuneTowers, some
+from hypnos_jax.tasks import TASKS
+
+MODALITIES = (
+    {"name": "ibi", "rate_hz": 4, "frames": 12},
+    {"name": "eeg", "rate_hz": 128, "frames": 20},
+    {"name": "emg", "rate_hz": 128, "frames": 20},
+)
+MODEL = {
+    "modalities": MODALITIES,
+    "dim": 8,
+    "layers": 1,
+    "heads": 2,
+    "ffn_dim": 16,
+    "mask_rate": 0.0,
+}
+LABELS = ("apnea", "stroke")
+ROWS, TOKENS = 4, 5
+
+
+def fake_batch(seed=0, modalities=MODALITIES):
+    """A batch as ``modality_nights`` makes them."""
+    rng = np.random.default_rng(seed)
+    whole = lambda high, *shape: rng.integers(0, high, shape).astype(np.int32)
+    signals = {
+        f"signal/{m['name']}": rng.integers(-9, 9, (ROWS, TOKENS, m["frames"])).astype(np.int16)
+        for m in modalities
+    }
+    return signals | {
+        "scale": np.full((ROWS, len(modalities)), 0.1, np.float32),
+        "present": np.ones((ROWS, len(modalities)), bool),
+        "valid": np.ones((ROWS, TOKENS, len(modalities)), bool),
+        "stage": whole(5, ROWS, TOKENS),
+        "apnea": whole(2, ROWS, TOKENS, 30),
+        "arousal": whole(2, ROWS, TOKENS, 30, 4),
+        "age": np.array([30, 40, 50, 60], np.int32),
+        "sex": np.array([0, 1, 1, 0], np.int32),
+        "outcomes": whole(2, ROWS, 2).astype(np.float32),
+        "survival": np.array(
+            [[[5, 1], [4, 1]], [[3, 0], [4, 1]], [[5, 1], [9, 0]], [[8, 1], [2, 0]]], np.float32
+        ),
+        "weight": np.ones(ROWS, np.float32),
+    }  # fmt: skip
+
+
+def towers(task="stage5", **options):
+    model = {**MODEL, **options.pop("model", {})}
+    labels = LABELS if TASKS[task].field in ("outcomes", "survival") else ()
+    return FinetuneTowers(model=model, task=task, labels=labels, **options)
+
+
+def variables_of(objective, batch, seed=0):
+    """Random variables; compiling their initialisation would take longer than all else here."""
+    shapes = jax.eval_shape(lambda: nn.unbox(state.init_function(objective, batch)(0)))
+    rng = np.random.default_rng(seed)
+    draw = lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32)
+    norms = lambda path: 1.0 * (path[-1].key == "scale")
+    return jax.tree.map_with_path(lambda path, x: draw(x) + norms(path), shapes)
+
+
+def predict(objective, variables, batch, kept=None):
+    return jax.jit(lambda v, b: objective.apply(v, b, kept, method="predict"))(variables, batch)
+
+
+def test_fusion_begins_as_the_mean_of_what_is_there_and_learns_weights():
+    x = jnp.arange(24.0).reshape(2, 3, 4)
+    there = jnp.array([[True, True, True], [True, False, True]])
+    gated = ModalityFusion("gated_scalar")
+    variables = nn.unbox(gated.init(jax.random.key(0), x, there))
+    np.testing.assert_array_equal(variables["params"]["gates"], np.zeros(3))
+    expected = np.stack([x[0].mean(0), x[1, [0, 2]].mean(0)])
+    np.testing.assert_allclose(gated.apply(variables, x, there), expected, rtol=1e-6)
+    np.testing.assert_allclose(ModalityFusion("mean").apply({}, x, there), expected, rtol=1e-6)
+    gates = {"params": {"gates": jnp.log(jnp.array([1.0, 5.0, 3.0]))}}
+    by_hand = np.stack([(x[0, 0] + 5 * x[0, 1] + 3 * x[0, 2]) / 9, (x[1, 0] + 3 * x[1, 2]) / 4])
+    np.testing.assert_allclose(gated.apply(gates, x, there), by_hand, rtol=1e-6)
+    side_by_side = ModalityFusion("concat").apply({}, x, there)
+    np.testing.assert_array_equal(side_by_side[1], [12, 13, 14, 15, 0, 0, 0, 0, 20, 21, 22, 23])
+
+
+@pytest.mark.parametrize("kind", ["gated_scalar", "mean", "concat"])
+def test_a_single_modality_passes_without_parameters(kind):
+    x = jnp.arange(8.0).reshape(2, 1, 4)
+    out, variables = ModalityFusion(kind).init_with_output(
+        jax.random.key(0), x, jnp.array([[True], [False]])
+    )
+    np.testing.assert_array_equal(out, x[:, 0])
+    assert not variables
+
+
+def test_pooling_is_over_the_steps_that_are_there():
+    x = jnp.arange(12.0).reshape(1, 3, 4)
+    there = jnp.array([[True, False, True]])
+    np.testing.assert_allclose(Pooling("mean").apply({}, x, there)[0], x[0, [0, 2]].mean(0))
+    attention = Pooling("attention")
+    variables = nn.unbox(attention.init(jax.random.key(0), x, there))
+    out = lambda x: attention.apply(variables, x, there)
+    np.testing.assert_array_equal(out(x), out(x.at[:, 1].set(99.0)))
+    assert not np.allclose(out(x), out(x.at[:, 2].set(99.0)))
+    assert not np.any(attention.apply(variables, x, jnp.zeros_like(there)))
+
+
+def test_signals_that_are_not_there_tell_nothing():
+    objective, batch = towers(), fake_batch()
+    batch["present"][0, 1] = False
+    batch["valid"][1, 2:4, 0] = False
+    variables = variables_of(objective, batch)
+    before = predict(objective, variables, batch)
+    other = {name: x.copy() for name, x in batch.items()}
+    other["signal/eeg"][0] = 77
+    other["signal/ibi"][1, 2:4] = 77
+    after = predict(objective, variables, other)
+    np.testing.assert_array_equal(before["output"], after["output"])
+    other["signal/ibi"][1, 1] = 77
+    assert not np.array_equal(before["output"], predict(objective, variables, other)["output"])
+
+
+def test_what_an_evaluation_hides_counts_all_the_same():
+    objective, batch = towers(), fake_batch()
+    batch["valid"][0, 0] = False
+    batch["stage"][1, 1] = -1
+    variables = variables_of(objective, batch)
+    kept = np.ones_like(batch["valid"])
+    kept[:, 2:4] = False  # a hole in every sensor
+    whole, hidden = (predict(objective, variables, batch, k) for k in (None, kept))
+    expected = np.ones((ROWS, TOKENS), bool)
+    expected[0, 0] = expected[1, 1] = False
+    np.testing.assert_array_equal(whole["counted"], expected)
+    np.testing.assert_array_equal(hidden["counted"], expected)
+    assert np.isfinite(hidden["output"]).all()
+    assert not np.allclose(whole["output"], hidden["output"])
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_each_task_counts_its_known_labels(task):
+    objective, batch = towers(task, target_mean=45.0, target_sd=11.0), fake_batch()
+    variables = variables_of(objective, batch)
+    loss = jax.jit(lambda v, b: objective.apply(v, b, train=False))
+    found = loss(variables, batch)
+    assert np.isfinite(found.total)
+    assert found.total > 0
+    field = TASKS[task].field
+    sizes = {"age": 4, "sex": 4, "stage": 20, "apnea": 600, "arousal": 2400, "outcomes": 8}
+    assert found.weight == sizes.get(field, 2)  # survival: labels with an event
+    unknown = {**batch, field: np.full_like(batch[field], -1)}
+    empty = loss(variables, unknown)
+    assert empty.total == empty.weight == 0
+    half = {name: x.copy() for name, x in batch.items()}
+    half[field][2:] = -1
+    changed = {name: x.copy() for name, x in half.items()}
+    for m in MODALITIES:
+        changed[f"signal/{m['name']}"][2:] = 5
+    assert loss(variables, half).total == pytest.approx(float(loss(variables, changed).total))
+    assert objective.couples_batch == (task == "survival")
+
+
+def test_classes_are_merged_as_the_task_says():
+    stages = {"stage": np.array([[0, 1, 2, 3, 4, -1]], np.int32)}
+    for task, expected in (("stage4", [0, 1, 1, 2, 3]), ("stage3", [0, 1, 1, 1, 2])):
+        target, known = TASKS[task].target(stages)
+        np.testing.assert_array_equal(target[0, :5], expected)
+        np.testing.assert_array_equal(known[0], [True] * 5 + [False])
+
+
+def test_class_weights_weigh_the_mean():
+    batch = fake_batch()
+    plain, weighted = towers(), towers(class_weights=(2.0, 0.0, 0.0, 0.0, 0.0))
+    variables = variables_of(plain, batch)
+    out = predict(plain, variables, batch)
+    cost = -jax.nn.log_softmax(out["output"])[..., 0][batch["stage"] == 0]
+    found = weighted.apply(variables, batch)
+    assert float(found.total / found.weight) == pytest.approx(float(cost.mean()), rel=1e-5)
+
+
+def test_an_age_is_told_in_years():
+    batch = fake_batch()
+    objective = towers("age", target_mean=45.0, target_sd=11.0, fusion="mean")
+    variables = variables_of(objective, batch)
+    output = predict(objective, variables, batch)["output"][:, 0]
+    loss = objective.apply(variables, batch)
+    error = np.abs(output - batch["age"])
+    assert float(loss.metrics["mae"][0] / loss.metrics["mae"][1]) == pytest.approx(error.mean())
+    assert float(loss.total / loss.weight) == pytest.approx(((error / 11) ** 2).mean(), rel=1e-5)
+
+
+def test_a_night_is_read_off_the_cls_position_where_asked():
+    batch = fake_batch()
+    objective = towers("sex", pooling="cls", model={"cls": True})
+    variables = variables_of(objective, batch)
+    assert "pool" not in variables["params"]
+    assert predict(objective, variables, batch)["output"].shape == (ROWS, 1)
+    with pytest.raises(ValueError, match="pooling='cls' needs model.cls=True"):
+        variables_of(towers("sex", pooling="cls"), batch)
+
+
+def test_modalities_dropped_in_training_leave_one():
+    there = jnp.array([[True, True, False]] * 2000)
+    kept = some(jax.random.key(0), there, 0.3) & there
+    counts = kept.sum(1)
+    assert counts.min() == 1
+    assert float(kept[:, 0].mean()) == pytest.approx(0.7 + 0.3 * 0.3 / 2, abs=0.03)
+    alone = some(jax.random.key(1), jnp.array([[False, True, False]] * 50), 0.99)
+    assert alone[:, 1].all()
+
+
+def test_cox_is_the_partial_likelihood_of_breslow():
+    rng = np.random.default_rng(0)
+    risk = rng.normal(size=(9, 3)).astype(np.float32)
+    time = rng.integers(1, 5, (9, 3)).astype(np.float32)  # with ties
+    event, counted = rng.random((9, 3)) < 0.6, rng.random((9, 3)) < 0.8
+    event[:, 2] = False
+    expected = []
+    for k in range(2):
+        costs = []
+        for i in np.flatnonzero(event[:, k] & counted[:, k]):
+            at_risk = counted[:, k] & (time[:, k] >= time[i, k])
+            costs.append(np.log(np.exp(risk[at_risk, k]).sum()) - risk[i, k])
+        expected.append(np.mean(costs))
+    total, weight = losses.cox_partial_likelihood(risk, time, jnp.array(event), jnp.array(counted))
+    assert weight == 2
+    assert float(total) == pytest.approx(sum(expected), rel=1e-5)
+    # by hand: two at risk when the first has the event, alike
+    yes = jnp.ones((2, 1), bool)
+    two = losses.cox_partial_likelihood(jnp.zeros((2, 1)), jnp.array([[1.0], [2.0]]), yes, yes)
+    assert float(two[0]) == pytest.approx(np.log(2) / 2)
+
+
+def test_lora_leaves_the_rest_of_the_trunk_frozen():
+    objective = towers(model={"lora_rank": 2})
+    batch = fake_batch()
+    params = variables_of(objective, batch)["params"]
+    freeze = ("towers", "!*/lora_?")
+    tx = optim.make_optimizer(lambda _: 0.1, state.matrices(params), freeze=freeze)
+    ones = jax.tree.map(jnp.ones_like, params)
+    moved = flax.traverse_util.flatten_dict(tx.update(ones, tx.init(params), params)[0], sep="/")
+    trained = {name for name, x in moved.items() if np.any(x)}
+    assert any(name.endswith("lora_a") for name in trained)
+    assert any(name.endswith("lora_b") for name in trained)
+    assert all(name.startswith(("head", "fuse")) or "/lora_" in name for name in trained)

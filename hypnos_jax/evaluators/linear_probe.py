@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -32,6 +29,7 @@ from hypnos_jax.embed import (
 )
 from hypnos_jax.export import TOKENIZERS, load_model
 from hypnos_jax.probe_figure import draw_probe
+from hypnos_jax.results import write_json
 
 EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
     "embedding",
@@ -353,13 +351,6 @@ PROTOCOL = (
     " where folds over all subjects are used, pretraining has seen most of the tested nights'"
     " signals, though no label. Intervals: 95 %, bootstrap over test subjects."
 )
-
-
-def write_json(path: pathlib.Path, value) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
 
 
 def _pool(by_record, rows):

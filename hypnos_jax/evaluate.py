@@ -50,7 +50,7 @@ class Context:
     ):
         self.config, self.workdir, self._stop = config, pathlib.Path(workdir), stop
         self._objective, self._init, self._mesh = objective, init, mesh
-        self._jitted, self._sources, self._alone = {}, {}, None
+        self._jitted, self._sources, self._alone, self._whole = {}, {}, None, None
 
     def functions(self, name: str, mutable: tuple[str, ...] | None = None) -> Callable:
         """Return a jitted function ``(variables, batch, ...) -> result`` of an objective's method.
@@ -77,6 +77,13 @@ class Context:
             whole = sharding.replicated(self._mesh)
             self._jitted[name, mutable] = jax.jit(apply, out_shardings=whole)
         return self._jitted[name, mutable]
+
+    def fetch(self, arrays: dict) -> dict:
+        """Return arrays that are spread over the devices, whole on every process, as numpy."""
+        if self._whole is None:
+            whole = sharding.replicated(self._mesh)
+            self._whole = jax.jit(lambda x: x, out_shardings=whole)
+        return jax.device_get(self._whole(arrays))
 
     @contextlib.contextmanager
     def alone(self, variables: dict) -> Iterator[tuple[Context, dict]]:

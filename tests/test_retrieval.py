@@ -90,6 +90,9 @@ class FakeContext:
     def go_on(self):
         pass
 
+    def fetch(self, arrays):
+        return arrays
+
     def batches(self, split, rows, limit):
         rng = np.random.default_rng(0)
         latent = rng.normal(size=(self.count, 5, 16))

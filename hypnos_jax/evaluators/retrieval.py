@@ -93,8 +93,9 @@ class Retrieval:
             )
             for name, signal, slot in slots
         }
+        out = jax.device_get(out)
         rest = {name: batch[name] for name in ("valid", "night", "weight", "pair")}
-        out, rest = jax.device_get((out, rest))
+        rest = self.context.fetch(rest)
         real = rest["weight"] > 0
         out = {name: value[real] for name, value in out.items()}
         pair = tuple(int(i) for i in rest["pair"][np.flatnonzero(real)[0] if real.any() else 0])

@@ -33,7 +33,7 @@ def draw_matrix(
         rows, columns: what they are.
         low: where the colours begin: what a guess would get.
     """
-    figure, axes = _figure(1, 1, (1.6 + 0.72 * len(names), 1.7 + 0.62 * len(names)))
+    figure, axes = _figure(1, 1, (max(5.5, 1.6 + 0.72 * len(names)), max(4.6, 1.7 + 0.62 * len(names))))
     axis = axes[0]
     high = max(np.nanmax(values), low + 1e-6)
     image = axis.imshow(values, cmap="viridis", vmin=low, vmax=high)
@@ -63,13 +63,13 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
     """
     metric = report["metric"]
     bars = [("all", report["conditions"]["all"]["metrics"].get(metric), BLUE)]
+    for name, found in report["sites"].items():
+        seen = "seen" if found["seen"] else "unseen"
+        bars.append((f"{seen} site {name}", found["metrics"].get(metric), BLUE))
     for kind, colour in (("only", ORANGE), ("without", ORANGE), ("size", GREEN), ("hole", GREY)):
         for name, found in report["conditions"].items():
             if name.split("/")[0] == kind:
                 bars.append((name, found["metrics"].get(metric), colour))
-    for name, found in report["sites"].items():
-        seen = "seen" if found["seen"] else "unseen"
-        bars.append((f"{seen} site {name}", found["metrics"].get(metric), BLUE))
     bars = [bar for bar in bars if bar[1] is not None and np.isfinite(bar[1])][:LONGEST]
     figure, axes = _figure(1, 2, (12, max(4.2, 1.2 + 0.27 * len(bars))))
     _answers(axes[0], report)

@@ -33,7 +33,9 @@ def draw_matrix(
         rows, columns: what they are.
         low: where the colours begin: what a guess would get.
     """
-    figure, axes = _figure(1, 1, (max(5.5, 1.6 + 0.72 * len(names)), max(4.6, 1.7 + 0.62 * len(names))))
+    figure, axes = _figure(
+        1, 1, (max(5.5, 1.6 + 0.72 * len(names)), max(4.6, 1.7 + 0.62 * len(names)))
+    )
     axis = axes[0]
     high = max(np.nanmax(values), low + 1e-6)
     image = axis.imshow(values, cmap="viridis", vmin=low, vmax=high)

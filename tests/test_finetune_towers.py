@@ -56,8 +56,7 @@ def fake_batch(seed=0, modalities=MODALITIES):
 
 def towers(task="stage5", **options):
     model = {**MODEL, **options.pop("model", {})}
-    labels = LABELS if TASKS[task].field in ("outcomes", "survival") else ()
-    return FinetuneTowers(model=model, task=task, labels=labels, **options)
+    return FinetuneTowers(model=model, task=task, outcomes=LABELS, survival=LABELS, **options)
 
 
 def variables_of(objective, batch, seed=0):

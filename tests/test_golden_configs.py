@@ -35,7 +35,8 @@ def cases():
     for name, module in modules().items():
         kinds = getattr(module, "SIGNAL_TYPES", getattr(module, "LOSSES", None))
         arguments = itertools.product(module.SIZES, kinds) if kinds else zip(module.SIZES)
-        for argument in arguments:
+        tasks = [("smoke", task) for task in getattr(module, "TASKS", ())]
+        for argument in (*arguments, *tasks):
             yield "-".join((name, *argument)), module, ",".join(argument)
 
 

@@ -28,6 +28,7 @@ LESS = {
     "modality_pairs": {"data.modalities": ["ibi", "eeg", "spo2"], "data.window_tokens": 8},
     # codes must die, and be replaced, within a few steps
     "signal_crops": {"data.crop_s": 6, "objective.model.decay": 0.5},
+    "modality_nights": {"data.modalities": ["ibi", "spo2", "belt"], "data.window_tokens": 8},
 }
 
 

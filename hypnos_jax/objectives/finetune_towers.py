@@ -29,7 +29,7 @@ class FinetuneTowers(nn.Module):
     Attributes:
         model: keyword arguments of ``ModalityTowers``; ``mask_rate`` 0, since nothing is masked.
         task: one of ``tasks.TASKS``.
-        labels: names of the columns of labels, for tasks of columns.
+        outcomes, survival: names of the columns of these labels.
         fusion: see ``ModalityFusion``.
         pooling: of night tasks: ``"mean"``, ``"attention"``, or ``"cls"`` where the model has it.
         head_dropout: rate in the head.
@@ -40,7 +40,8 @@ class FinetuneTowers(nn.Module):
 
     model: dict[str, Any]
     task: str
-    labels: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = ()
+    survival: tuple[str, ...] = ()
     fusion: str = "gated_scalar"
     pooling: str = "mean"
     head_dropout: float = 0.1
@@ -55,6 +56,12 @@ class FinetuneTowers(nn.Module):
     def couples_batch(self) -> bool:
         """Whether rows enter each other's loss."""
         return find_task(self.task).couples_batch
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the task's columns, none where it has no columns."""
+        columns = {"outcomes": self.outcomes, "survival": self.survival}
+        return columns.get(find_task(self.task).field, ())
 
     def setup(self):
         task = find_task(self.task)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax.nn.transformer import Linear, zeros_init
+from hypnos_jax.sharding import keep_rows
 
 FUSIONS = ("gated_scalar", "mean", "concat")
 POOLINGS = ("mean", "attention")
@@ -98,7 +99,7 @@ class ClassificationHead(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Return [..., outputs] of ``x`` [..., H]."""
         dim, names = x.shape[-1], ("embed", "mlp")
-        x = Linear(names, dim, dim, bias=True, name="hidden")(jax.nn.elu(x))
+        x = keep_rows(Linear(names, dim, dim, bias=True, name="hidden")(jax.nn.elu(x)))
         x = jax.nn.elu(nn.Dropout(self.dropout, deterministic=not train)(x))
         return Linear(names, dim, self.outputs, bias=True, name="out")(x)
 
@@ -118,6 +119,6 @@ class RegressionHead(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Return [..., outputs] of ``x`` [..., H]."""
         dim, names = x.shape[-1], ("embed", "mlp")
-        x = jax.nn.elu(Linear(names, dim, dim, bias=True, name="hidden")(x))
+        x = jax.nn.elu(keep_rows(Linear(names, dim, dim, bias=True, name="hidden")(x)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return Linear(names, dim, self.outputs, bias=True, name="out")(x)

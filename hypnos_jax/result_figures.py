@@ -33,7 +33,7 @@ def draw_matrix(
         rows, columns: what they are.
         low: where the colours begin: what a guess would get.
     """
-    figure, axes = _figure(
+    figure, axes = new_figure(
         1, 1, (max(5.5, 1.6 + 0.72 * len(names)), max(4.6, 1.7 + 0.62 * len(names)))
     )
     axis = axes[0]
@@ -51,7 +51,7 @@ def draw_matrix(
     axis.set_xlabel(columns)
     axis.set_title(title, fontsize=10, loc="left")
     figure.colorbar(image, shrink=0.7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_answers(report: dict, path: str | os.PathLike) -> None:
@@ -73,7 +73,7 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
             if name.split("/")[0] == kind:
                 bars.append((name, found["metrics"].get(metric), colour))
     bars = [bar for bar in bars if bar[1] is not None and np.isfinite(bar[1])][:LONGEST]
-    figure, axes = _figure(1, 2, (12, max(4.2, 1.2 + 0.27 * len(bars))))
+    figure, axes = new_figure(1, 2, (12, max(4.2, 1.2 + 0.27 * len(bars))))
     _answers(axes[0], report)
     axis, places = axes[1], np.arange(len(bars))[::-1]
     axis.barh(places, [bar[1] for bar in bars], color=[bar[2] for bar in bars])
@@ -86,7 +86,7 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
     nights = report["conditions"]["all"]["nights"]
     title = f"{report['task']}, {report['split']} nights: {nights}, step {report['step']}"
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _answers(axis, report):
@@ -122,7 +122,8 @@ def _answers(axis, report):
         axis.set_axis_off()
 
 
-def _figure(rows, columns, size):
+def new_figure(rows: int, columns: int, size: tuple[float, float]):
+    """Return a figure of ``size`` inches and its axes, row by row, without a window system."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -131,7 +132,8 @@ def _figure(rows, columns, size):
     return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
-def _save(figure, path):
+def save_figure(figure, path: str | os.PathLike) -> None:
+    """Write a PNG whole or not at all."""
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     figure.savefig(partial, dpi=110, format="png")

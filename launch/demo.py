@@ -13,9 +13,7 @@ from __future__ import annotations
 import datetime
 import json
 import pathlib
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +21,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.io
 from absl import app, flags, logging
+
+from launch.steps import StepError, command
 
 OUTPUT = flags.DEFINE_string("output", None, "folder for everything that the job writes")
 DATA = flags.DEFINE_string("data", "", "a folder of recordings, with scoring beside them")
@@ -40,25 +40,6 @@ PSG_FILES = {  # file of the public folder -> its name as a recording
 DYNAMO_LABEL = "EEG DYNAM-O"
 STAND_INS = {"eeg_c3": [DYNAMO_LABEL, "EEG Fpz-Cz"], "eog_e1": ["EOG horizontal"]}
 CINC_WINDOW_S = 32  # the records' median length
-
-
-class StepError(RuntimeError):
-    """A command of the job failed."""
-
-
-def command(name: str, *arguments: str) -> float:
-    """Print and run ``python -m launch.<name> ...``; return the seconds it took.
-
-    Raises:
-        StepError: it did not succeed.
-    """
-    words = ["-m", f"launch.{name}", *arguments]
-    print(f"\n$ python {shlex.join(words)}", flush=True)
-    begin = time.monotonic()
-    code = subprocess.run([sys.executable, *words]).returncode
-    if code:
-        raise StepError(f"launch.{name} ended with exit code {code}; the same command resumes")
-    return time.monotonic() - begin
 
 
 def main_job(

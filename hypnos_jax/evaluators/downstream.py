@@ -21,7 +21,9 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+from absl import logging
 
+from data_pipelines.pipeline import EmptySplitError
 from hypnos_jax import distributed, probe, task_metrics
 from hypnos_jax.result_figures import draw_answers
 from hypnos_jax.results import write_json
@@ -94,7 +96,11 @@ class Downstream:
         """Yield ``<metric>`` with all modalities, ``<condition>/<metric>`` of the task's own metric
         and ``site/<name>/<metric>``; write and draw everything.
         """
-        source = self.context.source("train")
+        try:
+            source = self.context.source(self.split)
+        except EmptySplitError as error:
+            logging.warning("%s: evaluated on nothing", error)
+            return
         description = source.describe()
         names = [row["name"] for row in description["modalities"]]
         task = find_task(self.context.attribute("task"))

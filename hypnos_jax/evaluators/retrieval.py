@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from absl import logging
 
+from data_pipelines.pipeline import EmptySplitError
 from hypnos_jax import distributed
 from hypnos_jax.result_figures import draw_matrix
 from hypnos_jax.results import write_json
@@ -52,7 +54,11 @@ class Retrieval:
             ``recall_10``, ``median_rank``, ``chance`` (of ``accuracy``), ``times_chance``, and
             ``windows``, the mean of N.
         """
-        description = self.context.source("train").describe()
+        try:
+            description = self.context.source(self.split).describe()
+        except EmptySplitError as error:
+            logging.warning("%s: evaluated on nothing", error)
+            return
         names = [row["name"] for row in description["modalities"]]
         vectors: dict[tuple[int, int], list] = {}
         limit = len(description["pairs"]) * -(-self.windows // self.rows)

@@ -6,7 +6,7 @@ EXTRAS ?= prepare,probe,test
 # Two at a time; a file's tests stay together while there is enough of them, for what they share.
 PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
 
-.PHONY: setup demo demo-real test test-all lint format clean
+.PHONY: setup demo demo-real compare test test-all lint format clean
 
 setup: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ demo: setup
 demo-real: setup
 	$(RUN) -m launch.demo --output=.demo-real --public=$(DATA)
 
+# Losses and models side by side on simulated nights with planted shortcuts; takes about half an hour
+compare: setup
+	$(RUN) -m launch.compare --output=.compare
+
 test: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -41,4 +45,4 @@ format: setup
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) .demo .compare .pytest_cache .ruff_cache

@@ -9,6 +9,7 @@ import pytest
 
 from hypnos_jax import losses, optim, state
 from hypnos_jax.nn.fusion import ModalityFusion, Pooling
+from hypnos_jax.objectives.dash_infonce import DashInfonce
 from hypnos_jax.objectives.finetune_towers import FinetuneTowers, some
 from hypnos_jax.tasks import TASKS
 
@@ -59,9 +60,13 @@ def towers(task="stage5", **options):
     return FinetuneTowers(model=model, task=task, outcomes=LABELS, survival=LABELS, **options)
 
 
+def shapes_of(objective, batch):
+    return jax.eval_shape(lambda: nn.unbox(state.init_function(objective, batch)(0)))
+
+
 def variables_of(objective, batch, seed=0):
     """Random variables; compiling their initialisation would take longer than all else here."""
-    shapes = jax.eval_shape(lambda: nn.unbox(state.init_function(objective, batch)(0)))
+    shapes = shapes_of(objective, batch)
     rng = np.random.default_rng(seed)
     draw = lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32)
     norms = lambda path: 1.0 * (path[-1].key == "scale")
@@ -247,3 +252,25 @@ def test_lora_leaves_the_rest_of_the_trunk_frozen():
     assert any(name.endswith("lora_a") for name in trained)
     assert any(name.endswith("lora_b") for name in trained)
     assert all(name.startswith(("head", "fuse")) or "/lora_" in name for name in trained)
+
+
+def test_pretrained_towers_fill_those_to_be_fine_tuned():
+    """Every array below "towers" has its like among what pretraining leaves behind."""
+    pretrained = DashInfonce(model={**MODEL, "mask_rate": 0.15, "projection_dim": 8, "out_dim": 4})
+    people = ("age", "sex", "site", "night", "subject")
+    pairs = {
+        "signal_a": np.zeros((ROWS, TOKENS, 20), np.int16),
+        "signal_b": np.zeros((ROWS, TOKENS, 20), np.int16),
+        "scale": np.ones((ROWS, 2), np.float32),
+        "valid": np.ones((ROWS, TOKENS, 2), bool),
+        "pair": np.tile(np.array([[0, 1]], np.int32), (ROWS, 1)),
+        **dict.fromkeys(people, np.zeros(ROWS, np.int32)),
+        "weight": np.ones(ROWS, np.float32),
+    }
+    there, here = (
+        flax.traverse_util.flatten_dict(shapes_of(objective, batch), sep="/")
+        for objective, batch in ((pretrained, pairs), (towers(), fake_batch()))
+    )
+    claimed = {name: x.shape for name, x in here.items() if name.startswith("params/towers/")}
+    assert len(claimed) > 20
+    assert claimed == {name: there[name].shape for name in claimed}

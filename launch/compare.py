@@ -135,11 +135,19 @@ class Towers:
         self.nights = context({**nights, "window_tokens": tokens})
         self.scope = lambda: (jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES))
 
-    def fresh(self, seed: int) -> dict:
-        """Return variables at random."""
+    def judge_run(self, workdir: pathlib.Path) -> dict:
+        """Judge a run's newest checkpoint."""
+        from hypnos_jax import checkpoint
+
+        _, step, variables = checkpoint.restore_variables(workdir)
+        return self.judge(variables, workdir, step)
+
+    def judge_random(self, seed: int, workdir: pathlib.Path) -> dict:
+        """Judge towers as they begin."""
         mesh, rules = self.scope()
         with mesh, rules:
-            return self.nights.init(seed)
+            variables = self.nights.init(seed)
+        return self.judge(variables, workdir, 0)
 
     def judge(self, variables: dict, workdir: pathlib.Path, step: int) -> dict:
         """Return ``{"counts": ..., "retrieval": {"seen": ..., "unseen": ...}}``."""
@@ -164,7 +172,6 @@ def run(folder: pathlib.Path) -> str:
     from data_pipelines.store import NightStore
     from hypnos_jax import checkpoint, comparison
     from hypnos_jax.export import load_model
-    from hypnos_jax.results import write_json
 
     checkpoint.quiet()
     begin = time.monotonic()
@@ -180,33 +187,25 @@ def run(folder: pathlib.Path) -> str:
         f"--jobs={JOBS.value}",
     )
     store, results = NightStore(folder / "nights"), Results(folder / "results")
-    methods = {name: [] for name in (*TOWERS.values(), RANDOM)}
-    runs = {
-        (loss, seed): train_towers(folder, loss, seed)
-        for seed in range(SEEDS.value)
-        for loss in TOWERS
-    }
-    towers = Towers(folder, next(iter(runs.values())))
-
-    def trained(workdir):
-        _, step, variables = checkpoint.restore_variables(workdir)
-        return towers.judge(variables, workdir, step)
-
-    def fresh(seed):
-        return towers.judge(towers.fresh(seed), folder / "towers" / f"random-{seed}", 0)
-
-    for (loss, seed), workdir in runs.items():
-        make = functools.partial(trained, workdir)
-        methods[TOWERS[loss]].append(results.of(f"{loss}-{seed}", make))
-    for seed in range(SEEDS.value):
-        methods[RANDOM].append(results.of(f"random-{seed}", functools.partial(fresh, seed)))
     comparison.write_channels(store, folder / "hypnos" / "channels")
     channels = NightStore(folder / "hypnos" / "channels")
+    methods = {name: [] for name in (*TOWERS.values(), RANDOM, HYPNOS_NAME, HAND)}
 
     def hand():
         own = comparison.hand_features(channels)
         return {"counts": comparison.stage_counts(channels, own, UNSEEN)}
 
+    methods[HAND] = [results.of("hand", hand)]
+    towers = None
+    for seed in range(SEEDS.value):
+        runs = {loss: train_towers(folder, loss, seed) for loss in TOWERS}
+        towers = towers or Towers(folder, runs["dash"])
+        for loss, workdir in runs.items():
+            make = functools.partial(towers.judge_run, workdir)
+            methods[TOWERS[loss]].append(results.of(f"{loss}-{seed}", make))
+        make = functools.partial(towers.judge_random, seed, folder / "towers" / f"random-{seed}")
+        methods[RANDOM].append(results.of(f"random-{seed}", make))
+        write_report(folder, store, methods, time.monotonic() - begin)
     if HYPNOS.value:
         model, tokens = train_hypnos(folder)
 
@@ -215,8 +214,16 @@ def run(folder: pathlib.Path) -> str:
             return {"counts": comparison.stage_counts(channels, own, UNSEEN)}
 
         methods[HYPNOS_NAME] = [results.of("hypnos", hypnos)]
-    methods[HAND] = [results.of("hand", hand)]
-    report = make_report(store, methods, time.monotonic() - begin)
+    return write_report(folder, store, methods, time.monotonic() - begin)
+
+
+def write_report(folder: pathlib.Path, store, methods: dict, seconds: float) -> str:
+    """Write and draw what there is by now; return the table."""
+    from hypnos_jax import comparison
+    from hypnos_jax.results import write_json
+
+    methods = {name: found for name, found in methods.items() if found}
+    report = make_report(store, methods, seconds)
     write_json(folder / "comparison.json", report)
     comparison.draw(report, folder / "comparison.png")
     table = comparison.write_table(report)

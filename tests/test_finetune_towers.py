@@ -1,5 +1,9 @@
 """Towers fine-tuned: how modalities are fused, what counts, and each task's loss."""
 
+import importlib.util
+import json
+import pathlib
+
 import flax.linen as nn
 import flax.traverse_util
 import jax
@@ -7,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypnos_jax import losses, optim, state
+from hypnos_jax import checkpoint, config, evaluate, losses, optim, state, train
 from hypnos_jax.nn.fusion import ModalityFusion, Pooling
 from hypnos_jax.objectives.dash_infonce import DashInfonce
 from hypnos_jax.objectives.finetune_towers import FinetuneTowers, some
@@ -274,3 +278,42 @@ def test_pretrained_towers_fill_those_to_be_fine_tuned():
     claimed = {name: x.shape for name, x in here.items() if name.startswith("params/towers/")}
     assert len(claimed) > 20
     assert claimed == {name: there[name].shape for name in claimed}
+
+
+def configs_of(name):
+    path = pathlib.Path(__file__).parent.parent / "configs" / "sleep2vec" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_configs_choose_checkpoints_as_the_tasks_say():
+    module = configs_of("finetune")
+    assert {name: (task.metric, task.best) for name, task in TASKS.items()} == {
+        name: own[:2] for name, own in module.TASKS.items()
+    }
+
+
+@pytest.mark.slow
+def test_pretraining_fine_tuning_and_evaluation_go_through(tmp_path):
+    """On the tiny store: the tokenizers stay as pretrained, and every condition is measured."""
+    few = {"train.steps": 4, "mesh.data": 1, "checkpoints.every": 2, "logs.mfu": False}
+    resolve = lambda name, arg, **more: config.change(
+        config.resolve(configs_of(name).get_config(arg)), {**few, **more}
+    )
+    mesh = {"mesh.data": 8, "train.batch_size": 8}
+    before, after = tmp_path / "before", tmp_path / "after"
+    assert train.train(resolve("pretrain", "test", evals={}, **mesh), before) == 0
+    tuned = resolve("finetune", "test,stage5", **mesh, **{"train.init_from": str(before)})
+    tuned["data"]["path"] = str(before / "synthetic")
+    tuned["evals"]["val"]["every"] = 2
+    assert train.train(tuned, after) == 0
+    there, here = (checkpoint.restore_variables(x)[2]["params"]["towers"] for x in (before, after))
+    jax.tree.map(np.testing.assert_array_equal, here["tokenizer_eeg"], there["tokenizer_eeg"])
+    assert not np.array_equal(here["input"]["kernel"], there["input"]["kernel"])
+    found = evaluate.evaluate(after, changes={"evals.test.draws": 2})
+    assert "eval/test/without/eeg/accuracy" in found
+    report = json.loads((after / "downstream_test.json").read_text())
+    assert {"only/eeg", "hole/ibi/0.3"} <= set(report["conditions"])
+    assert set(report["sites"]) <= {"A", "B", "nan"}

@@ -294,9 +294,13 @@ def draw(report: dict, path: str | os.PathLike) -> None:
                 axes[1].plot([ten] * 2, [place - 0.18, place + 0.18], color="black", linewidth=2)
     for axis in axes:
         axis.set_yticks(places, names, fontsize=9)
+        axis.set_ylim(-0.6, len(names) - 0.4)
         axis.axvline(0, color=GREY, linewidth=0.8)
-        axis.legend(fontsize=8, frameon=False, loc="upper right")
-    axes[0].set_xlabel("staging from frozen features, Cohen's kappa (line: 95 %; dots: seeds)")
-    axes[1].set_xlabel("contrastive accuracy, mean over pairs (tick: 10 x chance; dots: seeds)")
-    figure.suptitle(report["title"], fontsize=10)
+    axes[0].set_xlabel("staging from frozen features, Cohen's kappa\n(line: 95 %; dots: seeds)")
+    axes[1].set_xlabel(
+        "contrastive accuracy, mean over pairs\n(thick line: 10 x chance; dots: seeds)"
+    )
+    axes[1].set_xlim(0, 1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    figure.suptitle(report["title"], fontsize=10, x=0.01, ha="left")
     save_figure(figure, path)

@@ -8,8 +8,10 @@ modalities) a chip: the work grows with the chips, and efficiency is the share o
 step spends on arithmetic at the chips' peak, by the model of ``hypnos_jax/ahead.py``.
 """
 
+import itertools
 import json
 import math
+import operator
 import pathlib
 import subprocess
 import sys
@@ -29,36 +31,52 @@ PLACES = flags.DEFINE_list(
     "slices, such as can be had",
 )
 
-# Chips that share the parameters: few enough that gathering is cheap, enough that the state fits.
+# Chips that share the parameters at least: few, so that gathering is cheap, but the state must fit.
 SHARDS = {"base": 16, "large": 16, "xl": 64}
 
 
 def cases():
-    """Yield (size, topology, parameters' shards)."""
+    """Yield what tells one compilation from another."""
     for topology in PLACES.value:
         for size in SIZES.value:
-            shards = min(SHARDS[size], chips(topology))
-            # A mesh axis takes whole sides of the slice.
-            yield size, topology, 64 if topology == "v5p:8x8x8" else shards
+            yield {
+                "size": size,
+                "topology": topology,
+                "fsdp": shards(topology, SHARDS[size]),
+                "rows": chips(topology),
+                "remat": REMAT.value,
+                "chunk": CHUNK.value,
+                "effort": EFFORT.value,
+            }
+
+
+def sides(topology: str) -> list[int]:
+    return [int(side) for side in topology.split(":")[1].split("x")]
 
 
 def chips(topology: str) -> int:
-    return math.prod(int(side) for side in topology.split(":")[1].split("x"))
+    return math.prod(sides(topology))
 
 
-def compile_case(size: str, topology: str, fsdp: int, path: pathlib.Path) -> None:
+def shards(topology: str, least: int) -> int:
+    """Return the smallest product of sides, which are what a mesh axis takes, that is enough."""
+    products = itertools.accumulate(sides(topology), operator.mul)
+    return next((product for product in products if product >= least), chips(topology))
+
+
+def compile_case(case: dict, path: pathlib.Path) -> None:
     partial = path.with_suffix(".one")
     partial.unlink(missing_ok=True)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "launch.compile_ahead"),
-            f"--config=configs/hypnos/rq_transformer.py:{size}",
-            f"--topology={topology}",
-            f"--mesh=fsdp={fsdp}",
-            f"--config.train.batch_size={chips(topology)}",
-            f"--config.objective.model.chunk={CHUNK.value}",
-            f"--config.objective.model.remat={REMAT.value}",
-            f"--effort={EFFORT.value}",
+            f"--config=configs/hypnos/rq_transformer.py:{case['size']}",
+            f"--topology={case['topology']}",
+            f"--mesh=fsdp={case['fsdp']}",
+            f"--config.train.batch_size={case['rows']}",
+            f"--config.objective.model.chunk={case['chunk']}",
+            f"--config.objective.model.remat={case['remat']}",
+            f"--effort={case['effort']}",
             "--programs=train",
             f"--json={partial}",
         ],
@@ -66,11 +84,11 @@ def compile_case(size: str, topology: str, fsdp: int, path: pathlib.Path) -> Non
         text=True,
     )
     if not partial.exists():
-        print(f"{size} {topology} fsdp={fsdp}: {done.stderr[-2000:]}", file=sys.stderr)
+        print(f"{case}: {done.stderr[-2000:]}", file=sys.stderr)
         return
-    row = {"size": size, "fsdp": fsdp, "report": json.loads(partial.read_text())}
+    report = json.loads(partial.read_text())
     with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps({"case": case, "report": report}) + "\n")
     partial.unlink()
 
 
@@ -98,7 +116,7 @@ def table(rows: list[dict]) -> list[str]:
             kind = "all-gather" if each["kind"] == "all-gather" else "reduce"
             moved[kind] += each["bytes"] * each["count"] / 2**30
         mesh = ", ".join(f"{k} {v}" for k, v in report["mesh"].items() if v > 1)
-        cells = [row["size"], report["topology"], str(report["chips"]), mesh]
+        cells = [row["case"]["size"], report["topology"], str(report["chips"]), mesh]
         cells.append(f"{report['total'] / 2**30:.1f} of {report['memory'] / 2**30:.1f}")
         if report["traffic"]:
             times = [report[f"{name}_s"] * 1000 for name in ("compute", "memory", "network")]
@@ -123,7 +141,7 @@ def draw(rows: list[dict], path: str) -> None:
     for row in rows:
         report = row["report"]
         if report["fits"]:
-            line = best.setdefault((row["size"], report["topology"].split(":")[0]), {})
+            line = best.setdefault((row["case"]["size"], report["topology"].split(":")[0]), {})
             line[report["chips"]] = max(line.get(report["chips"], 0), efficiency(report))
     for (size, chip), line in sorted(best.items()):
         axes.plot(*zip(*sorted(line.items())), marker="o", label=f"{size}, {chip}")
@@ -134,10 +152,10 @@ def draw(rows: list[dict], path: str) -> None:
 
 def main(_):
     path = pathlib.Path(RESULTS.value)
-    there = {(row["size"], row["report"]["topology"], row["fsdp"]) for row in read(path)}
+    there = [row["case"] for row in read(path)]
     for case in cases():
         if case not in there:
-            compile_case(*case, path)
+            compile_case(case, path)
     print(*table(read(path)), sep="\n")
     if FIGURE.value:
         draw(read(path), FIGURE.value)

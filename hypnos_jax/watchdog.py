@@ -6,6 +6,11 @@ a process has done the same for longer than it may, it looks at all of them: the
 furthest behind is what the others wait for, and only if that one is past its own deadline does the
 run end, with every process's state and stacks in the log. So long as a process reads slow data or
 compiles within its deadline, those that wait for it wait too.
+
+What is posted lies on process 0. If that one is stopped as a whole, or its host is, nobody learns
+anything, and in the end jax aborts the others without a name. So a second thread watches the first:
+when process 0 leaves a question unanswered for too long, it is the one that is stuck. Only a
+process or a host that stands still does that: the answers do not come from Python.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from hypnos_jax import distributed
 
 STUCK = 76  # exit code
 SLACK_S = 5.0  # ours: hosts' clocks may differ so much
+SILENCE_S = 60.0  # of process 0; ours, less than the 90 s after which jax aborts
 
 
 class Watchdog:
@@ -57,6 +63,7 @@ class Watchdog:
                 raise ValueError(f"config.watchdog: {seconds} s for {phase}; give more than 0")
         self._look_s = min(5.0, min(self.may_take_s.values()) / 8)
         self._count, self._over = 0, threading.Event()
+        self._questions, self._asking = 0, False
         self.enter("start-up")
 
     def enter(self, phase: str) -> None:
@@ -67,8 +74,9 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         self.enter("start-up")
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
-        self._thread.start()
+        targets = [self._watch] if distributed.is_first() else [self._watch, self._watch_first]
+        for target in targets:
+            threading.Thread(target=target, daemon=True, name="watchdog").start()
         return self
 
     def __exit__(self, *error) -> None:
@@ -87,6 +95,7 @@ class Watchdog:
             then = now
             age_s = now - since - asleep_s
             state = {"count": count, "phase": phase, "since": time.time() - age_s}
+            self._questions, self._asking = self._questions + 1, True
             distributed.post("doing", json.dumps(state))
             try:
                 distributed.require_nobody_failed()
@@ -103,6 +112,24 @@ class Watchdog:
                 stuck = self._stuck(everyone)
                 if stuck and not self._over.is_set():
                     self._end(everyone, stuck)
+            self._asking = False
+
+    def _watch_first(self) -> None:
+        question, looks = 0, 0  # looks are counted, as none are made while this process is stopped
+        while not self._over.wait(self._look_s):
+            looks = looks + 1 if self._asking and self._questions == question else 0
+            question = self._questions
+            _, phase, since = self._state
+            silence_s = looks * self._look_s
+            if silence_s > min(SILENCE_S, self.may_take_s[phase]):
+                logging.error(
+                    "stuck: process 0, which has not answered for %.0f s: it is stopped, or its"
+                    " host is, or cannot be reached. Ending with code %d.\n  process %d: %s for"
+                    " %.0f s",
+                    *(silence_s, STUCK, jax.process_index(), phase, time.monotonic() - since),
+                )
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                distributed.leave(STUCK)
 
     def _stuck(self, everyone: dict[int, dict]) -> list[int]:
         """The processes furthest behind, if they are past their deadline."""

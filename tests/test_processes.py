@@ -119,6 +119,17 @@ def test_a_stuck_process_is_named_and_ends_the_run(tmp_path):
         assert "in stuck" in group.logs[1].read_text()  # where, by its stack
 
 
+def test_the_first_process_is_named_where_it_stands_still(tmp_path):
+    seconds = {f"watchdog__{phase}_s": 5.0 for phase in ("step", "data", "save", "evaluation")}
+    config = toy_of(2, train__steps=10**6, data__delay_s=0.01, **seconds)
+    with start_toy([config] * 2, tmp_path / "run") as group:
+        group.wait_for(logged(tmp_path / "run", 3))
+        group.all[0].send_signal(signal.SIGSTOP)
+        assert group.all[1].wait(60) == watchdog.STUCK
+        assert "stuck: process 0, which has not answered" in group.logs[1].read_text()
+        assert "in _train" in group.logs[1].read_text()
+
+
 @pytest.mark.parametrize("poll", [2, 8, 9])  # at the start, in an evaluation, while training
 def test_a_stop_at_any_poll_resumes_as_the_same_run(tmp_path, whole, monkeypatch, poll):
     polls = []

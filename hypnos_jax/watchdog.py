@@ -7,10 +7,10 @@ furthest behind is what the others wait for, and only if that one is past its ow
 run end, with every process's state and stacks in the log. So long as a process reads slow data or
 compiles within its deadline, those that wait for it wait too.
 
-What is posted lies on process 0. If that one is stopped as a whole, or its host is, nobody learns
-anything, and in the end jax aborts the others without a name. So a second thread watches the first:
-when process 0 leaves a question unanswered for too long, it is the one that is stuck. Only a
-process or a host that stands still does that: the answers do not come from Python.
+A process that stands still as a whole, or whose host does, posts nothing, and jax would end the run
+without a name. Process 0 reads what all post, and misses who posts nothing new. What is posted lies
+on process 0, so that the others know of its stop by a question that it does not answer; since that
+holds up the thread that asked, a second one watches it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hypnos_jax import distributed
 
 STUCK = 76  # exit code
 SLACK_S = 5.0  # ours: hosts' clocks may differ so much
-SILENCE_S = 60.0  # of process 0; ours, less than the 90 s after which jax aborts
+SILENCE_S = 60.0  # ours; less than the 90 s after which jax aborts
 
 
 class Watchdog:
@@ -64,6 +64,7 @@ class Watchdog:
         self._look_s = min(5.0, min(self.may_take_s.values()) / 8)
         self._count, self._over = 0, threading.Event()
         self._questions, self._asking = 0, False
+        self._heard: dict[int, tuple[int, int]] = {}  # the last post of each, and looks since
         self.enter("start-up")
 
     def enter(self, phase: str) -> None:
@@ -74,13 +75,16 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         self.enter("start-up")
-        targets = [self._watch] if distributed.is_first() else [self._watch, self._watch_first]
-        for target in targets:
-            threading.Thread(target=target, daemon=True, name="watchdog").start()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+        self._thread.start()
+        if not distributed.is_first():
+            threading.Thread(target=self._watch_first, daemon=True, name="watchdog").start()
         return self
 
     def __exit__(self, *error) -> None:
         self._over.set()
+        self._thread.join(self._look_s)
+        distributed.post("doing", "")  # who is done holds nobody up
 
     def _watch(self) -> None:
         then = time.monotonic()
@@ -94,8 +98,9 @@ class Watchdog:
             asleep_s += max(0.0, now - then - 2 * self._look_s)
             then = now
             age_s = now - since - asleep_s
-            state = {"count": count, "phase": phase, "since": time.time() - age_s}
             self._questions, self._asking = self._questions + 1, True
+            state = {"count": count, "phase": phase, "since": time.time() - age_s}
+            state["posted"] = self._questions
             distributed.post("doing", json.dumps(state))
             try:
                 distributed.require_nobody_failed()
@@ -106,12 +111,15 @@ class Watchdog:
                     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                     distributed.leave(error.code)
                 others_failed = True
-            if age_s > self.may_take_s[phase]:
-                everyone = {i: json.loads(text) for i, text in distributed.posted("doing").items()}
+            late = age_s > self.may_take_s[phase]
+            if late or distributed.is_first():
+                texts = distributed.posted("doing").items()
+                everyone = {i: json.loads(text) for i, text in texts if text}
                 everyone[jax.process_index()] = state
-                stuck = self._stuck(everyone)
+                silent = self._silent(everyone)
+                stuck = silent or (self._stuck(everyone) if late else [])
                 if stuck and not self._over.is_set():
-                    self._end(everyone, stuck)
+                    self._end(everyone, stuck, "standing still" if silent else "stuck")
             self._asking = False
 
     def _watch_first(self) -> None:
@@ -123,13 +131,20 @@ class Watchdog:
             silence_s = looks * self._look_s
             if silence_s > min(SILENCE_S, self.may_take_s[phase]):
                 logging.error(
-                    "stuck: process 0, which has not answered for %.0f s: it is stopped, or its"
-                    " host is, or cannot be reached. Ending with code %d.\n  process %d: %s for"
+                    "standing still: process 0, which has not answered for %.0f s: it, or its host,"
+                    " is stopped, or cannot be reached. Ending with code %d.\n  process %d: %s for"
                     " %.0f s",
                     *(silence_s, STUCK, jax.process_index(), phase, time.monotonic() - since),
                 )
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 distributed.leave(STUCK)
+
+    def _silent(self, everyone: dict[int, dict]) -> list[int]:
+        """The processes that have posted nothing new for too long."""
+        for i, state in everyone.items():
+            last, looks = self._heard.get(i, (0, 0))
+            self._heard[i] = state["posted"], looks + 1 if state["posted"] == last else 0
+        return [i for i in everyone if self._heard[i][1] * self._look_s > SILENCE_S]
 
     def _stuck(self, everyone: dict[int, dict]) -> list[int]:
         """The processes furthest behind, if they are past their deadline."""
@@ -143,14 +158,14 @@ class Watchdog:
         ]
         return late if len(late) == len(behind) else []
 
-    def _end(self, everyone, stuck) -> None:
+    def _end(self, everyone: dict[int, dict], stuck: list[int], how: str) -> None:
         lines = [
             f"  process {i}: {state['phase']} for {time.time() - state['since']:.0f} s"
             f" (may take {self.may_take_s[state['phase']]:g} s), {state['count']} phases so far"
             for i, state in sorted(everyone.items())
             if i in stuck[:8] or i == jax.process_index()
         ]
-        named = f"stuck: {distributed.processes_named(stuck)}"
+        named = f"{how}: {distributed.processes_named(stuck)}"
         logging.error(
             "%s; config.watchdog sets the deadlines. Ending with code %d.\n%s",
             named,

@@ -119,15 +119,17 @@ def test_a_stuck_process_is_named_and_ends_the_run(tmp_path):
         assert "in stuck" in group.logs[1].read_text()  # where, by its stack
 
 
-def test_the_first_process_is_named_where_it_stands_still(tmp_path):
-    seconds = {f"watchdog__{phase}_s": 5.0 for phase in ("step", "data", "save", "evaluation")}
-    config = toy_of(2, train__steps=10**6, data__delay_s=0.01, **seconds)
-    with start_toy([config] * 2, tmp_path / "run") as group:
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_stands_still_is_named_before_any_deadline(tmp_path, victim):
+    config = toy_of(2, watchdog__save_s=8.0, train__steps=10**6, data__delay_s=0.01)
+    impatient = "from hypnos_jax import watchdog; watchdog.SILENCE_S = 4.0"
+    with start_toy([config] * 2, tmp_path / "run", before=impatient) as group:
         group.wait_for(logged(tmp_path / "run", 3))
-        group.all[0].send_signal(signal.SIGSTOP)
-        assert group.all[1].wait(60) == watchdog.STUCK
-        assert "stuck: process 0, which has not answered" in group.logs[1].read_text()
-        assert "in _train" in group.logs[1].read_text()
+        group.all[victim].send_signal(signal.SIGSTOP)
+        assert group.all[1 - victim].wait(60) == watchdog.STUCK
+        words = group.logs[1 - victim].read_text()
+        assert f"standing still: process {victim}" in words
+        assert "in _train" in words  # where this one waits
 
 
 @pytest.mark.parametrize("poll", [2, 8, 9])  # at the start, in an evaluation, while training

@@ -70,21 +70,25 @@ class LoadedModel:
     tokenizers: dict[str, pathlib.Path | LoadedModel]
 
 
-def load_model(path: str | os.PathLike | LoadedModel) -> LoadedModel:
+def load_model(path: str | os.PathLike | LoadedModel, *, step: int | None = None) -> LoadedModel:
     """Load a model from the folder of a training run (its newest good checkpoint), or an export.
 
     Args:
         path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``; or a published
             model: the file, a folder with ``hypnos.safetensors``, or ``owner/name``, a repository
             of the Hugging Face hub that holds it. A loaded model is returned as it is.
+        step: which checkpoint of a run.
 
     Raises:
-        ModelError: none of these; or a tensor that is missing, of another shape than its config
-            says, or changed; or a published one that cannot be represented here.
+        ModelError: none of these; a step that is not there, or of what is no run; a tensor that is
+            missing, of another shape than its config says, or changed; or a published model that
+            cannot be represented here.
     """
     if isinstance(path, LoadedModel):
         return path
     name, path = str(path), pathlib.Path(path)
+    if step is not None and not (path / "checkpoints").is_dir():
+        raise ModelError(f"{path} is no run's workdir, so it has no step {step} to choose")
     if path.is_file():
         return _from_published(path)
     # A path with a folder that exists is a mistyped one, not a repository.
@@ -93,7 +97,7 @@ def load_model(path: str | os.PathLike | LoadedModel) -> LoadedModel:
     if not path.is_dir():
         raise ModelError(f"{path} is not a folder; give a run's workdir or an export's folder")
     if (path / "checkpoints").is_dir():
-        return _from_run(path)
+        return _from_run(path, step)
     if (path / WEIGHTS).exists() or _is_export(path):
         return _from_export(path)
     if (path / hypnos.FILE).is_file():
@@ -109,6 +113,7 @@ def export(
     output: str | os.PathLike,
     *,
     tokenizers: str | os.PathLike | None = None,
+    step: int | None = None,
 ) -> LoadedModel:
     """Write a model as safetensors and JSON; an earlier export at ``output`` is replaced whole.
 
@@ -117,6 +122,7 @@ def export(
         output: folder to write.
         tokenizers: folder with a run or an export per signal type, for a model of tokens; by
             default those beside the tokens that it was trained on.
+        step: which checkpoint of a run; the newest good one by default.
 
     Raises:
         ModelError: no model there; ``output`` holds something that is no export; or a tokenizer
@@ -125,7 +131,7 @@ def export(
     output = pathlib.Path(output)
     if output.exists() and not _is_export(output) and any(output.iterdir()):
         raise ModelError(f"{output} exists and is no export; give a new folder")
-    model, missing = _whole(workdir, tokenizers)
+    model, missing = _whole(workdir, tokenizers, step)
     if missing and (model.tokenizers or tokenizers is not None):
         raise ModelError(
             f"no tokenizer for {missing} among {sorted(model.tokenizers)} in"
@@ -152,6 +158,7 @@ def export_published(
     name: str,
     *,
     tokenizers: str | os.PathLike | None = None,
+    step: int | None = None,
 ) -> LoadedModel:
     """Write a model, with its tokenizers if any, as one file in a published format.
 
@@ -159,7 +166,7 @@ def export_published(
         workdir: folder of a run or of an export, or another such file.
         output: file to write; one of the same format is replaced.
         name: the format, one of ``formats.NAMES``.
-        tokenizers: as for ``export``.
+        tokenizers, step: as for ``export``.
 
     Returns:
         The model as it is read back.
@@ -171,7 +178,7 @@ def export_published(
     output, form = pathlib.Path(output), formats.find(name)
     if output.exists() and not form.recognises(output):
         raise ModelError(f"{output} exists and is no file of {name}; give a new file")
-    model, missing = _whole(workdir, tokenizers)
+    model, missing = _whole(workdir, tokenizers, step)
     needed, objective = signal_types(model), model.config["objective"]["name"]
     if objective != form.OBJECTIVE:
         raise ModelError(
@@ -188,13 +195,13 @@ def export_published(
     return load_model(output)
 
 
-def _whole(workdir, tokenizers) -> tuple[LoadedModel, list[str]]:
+def _whole(workdir, tokenizers, step) -> tuple[LoadedModel, list[str]]:
     """Load a model with the tokenizers given, and tell which it lacks.
 
     Raises:
         ModelError: a tokenizer makes other codes than the model reads.
     """
-    model = load_model(workdir)
+    model = load_model(workdir, step=step)
     if tokenizers is not None:
         model = _with_tokenizers(model, pathlib.Path(tokenizers))
     for row in model.config["modalities"]:
@@ -323,9 +330,9 @@ def _from_published(path: str | pathlib.Path) -> LoadedModel:
     return make_model(config, part.variables, 0, tokenizers=tokenizers)
 
 
-def _from_run(workdir: pathlib.Path) -> LoadedModel:
+def _from_run(workdir: pathlib.Path, step: int | None) -> LoadedModel:
     try:
-        config, step, variables = checkpoint.restore_variables(workdir)
+        config, step, variables = checkpoint.restore_variables(workdir, step)
     except checkpoint.CheckpointError as error:
         raise ModelError(str(error)) from error
     # A run that was given no data wrote its own into its folder.

@@ -15,6 +15,9 @@ OUTPUT = flags.DEFINE_string("output", None, "folder or file to write; an export
 FORMAT = flags.DEFINE_enum(
     "format", "folder", ["folder", "hypnos", "sleep2vec"], "a folder of ours, or a published format"
 )
+STEP = flags.DEFINE_integer(
+    "step", None, "checkpoint of a run, such as its best; default: the newest"
+)
 TOKENIZERS = flags.DEFINE_string(
     "tokenizers", None, "folder with a model per signal type; default: those beside the tokens"
 )
@@ -30,7 +33,7 @@ def main(argv):
     checkpoint.quiet()
 
     try:
-        given = {"tokenizers": TOKENIZERS.value}
+        given = {"tokenizers": TOKENIZERS.value, "step": STEP.value}
         if FORMAT.value == "folder":
             model = export(WORKDIR.value, OUTPUT.value, **given)
         else:

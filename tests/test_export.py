@@ -141,6 +141,15 @@ def test_folders_without_a_model_say_so(exported, tmp_path):
         load_model(exported)
 
 
+def test_a_step_is_chosen(run, exported, tmp_path):
+    export(run, tmp_path / "third", step=3)
+    assert load_model(tmp_path / "third").checksum == load_model(exported).checksum
+    with pytest.raises(ModelError, match="checkpoints/2 cannot be trusted"):
+        export(run, tmp_path / "second", step=2)
+    with pytest.raises(ModelError, match="no run's workdir, so it has no step 3"):
+        export(exported, tmp_path / "again", step=3)
+
+
 def test_a_damaged_checkpoint_is_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     for path in (tmp_path / "run").rglob("*"):

@@ -9,8 +9,10 @@ ends at once.
 An error of config or data (1) ends it, unless the attempt had saved a step: what was wrong stays
 wrong. So do more than ``--restarts`` attempts in a row that saved nothing new. What was saved is
 looked for in the folder that the command names with ``--workdir``. Exit codes: the training's own.
+On Linux the processes get SIGTERM when the supervisor is gone (SIGKILL), so that they save and end.
 """
 
+import ctypes
 import pathlib
 import signal
 import subprocess
@@ -30,6 +32,8 @@ DONE = 0
 GRACE_S = 15.0  # for the others to say what they know when one has ended badly
 LONGEST_BACKOFF_S = 300.0
 LOOK_S = 0.1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Supervisor:
@@ -82,7 +86,10 @@ class Supervisor:
             ]
         # Sessions of their own: the terminal's Ctrl-C would reach them twice.
         self.running = [
-            subprocess.Popen([*self.command, *flags_], start_new_session=True) for flags_ in extra
+            subprocess.Popen(
+                [*self.command, *flags_], start_new_session=True, preexec_fn=end_with_parent
+            )
+            for flags_ in extra
         ]
         try:
             self.wait()
@@ -127,6 +134,12 @@ class Supervisor:
         sealed = self.workdir.glob("checkpoints/[0-9]*/sha256.json")  # hypnos_jax/checkpoint.py
         names = (path.parent.name for path in sealed)
         return max((int(name) for name in names if name.isdecimal()), default=-1)
+
+
+def end_with_parent() -> None:
+    """In a child that was just forked: have it asked to save and end when its parent is gone."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def workdir_of(command: list[str]) -> pathlib.Path | None:

@@ -89,6 +89,20 @@ def test_a_signal_is_passed_on_and_ends_it(tmp_path):
     assert len(list(tmp_path.glob("attempt_*"))) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_a_killed_supervisor_leaves_nobody_behind(tmp_path):
+    waiting = ATTEMPT.replace("sys.exit(75)", "(workdir / 'saved').touch() or sys.exit(75)")
+    process = supervise([], [sys.executable, "-c", waiting, "wait", f"--workdir={tmp_path}"])
+    while not (tmp_path / "waiting").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while not (tmp_path / "saved").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert (tmp_path / "saved").exists()
+
+
 def test_a_signal_that_comes_while_a_process_is_started_reaches_it():
     code = "import signal, sys; from launch.supervise import Supervisor;"
     code += "sleeper = [sys.executable, '-c', 'import time; time.sleep(600)'];"

@@ -201,7 +201,8 @@ class Logs:
         mfu: measure the devices' matmul rate at the start and report each step's share of it.
         compile_cache: folder of compiled programs, kept between runs; "" for none.
         profile: first and last step that jax.profiler traces, into ``workdir/profile`` (open it
-            with TensorBoard's profile plug-in or Perfetto); () for none.
+            with TensorBoard's profile plug-in or Perfetto), of several processes into a folder
+            each; () for none.
     """
 
     every: int = 10
@@ -303,6 +304,8 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
                 f"config.train.steps={run.steps}, but {workdir} has a checkpoint of step {start};"
                 " give as many steps or more, or another --workdir"
             )
+        if int(state.not_finite) > run.skip_not_finite:  # skipped when more were allowed
+            state = state.replace(not_finite=0 * state.not_finite)
         if stopping.requested():  # nothing is new, and compiling may take minutes
             return stopping.STOPPED_EARLY
         writer = metrics.Writer(
@@ -316,7 +319,10 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         clock = metrics.Clock(*speed(traced, mesh, logs.mfu), steps=run.steps)
         feed = source.batches(rows, lo, hi, start)
         stack.callback(feed.close)
-        trace = Trace(workdir / "profile", logs.profile)
+        traces = workdir / "profile"
+        if jax.process_count() > 1:  # the profiler names files by host
+            traces = traces / f"process_{jax.process_index()}"
+        trace = Trace(traces, logs.profile)
         stack.callback(trace.close)
         waiting = collections.deque()  # (step, metrics still on the device, the host's batch)
 

@@ -248,6 +248,8 @@ def test_a_batch_that_is_not_finite_can_be_skipped(tmp_path):
     (line,) = [line for line in lines(tmp_path) if "skipped" in line]
     assert line["step"] == bad + 1
     assert (line["skipped"], line["loss"], line["grad_norm"]) == (1, None, None)
+    # What was skipped then does not count where none may be skipped any more.
+    assert run(tmp_path, train__steps=bad + 2, **options) == 0
     assert run(tmp_path, train__skip_not_finite=1, **options) == 0
     steps = [line["step"] for line in lines(tmp_path) if "loss" in line]
     assert steps == list(range(1, 13))

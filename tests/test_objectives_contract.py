@@ -30,6 +30,9 @@ LESS = {
     "signal_crops": {"data.crop_s": 6, "objective.model.decay": 0.5},
     "modality_nights": {"data.modalities": ["ibi", "spo2", "belt"], "data.window_tokens": 8},
 }
+# A tokenizer at 1e-3 without warm-up is chaotic: a change of 1e-7 of its first parameters, on one
+# device, moves losses by 4e-4 within 20 steps while every code stays the same; at 1e-4 by 2e-7.
+RATES = {"signal_crops": 1e-4}
 
 
 def config_files():
@@ -74,7 +77,7 @@ class Subject:
     def trained(self, mesh):
         """Train a step on each batch; return the state and each step's metrics."""
         with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-            schedule = optax.constant_schedule(1e-3)
+            schedule = optax.constant_schedule(RATES.get(self.config["data"]["name"], 1e-3))
             make, abstract, tx = state.create(
                 lambda: self.init(0),
                 lambda matrices: optax.adamw(schedule),
@@ -216,10 +219,8 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 4, 2), (2, 1, 4)]
 def test_a_mesh_of_eight_trains_as_one_device_does(subject, data, fsdp, tensor):
     mesh = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
     trained, metrics = subject.trained(mesh)
-    # A near tie of codewords, decided by rounding, moves the gradient visibly, and later losses.
-    later = 1e-4 if "vq" in trained.collections else 1e-5
     for i, (ours, theirs) in enumerate(zip(metrics, subject.metrics, strict=True)):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if i < 4 else later)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         if i < 4:
             assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     if "vq" in trained.collections:
@@ -228,7 +229,7 @@ def test_a_mesh_of_eight_trains_as_one_device_does(subject, data, fsdp, tensor):
             for variables in (trained.collections, subject.variables)
         )
         assert np.all(ours["initialised"])  # by k-means over the whole batch, level by level
-        # Every assignment so far, but for near ties that rounding decides.
+        # Every assignment so far, but for near ties that rounding may decide.
         assert np.abs(ours["usage"] - theirs["usage"]).sum() <= 0.01 * theirs["usage"].sum()
     if fsdp * tensor > 1:
         moments, books = trained.opt_state, trained.collections

@@ -261,7 +261,7 @@ class Campaign:
         workdir = self.output / f"round_{len(self.rounds)}"
         shutil.rmtree(workdir, ignore_errors=True)
         victim = self.draw.randrange(2)
-        watchdog = {"step_s": 8.0, "data_s": 8.0, "save_s": 8.0, "evaluation_s": 8.0}
+        watchdog = {"step_s": 20.0, "data_s": 20.0, "save_s": 20.0, "evaluation_s": 20.0}
         group, marks = self.start(workdir, 2, watchdog=watchdog)
         with group:
             nth = self.draw.randint(3, 30)

@@ -45,7 +45,7 @@ class Watchdog:
     def __init__(
         self,
         *,
-        step_s: float = 120.0,
+        step_s: float = 100.0,
         data_s: float = 600.0,
         save_s: float = 600.0,
         evaluation_s: float = 1800.0,

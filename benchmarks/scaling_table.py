@@ -130,23 +130,40 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def draw(rows: list[dict], path: str) -> None:
-    """Draw the best efficiency of each size and chip against the number of chips."""
+    """Draw efficiency, and memory a chip, of each size and kind of chip against their number."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    best = {}
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    lines, chips_of = {}, {}
     for row in rows:
-        report = row["report"]
-        if report["fits"]:
-            line = best.setdefault((row["case"]["size"], report["topology"].split(":")[0]), {})
-            line[report["chips"]] = max(line.get(report["chips"], 0), efficiency(report))
-    for (size, chip), line in sorted(best.items()):
-        axes.plot(*zip(*sorted(line.items())), marker="o", label=f"{size}, {chip}")
-    axes.set(xscale="log", xlabel="chips", ylabel="predicted efficiency", ylim=(0, 1.05))
-    axes.legend(fontsize="small")
+        report, kind = row["report"], row["report"]["topology"].split(":")[0]
+        line = lines.setdefault((row["case"]["size"], kind), [])
+        line.append((report["chips"], report))
+        chips_of[kind] = report["memory"] / 2**30
+    kinds = dict(zip(sorted(chips_of), "os^D"))
+    sizes = {size: f"C{i}" for i, size in enumerate(sorted({size for size, _ in lines}))}
+    for (size, kind), line in sorted(lines.items()):
+        line.sort(key=lambda point: point[0])
+        style = {"marker": kinds[kind], "color": sizes[size], "label": f"{size}, {kind}"}
+        fitting = [(chips, efficiency(report)) for chips, report in line if report["fits"]]
+        if fitting:
+            left.plot(*zip(*fitting), **style)
+        memory = [(chips, report["total"] / 2**30) for chips, report in line]
+        right.plot(*zip(*memory), **style)
+    for kind, gib in chips_of.items():
+        right.axhline(gib, color="grey", linestyle=":")
+        right.text(4800, gib, f"{gib:g} of {kind}", ha="right", va="bottom", fontsize="small")
+    left.set(ylabel="predicted efficiency", ylim=(0, 1.05))
+    right.set(ylabel="GiB a chip", yscale="log", ylim=(4, 130))
+    right.set_yticks(ticks := [4, 8, 16, 32, 64, 128], map(str, ticks), minor=False)
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="chips", xlim=(13, 5000))
+        axes.set_xticks(ticks := [16, 64, 256, 1024, 4096], map(str, ticks))
+        axes.minorticks_off()
+    left.legend(fontsize="small", loc="lower left")
     figure.savefig(path, dpi=120)
 
 

@@ -204,6 +204,20 @@ class ModalityTowers(nn.Module):
         branches = [branch(i) for i in range(len(self.modalities))]
         return nn.switch(modality, branches, self, signal)
 
+    def mask(self, tokens: jax.Array, modality: int | jax.Array, valid: jax.Array) -> jax.Array:
+        """Return tokens [B, L, D] of which the modality's mask vector replaces a share.
+
+        Args:
+            tokens: of one modality.
+            modality: which.
+            valid: bool [B, L]: of which the share is taken; see ``masked_tokens``. Drawn from the
+                stream ``"mask"``.
+        """
+        if not self.mask_rate:
+            return tokens
+        drawn = masked_tokens(self.make_rng("mask"), valid, self.mask_rate)
+        return jnp.where(drawn[..., None], self.mask_embedding[modality][None, None], tokens)
+
     def encode(
         self,
         signal: jax.Array,
@@ -211,7 +225,6 @@ class ModalityTowers(nn.Module):
         valid: jax.Array,
         *,
         train: bool = False,
-        masked: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Return what the trunk makes of one modality.
 
@@ -220,17 +233,11 @@ class ModalityTowers(nn.Module):
             modality: which.
             valid: bool [B, L]: tokens that hold signal, and may be looked at.
             train: draw dropout, from the stream ``"dropout"``.
-            masked: replace tokens by the mask vector, drawn from the stream ``"mask"``.
 
         Returns:
             float32 [B, L, H], and of the CLS position [B, H] where there is one.
         """
-        tokens = self.tokenize(signal, modality, train=train)
-        if masked and self.mask_rate:
-            drawn = masked_tokens(self.make_rng("mask"), valid, self.mask_rate)
-            vector = self.mask_embedding[modality]
-            tokens = jnp.where(drawn[..., None], vector[None, None], tokens)
-        return self.contextualize(tokens, valid, train=train)
+        return self.contextualize(self.tokenize(signal, modality, train=train), valid, train=train)
 
     def contextualize(
         self, tokens: jax.Array, valid: jax.Array, *, train: bool = False

@@ -84,12 +84,11 @@ class DashInfonce(nn.Module):
             )
         rows = batch["weight"] > 0
         valid = batch["valid"] & rows[:, None, None]
-        counted = jnp.broadcast_to(rows[:, None], valid.shape[:2])
-        counted = counted if self.as_released else valid.all(-1)
-        first = self._tower(batch, 0, valid, counted, train)
-        second = self._tower(batch, 1, valid, counted, train)
-        if first.shape[1] > counted.shape[1]:  # the CLS position
-            counted = jnp.pad(counted, ((0, 0), (1, 0)), mode="edge")
+        counted = valid.all(-1)
+        hidden = self._encode(batch, valid, train)
+        if self.as_released:
+            counted = jnp.broadcast_to(rows[:, None], hidden.shape[1:3])  # the CLS position too
+        first, second = (self.towers.project(x, counted, train=train) for x in hidden)
         cost, hits = self._contrast(batch, first, second, counted)
         # As long as the loss: what a guess among the windows there are would get.
         there = self._cut(counted).sum(1, keepdims=True).astype(jnp.float32)
@@ -98,17 +97,22 @@ class DashInfonce(nn.Module):
         metrics = {"accuracy": (hits.sum(), weight), "chance": (guess.sum(), weight)}
         return Loss(cost.sum(), weight, metrics)
 
-    def _tower(self, batch, slot, valid, counted, train):
-        """What is compared of one modality, [B, L, Z], the CLS position first where asked for."""
-        signal = dequantized(batch[SIGNALS[slot]], batch["scale"][:, slot])
-        modality = batch["pair"][0, slot]
-        hidden, cls = self.towers.encode(
-            signal, modality, valid[..., slot], train=train, masked=train
-        )
+    def _encode(self, batch, valid, train):
+        """What the trunk makes of both modalities, [2, B, L, H]; as released, CLS comes first."""
+        tokens = []
+        for slot, name in enumerate(SIGNALS):
+            modality = batch["pair"][0, slot]
+            signal = dequantized(batch[name], batch["scale"][:, slot])
+            own = self.towers.tokenize(signal, modality, train=train)
+            tokens.append(self.towers.mask(own, modality, valid[..., slot]) if train else own)
+        # Side by side through the trunk, which knows no modality: one program and larger products.
+        # Row by row, so that no row leaves its device.
+        pairs = jnp.stack(tokens, axis=1).reshape(-1, *tokens[0].shape[1:])
+        seen = jnp.moveaxis(valid, -1, 1).reshape(-1, valid.shape[1])
+        hidden, cls = self.towers.contextualize(pairs, seen, train=train)
         if self.as_released and cls is not None:
             hidden = jnp.concatenate([cls[:, None], hidden], axis=1)
-            counted = jnp.pad(counted, ((0, 0), (1, 0)), mode="edge")
-        return self.towers.project(hidden, counted, train=train)
+        return jnp.moveaxis(hidden.reshape(len(valid), 2, *hidden.shape[1:]), 1, 0)
 
     def _cut(self, x):
         """[B, ...] -> [groups, B / groups, ...]."""

@@ -9,6 +9,16 @@ too); ``demo`` learns from synthetic nights in minutes; ``xs``, ``s`` and ``m`` 
 and ``large`` are those of the official code. Its optimizer, schedule, batch, masks and loss
 constants stand here as it has them where nothing else is said; the paper model reads nine
 modalities.
+
+Another sensor joins in two stages, after the official code: its own parts first, then all, the
+trunk slowest. The mask vectors are one array, so they begin anew (ours)::
+
+    --config.train.init_from=PRETRAINED --config.train.init_subtrees='(("towers", "towers"),)'
+    --config.train.init_fresh='("towers/tokenizer_ppg", "towers/mask_embedding")'
+    --config.optim.freeze='("*", "!towers/tokenizer_ppg", "!towers/mask_embedding")'
+
+    --config.train.init_from=STAGE_1
+    --config.optim.multipliers='(("*", 0.5), ("towers/trunk", 0.1), ("towers/tokenizer_ppg", 1.0))'
 """
 
 import ml_collections
@@ -123,12 +133,17 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "clip_norm": 1.0,
         "ema_decay": 0.996,
         "ema_schedule": "cosine",
+        "freeze": (),
+        "multipliers": (),
     }
     config.train = {
         "steps": steps,  # 65,000: about 120 epochs of 350,000 windows
         "batch_size": batch,
         "accumulate": 1,
         "skip_not_finite": 0,  # batches in a row; 0: the first such loss or gradient ends the run
+        "init_from": "",  # another run of towers, an export, published weights
+        "init_subtrees": (),  # all of it
+        "init_fresh": (),  # patterns of what may be new, such as another sensor's tokenizer
     }
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.checkpoints = {
@@ -161,6 +176,12 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "every": 1000 if accelerator else max(steps // 2, 1),
             "split": "validation",
             "limit": 72 if accelerator else 8,  # batches, spread over the pairs
+        },
+        "retrieval": {
+            "type": "retrieval",
+            "every": 10_000 if accelerator else "job",  # job: python -m launch.evaluate
+            "split": "validation",
+            "windows": 128,  # of each pair; N of the accuracy
         },
     }
     return config.lock()

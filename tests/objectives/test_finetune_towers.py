@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import types
 
 import flax.linen as nn
 import flax.traverse_util
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypnos_jax import checkpoint, config, evaluate, losses, optim, state, train
+from hypnos_jax import checkpoint, config, evaluate, losses, optim, state, train, warm_start
+from hypnos_jax.interop import sleep2vec
+from hypnos_jax.interop.formats import Part
 from hypnos_jax.nn.fusion import ModalityFusion, Pooling
 from hypnos_jax.objectives.dash_infonce import DashInfonce
 from hypnos_jax.objectives.finetune_towers import FinetuneTowers, some
@@ -258,30 +261,59 @@ def test_lora_leaves_the_rest_of_the_trunk_frozen():
     assert all(name.startswith(("head", "fuse")) or "/lora_" in name for name in trained)
 
 
-def test_pretrained_towers_fill_those_to_be_fine_tuned():
-    """Every array below "towers" has its like among what pretraining leaves behind."""
-    pretrained = DashInfonce(model={**MODEL, "mask_rate": 0.15, "projection_dim": 8, "out_dim": 4})
+def pretraining(modalities):
+    """Towers to be pretrained, and their variables' shapes."""
+    widest = max(m["frames"] for m in modalities)
     people = ("age", "sex", "site", "night", "subject")
     pairs = {
-        "signal_a": np.zeros((ROWS, TOKENS, 20), np.int16),
-        "signal_b": np.zeros((ROWS, TOKENS, 20), np.int16),
+        "signal_a": np.zeros((ROWS, TOKENS, widest), np.int16),
+        "signal_b": np.zeros((ROWS, TOKENS, widest), np.int16),
         "scale": np.ones((ROWS, 2), np.float32),
         "valid": np.ones((ROWS, TOKENS, 2), bool),
         "pair": np.tile(np.array([[0, 1]], np.int32), (ROWS, 1)),
         **dict.fromkeys(people, np.zeros(ROWS, np.int32)),
         "weight": np.ones(ROWS, np.float32),
     }
+    head = {"mask_rate": 0.15, "projection_dim": 8, "out_dim": 4}
+    objective = DashInfonce(model={**MODEL, **head, "modalities": modalities})
+    return objective, shapes_of(objective, pairs)
+
+
+def test_pretrained_towers_fill_those_to_be_fine_tuned():
+    """Every array below "towers" has its like among what pretraining leaves behind."""
     there, here = (
-        flax.traverse_util.flatten_dict(shapes_of(objective, batch), sep="/")
-        for objective, batch in ((pretrained, pairs), (towers(), fake_batch()))
+        flax.traverse_util.flatten_dict(shapes, sep="/")
+        for shapes in (pretraining(MODALITIES)[1], shapes_of(towers(), fake_batch()))
     )
     claimed = {name: x.shape for name, x in here.items() if name.startswith("params/towers/")}
     assert len(claimed) > 20
     assert claimed == {name: there[name].shape for name in claimed}
 
 
+def test_published_towers_are_begun_from(tmp_path):
+    """A checkpoint in the official format, of which fine-tuning reads one modality of two."""
+    two = tuple({"name": name, "rate_hz": 4, "frames": 120} for name in ("ibi", "spo2"))
+    objective, shapes = pretraining(two)
+    rng = np.random.default_rng(0)
+    made = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    path = tmp_path / "towers.safetensors"
+    sleep2vec.write(path, Part({"name": "dash_infonce", "model": objective.model}, made))
+    tuned = towers(model={"modalities": two[1:]})
+    own = shapes_of(tuned, fake_batch(modalities=two[1:]))
+    like = types.SimpleNamespace(params=own["params"], collections={})
+    found = warm_start.choose(like, path, [("towers", "towers")])
+    assert found.told["copied"] == len(jax.tree.leaves(own["params"]["towers"]))
+    kernel = made["params"]["towers"]["tokenizer_spo2"]["hidden"]["kernel"]
+    name = "params/towers/tokenizer_spo2/hidden/kernel"
+    np.testing.assert_array_equal(found.arrays[name], kernel)
+    other = shapes_of(towers(), fake_batch())
+    like = types.SimpleNamespace(params=other["params"], collections={})
+    with pytest.raises(warm_start.WarmStartError, match="tokenizer_eeg.*is not there"):
+        warm_start.choose(like, path, [("towers", "towers")])
+
+
 def configs_of(name):
-    path = pathlib.Path(__file__).parent.parent / "configs" / "sleep2vec" / f"{name}.py"
+    path = pathlib.Path(__file__).parents[2] / "configs" / "sleep2vec" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -25,7 +25,7 @@ demo: setup
 demo-real: setup
 	$(RUN) -m launch.demo --output=.demo-real --public=$(DATA)
 
-# Losses and models side by side on simulated nights with planted shortcuts; takes about half an hour
+# Losses and models side by side on simulated nights with planted shortcuts
 compare: setup
 	$(RUN) -m launch.compare --output=.compare
 

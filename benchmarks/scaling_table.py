@@ -145,10 +145,12 @@ def draw(rows: list[dict], path: str) -> None:
         line.append((report["chips"], report))
         chips_of[kind] = report["memory"] / 2**30
     kinds = dict(zip(sorted(chips_of), "os^D"))
-    sizes = {size: f"C{i}" for i, size in enumerate(sorted({size for size, _ in lines}))}
+    sizes = sorted({size for size, _ in lines})
     for (size, kind), line in sorted(lines.items()):
         line.sort(key=lambda point: point[0])
-        style = {"marker": kinds[kind], "color": sizes[size], "label": f"{size}, {kind}"}
+        i = sizes.index(size)  # hollow and of different sizes: points fall on each other
+        style = {"marker": kinds[kind], "color": f"C{i}", "label": f"{size}, {kind}"}
+        style |= {"fillstyle": "none", "markersize": 5 + 3 * i}
         fitting = [(chips, efficiency(report)) for chips, report in line if report["fits"]]
         if fitting:
             left.plot(*zip(*fitting), **style)

@@ -84,7 +84,9 @@ def keep_rows(x: jax.Array) -> jax.Array:
     """Return ``x``, whose first axis is the batch's, kept on the devices that have its rows.
 
     Without a word of it the compiler may lay activations out as the parameters are, by width, and
-    then it adds up every product over the devices instead of fetching the parameters.
+    then it adds up every product over the devices instead of fetching the parameters. Two products
+    laid out by different axes it has even added wrongly (jaxlib 0.10.2, fsdp and tensor above 1):
+    say it of every product that something is added to.
     """
     return nn.with_logical_constraint(x, ("batch", *[None] * (x.ndim - 1)))
 

@@ -56,3 +56,27 @@ def test_a_gradient_longer_than_the_clip_is_shortened():
         for size in (0.5, 50.0)
     )
     np.testing.assert_allclose(small, large, rtol=1e-6)
+
+
+def test_the_schedule_of_sleep2vec():
+    steps, peak = 1000, 5e-5
+    schedule = optim.make_schedule(
+        steps=steps, learning_rate=peak, warmup_steps=30, end_scale=0.1, from_zero=True
+    )
+    assert schedule(0) == 0
+    assert schedule(15) == pytest.approx(peak / 2)
+    assert schedule(30) == pytest.approx(peak)
+    assert schedule(steps) == pytest.approx(0.1 * peak)
+    averaging = optim.make_averaging(steps=steps, ema_decay=0.996, ema_schedule="cosine")
+    assert averaging(0) == pytest.approx(0.996)
+    assert averaging(500) == pytest.approx(0.998)
+    assert averaging(steps) == pytest.approx(1)
+
+
+def test_an_average_begins_by_forgetting():
+    averaging = optim.make_averaging(steps=10, ema_decay=0.9)
+    assert averaging(0) == pytest.approx(0.1)
+    assert averaging(1000) == pytest.approx(0.9)
+    assert optim.make_averaging(steps=10) is None
+    with pytest.raises(ValueError, match="ema_schedule='linear'"):
+        optim.make_averaging(steps=10, ema_decay=0.9, ema_schedule="linear")

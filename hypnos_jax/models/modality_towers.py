@@ -48,9 +48,6 @@ class MlpTokenizer(nn.Module):
         )
         out = Linear(names[::-1], 2 * self.dim, self.dim, bias=True, dtype=self.dtype, name="out")
         past = Linear(names, self.inputs, self.dim, bias=True, dtype=self.dtype, name="residual")
-        # Both are said to lie by rows: left to choose where a sum of a product split by columns and
-        # one split by rows of its kernel lies, XLA (jaxlib 0.10.2) computes a wrong one on a mesh
-        # of fsdp and tensor.
         y = keep_rows(out(jax.nn.silu(hidden(x)))).astype(jnp.float32)
         y = Dropout(self.dropout)(y, train=train)
         return LayerNorm(name="norm")(y + keep_rows(past(x)).astype(jnp.float32))

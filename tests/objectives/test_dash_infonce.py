@@ -12,7 +12,7 @@ from data_pipelines.sources import modality_pairs
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic import write_tiny_modalities
 from hypnos_jax import config as configs
-from hypnos_jax import evaluate, metrics, state, train
+from hypnos_jax import evaluate, metrics, sharding, state, train
 
 ROWS, TOKENS = 8, 10
 FEW = ["ibi", "eeg", "spo2"]
@@ -123,6 +123,27 @@ def test_training_moves_the_running_statistics_by_both_modalities(source, variab
     assert np.abs(after["mean"] - before["mean"]).max() > 0
     # Twice a tenth of the way from 1: once for each modality.
     assert (np.asarray(after["var"]) > 0.81 - 1e-6).all()
+
+
+def test_the_average_holds_the_statistics_too(source, batch):
+    config = config_of(source)
+    objective, spec = configs.make_objective(config), evaluate.batch_spec(source, ROWS)
+    mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+        plan = train.make_plan(config, objective, mesh, spec)
+        before = jax.device_get(plan.make())
+        batch = sharding.put_batch(batch, sharding.batch_sharding(mesh), ROWS)
+        after, _ = jax.jit(plan.step)(plan.make(), batch)
+    new, old = (x.collections["batch_stats"] for x in (after, before))
+    # At step 0 the average keeps 0.996 of what it was.
+    expected = jax.tree.map(lambda a, b: b + 0.004 * (a - b), new, old)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        after.ema["batch_stats"],
+        expected,
+    )
+    assert after.variables()["batch_stats"] is after.ema["batch_stats"]
+    assert np.abs(new["towers"]["head"]["norm_0"]["var"] - 1).max() > 0.05
 
 
 def test_micro_batches_are_refused(source, folder, tmp_path):

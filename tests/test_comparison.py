@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from tiny_models import random_variables, rq_config, token_batch, write_run
 
-from data_pipelines.store import NightStore
+from data_pipelines.builders.night_builder import write_store
+from data_pipelines.store import NightStore, TokenNight
 from data_pipelines.synthetic.shortcuts import write_shortcut_cohort
 from hypnos_jax import comparison
+from hypnos_jax.embed import read_window
+from hypnos_jax.export import load_model
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +85,42 @@ def test_modalities_become_channels_of_hypnos_with_hand_made_features(store, tmp
     )
     found = comparison.hand_features(channels)
     assert found[night.recording].shape[0] == night.duration_s // 30
+
+
+def test_contexts_of_hypnos_are_averaged_by_epoch_side_by_side(tmp_path):
+    seconds = 90
+    own = [
+        {"name": "eeg_c3", "levels": 2, "codes": 16, "channel_id": 0, "group": "eeg"},
+        {"name": "ecg", "levels": 2, "codes": 16, "channel_id": 5, "group": "ecg"},
+    ]
+
+    def night(index):
+        codes = np.random.default_rng(index).integers(0, 16, (seconds, 4)).astype(np.uint16)
+        there = np.array([True, True])
+        valid, tracks = np.ones((seconds, 2), bool), np.zeros((seconds, 2, 2), np.float32)
+        stages = np.zeros(3, np.int8)
+        return TokenNight(f"n{index}", f"s{index}", "train", codes, there, valid, tracks, stages)
+
+    rows = [
+        {**{k: v for k, v in m.items() if k != "group"}, "signal_type": m["group"]} for m in own
+    ]
+    items = {f"n{i}": i for i in range(2)}
+    write_store(
+        tmp_path / "tokens",
+        kind="tokens",
+        items=items,
+        make_night=night,
+        modalities=rows,
+        progress=False,
+    )
+    config = rq_config(tmp_path / "tokens", own)
+    write_run(tmp_path / "run", config, random_variables(config, token_batch(modalities=own)))
+    model, store = load_model(tmp_path / "run"), NightStore(tmp_path / "tokens")
+    found = comparison.hypnos_features(model, store)
+    assert {name: x.shape for name, x in found.items()} == {"n0": (3, 32), "n1": (3, 32)}
+    window = read_window(store, store.nights[1], ["eeg_c3", "ecg"], 0, seconds)
+    whole = {name: np.asarray(x)[None] for name, x in window.items()}
+    context = model.objective.apply(model.variables, whole, method="embed")
+    for name, columns in (("eeg_c3", slice(0, 16)), ("ecg", slice(16, 32))):
+        expected = np.asarray(context[name])[0].reshape(3, 30, 16).mean(1)
+        np.testing.assert_allclose(found["n1"][:, columns], expected, atol=1e-4)

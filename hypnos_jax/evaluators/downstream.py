@@ -114,8 +114,7 @@ class Downstream:
             other = answers
             if self.split != "validation":
                 other = self._answers(variables, "validation", conditions[:1], task)
-            nights = breathing_nights(other["all"] or answers["all"])
-            threshold = task_metrics.choose_threshold(nights)
+            threshold = task_metrics.choose_threshold(breathing_nights(other["all"]))
 
         def judge(rows):
             return measure(task, labels, rows, threshold, self.least_tst_s)

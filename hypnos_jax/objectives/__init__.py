@@ -7,6 +7,8 @@
 - ``embed(batch) -> {name: array}``: the features that probes and export read.
 - ``embed_next(batch, first) -> {name: array}`` (of models of tokens): the same of a night that
   comes in pieces, with the collection ``"cache"`` mutable.
+- ``predict(batch, kept) -> {"output", "target", "counted"}`` (of models that answer a task): what
+  ``evaluators/downstream.py`` asks, ``kept`` being the signal that may be used.
 - ``weigh(batch) -> batch`` (optional): sees the *global* batch once, before it is cut into
   micro-batches, and may add arrays to it: the place for a normaliser that couples rows.
 - ``reads`` (optional): ``"modalities"`` where recordings are embedded by ``embed_modalities``.

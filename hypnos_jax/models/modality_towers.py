@@ -254,6 +254,11 @@ class ModalityTowers(nn.Module):
         return self.head(hidden, counted, train=train)
 
 
+def dequantized(signal: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return float32 of stored int16 [B, L, F] and their scale [B]."""
+    return signal.astype(jnp.float32) * scale[:, None, None]
+
+
 def masked_tokens(key: jax.Array, valid: jax.Array, rate: float) -> jax.Array:
     """Return bool [B, L]: exactly ``int(rate * n)`` of each row's n valid tokens, at random.
 

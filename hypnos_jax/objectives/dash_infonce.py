@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax import losses
-from hypnos_jax.models.modality_towers import ModalityTowers
+from hypnos_jax.models.modality_towers import ModalityTowers, dequantized
 from hypnos_jax.objectives import Loss
 
 SIGNALS = ("signal_a", "signal_b")
@@ -199,8 +199,3 @@ class DashInfonce(nn.Module):
             return cls
         weight = valid[..., None].astype(jnp.float32)
         return (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
-
-
-def dequantized(signal: jax.Array, scale: jax.Array) -> jax.Array:
-    """Return float32 of stored int16 [B, L, F] and their scale [B]."""
-    return signal.astype(jnp.float32) * scale[:, None, None]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from hypnos_jax import losses
-from hypnos_jax.models.modality_towers import ModalityTowers
+from hypnos_jax.models.modality_towers import ModalityTowers, dequantized
 from hypnos_jax.nn.fusion import ClassificationHead, ModalityFusion, Pooling, RegressionHead
 from hypnos_jax.objectives import Loss
 from hypnos_jax.tasks import find_task
@@ -51,6 +51,7 @@ class FinetuneTowers(nn.Module):
     target_sd: float = 1.0
 
     rng_streams = ("dropout", "modalities")
+    reads = "modalities"
 
     @property
     def couples_batch(self) -> bool:
@@ -142,6 +143,19 @@ class FinetuneTowers(nn.Module):
         """Return ``{"fused": [B, L, H]}``, what the head of a token reads, float32."""
         return {"fused": self._fused(batch, batch["valid"] & batch["present"][:, None], False)[0]}
 
+    def encode(
+        self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
+    ) -> jax.Array:
+        """Return what the trunk makes of windows of one modality, float32 [B, L, H].
+
+        Args:
+            signal: int16 [B, L, F or more].
+            scale: float32 [B].
+            valid: bool [B, L].
+            modality: its place among ``model["modalities"]``.
+        """
+        return self.towers.encode(dequantized(signal, scale), modality, valid)[0]
+
     def _fused(self, batch, valid, train):
         """Modalities fused: [B, L, H], and for night tasks [B, H]."""
         if train and self.modality_dropout:
@@ -150,8 +164,7 @@ class FinetuneTowers(nn.Module):
         names = [m["name"] for m in self.model["modalities"]]
         tokens = []
         for i, name in enumerate(names):
-            scale = batch["scale"][:, i, None, None]
-            signal = batch[f"signal/{name}"].astype(jnp.float32) * scale
+            signal = dequantized(batch[f"signal/{name}"], batch["scale"][:, i])
             signal = jnp.where(valid[..., i, None], signal, 0.0)
             tokens.append(self.towers.tokenize(signal, i, train=train))
         # All modalities as rows of one batch, a window's beside each other: one trunk to compile.

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from data_pipelines import pipeline
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
 from hypnos_jax import flops, hlo, sharding, train
@@ -204,7 +205,7 @@ def compile_ahead(
     run = configs.call(train.Run, config["train"], "config.train")
     mesh = configs.call(sharding.make_mesh, mesh, "mesh", devices=where.devices)
     train.check_batch_size(objective, run, mesh)
-    shapes = batches.shapes(config)
+    source, shapes = pipeline.find_source(config["data"]["name"]), batches.shapes(config)
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
         plan = train.make_plan(config, objective, mesh, shapes)
         if program == "train":
@@ -260,7 +261,7 @@ def compile_ahead(
         compute_s=sum(counts.values()) / mesh.size / where.chip.flops,
         memory_s=traffic / where.chip.memory_rate,
         network_s=network_s,
-        channel_seconds=math.prod(shapes["valid"].shape),
+        channel_seconds=source.TOKEN_S * math.prod(shapes["valid"].shape),
         compile_s=round(compile_s, 1),
     )
 

@@ -11,5 +11,7 @@ has four functions:
   config with where there are none;
 - ``write_tiny(folder, seed)`` writes the tiny store on which configs without data are tried.
 
+``TOKEN_S`` is what the ``Source`` has as ``token_s``.
+
 The arrays of each are listed in ``hypnos_jax/batch.py``.
 """

@@ -14,6 +14,8 @@ from data_pipelines.pipeline import (
 )
 from data_pipelines.store import DamagedRecordError, NightStore
 
+TOKEN_S = 1
+
 
 def open_source(
     store: NightStore,

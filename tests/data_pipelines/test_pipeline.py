@@ -1,6 +1,7 @@
 """Sources: every example once an epoch, the same batch for any number of hosts, honest padding."""
 
 import functools
+import inspect
 import pickle
 import shutil
 
@@ -306,3 +307,15 @@ def test_a_store_can_be_pickled_for_other_processes(tokens):
     np.testing.assert_array_equal(
         store.codes(night, 0, 9), NightStore(tokens).codes(store.nights[0], 0, 9)
     )
+
+
+def test_every_source_of_the_folder_keeps_its_contract():
+    names = pipeline.source_names()
+    assert {"signal_crops", "token_windows", "modality_pairs", "modality_nights"} <= set(names)
+    for name in names:
+        module = pipeline.find_source(name)
+        assert module.TOKEN_S >= 1
+        assert isinstance(module.describe_paper(), dict)
+        assert callable(module.open_source) and callable(module.write_tiny)
+        options = inspect.signature(module.open_source).parameters
+        assert {"split", "seed", "max_damaged", "threads"} <= set(options), name

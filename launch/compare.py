@@ -44,15 +44,32 @@ def train_towers(folder: pathlib.Path, loss: str, seed: int) -> pathlib.Path:
     """Train towers; return their workdir."""
     workdir = folder / "towers" / f"{loss}-{seed}"
     steps = [f"--config.train.steps={STEPS.value}"] if STEPS.value else []
-    command(
-        "train",
-        f"--config=configs/sleep2vec/pretrain.py:{SIZE.value},{loss}",
-        f"--workdir={workdir}",
-        f"--config.data.path={folder / 'nights'}",
+    train(
+        workdir,
+        f"configs/sleep2vec/pretrain.py:{SIZE.value},{loss}",
+        folder / "nights",
         f"--config.seed={seed}",
         *steps,
     )
     return workdir
+
+
+def train(workdir: pathlib.Path, config: str, data: pathlib.Path, *more: str) -> None:
+    """Train to the last step; a run that is there already is not even compiled."""
+    from hypnos_jax import checkpoint
+
+    path = workdir / "config.json"
+    if path.is_file():
+        steps = json.loads(path.read_text())["train"]["steps"]
+        if checkpoint.good_steps(workdir)[-1:] == [steps]:
+            return
+    command(
+        "train",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        f"--config.data.path={data}",
+        *more,
+    )
 
 
 def train_hypnos(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -62,11 +79,10 @@ def train_hypnos(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
     channels, tokens, model = (folder / "hypnos" / x for x in ("channels", "tokens", "model"))
     for signal_type in dict.fromkeys(CHANNELS[x].signal_type for x in AS_CHANNELS.values()):
-        command(
-            "train",
-            f"--config=configs/hypnos/rvq_tokenizer.py:{SIZE.value},{signal_type}",
-            f"--workdir={folder / 'hypnos' / 'tokenizers' / signal_type}",
-            f"--config.data.path={channels}",
+        train(
+            folder / "hypnos" / "tokenizers" / signal_type,
+            f"configs/hypnos/rvq_tokenizer.py:{SIZE.value},{signal_type}",
+            channels,
         )
     command(
         "tokenize_nights",
@@ -74,12 +90,7 @@ def train_hypnos(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
         f"--tokenizers={folder / 'hypnos' / 'tokenizers'}",
         f"--output={tokens}",
     )
-    command(
-        "train",
-        f"--config=configs/hypnos/rq_transformer.py:{SIZE.value}",
-        f"--workdir={model}",
-        f"--config.data.path={tokens}",
-    )
+    train(model, f"configs/hypnos/rq_transformer.py:{SIZE.value}", tokens)
     return model, tokens
 
 

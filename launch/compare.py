@@ -61,7 +61,9 @@ def train(workdir: pathlib.Path, config: str, data: pathlib.Path, *more: str) ->
     path = workdir / "config.json"
     if path.is_file():
         steps = json.loads(path.read_text())["train"]["steps"]
-        if checkpoint.good_steps(workdir)[-1:] == [steps]:
+        asked = [word for word in more if word.startswith("--config.train.steps=")]
+        same = not asked or asked == [f"--config.train.steps={steps}"]
+        if same and checkpoint.good_steps(workdir)[-1:] == [steps]:
             return
     command(
         "train",

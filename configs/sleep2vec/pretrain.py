@@ -131,8 +131,9 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "eps": 1e-8,
         "weight_decay": 0.01,
         "clip_norm": 1.0,
-        "ema_decay": 0.996,
-        "ema_schedule": "cosine",
+        # Over some hundred steps the official schedule would leave averages near their beginning.
+        "ema_decay": 0.996 if accelerator else 0.98,
+        "ema_schedule": "cosine" if accelerator else "warmup",
         "freeze": (),
         "multipliers": (),
     }

@@ -126,7 +126,8 @@ def test_training_moves_the_running_statistics_by_both_modalities(source, variab
 
 
 def test_the_average_holds_the_statistics_too(source, batch):
-    config = config_of(source)
+    optim = {"optim.ema_decay": 0.996, "optim.ema_schedule": "cosine"}
+    config = configs.change(config_of(source), optim)
     objective, spec = configs.make_objective(config), evaluate.batch_spec(source, ROWS)
     mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):

@@ -166,7 +166,7 @@ def draw(rows: list[dict], path: str) -> None:
         axes.set(xscale="log", xlabel="chips", xlim=(13, 5000))
         axes.set_xticks(ticks := [16, 64, 256, 1024, 4096], map(str, ticks))
         axes.minorticks_off()
-    left.legend(fontsize="small", loc="lower left")
+    left.legend(fontsize="small", loc="upper right")
     figure.savefig(path, dpi=120)
 
 

@@ -160,11 +160,7 @@ class Embedder:
         Raises:
             ValueError: one that the model does not have.
         """
-        names = [row["name"] for row in self.modalities]
-        unknown = sorted(set(wanted or ()) - set(names))
-        if unknown:
-            raise ValueError(f"the model has no modality {unknown[0]!r}; it has {names}")
-        return [name for name in names if wanted is None or name in wanted]
+        return wanted_names(self.modalities, wanted)
 
     def prepare(
         self, names: Sequence[str], *, mains_hz: int | None, aliases: dict[str, list] | None
@@ -451,6 +447,19 @@ class Embedder:
 
         options = {"lag": self.lag, "reach": self.reach, "chunk_s": self.chunk_s}
         yield from embed_tokens(step, read, seconds, **options)
+
+
+def wanted_names(modalities: Sequence[dict], wanted: Sequence[str] | None) -> list[str]:
+    """Return the names of a model's modalities, or those of them that are wanted.
+
+    Raises:
+        ValueError: one that the model does not have.
+    """
+    names = [row["name"] for row in modalities]
+    unknown = sorted(set(wanted or ()) - set(names))
+    if unknown:
+        raise ValueError(f"the model has no modality {unknown[0]!r}; it has {names}")
+    return [name for name in names if wanted is None or name in wanted]
 
 
 def open_embedder(

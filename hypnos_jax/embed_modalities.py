@@ -19,7 +19,7 @@ from data_pipelines.modality_table import MODALITIES, TOKEN_S, channels_for
 from data_pipelines.modality_windows import modalities_of
 from data_pipelines.recordings import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
-from hypnos_jax.embed import RecordingEmbedding
+from hypnos_jax.embed import RecordingEmbedding, wanted_names
 from hypnos_jax.export import LoadedModel, ModelError, load_model
 
 WINDOW_TOKENS = 120  # where the model does not say: the official code's
@@ -81,11 +81,7 @@ class ModalityEmbedder:
         Raises:
             ValueError: one that the model does not have.
         """
-        names = [row["name"] for row in self.modalities]
-        unknown = sorted(set(wanted or ()) - set(names))
-        if unknown:
-            raise ValueError(f"the model has no modality {unknown[0]!r}; it has {names}")
-        return [name for name in names if wanted is None or name in wanted]
+        return wanted_names(self.modalities, wanted)
 
     def prepare(
         self, names: Sequence[str], *, mains_hz: int | None, aliases: dict[str, list] | None

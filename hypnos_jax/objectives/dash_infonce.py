@@ -189,13 +189,3 @@ class DashInfonce(nn.Module):
     ) -> jax.Array:
         """Return what is compared, float32 [B, L, Z] of length 1; see ``encode``."""
         return losses.unit(self.towers.project(self.encode(signal, scale, valid, modality), valid))
-
-    def summarize(
-        self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
-    ) -> jax.Array:
-        """Return a vector per window, float32 [B, H]: the CLS position, or the tokens' mean."""
-        hidden, cls = self.towers.encode(dequantized(signal, scale), modality, valid)
-        if cls is not None:
-            return cls
-        weight = valid[..., None].astype(jnp.float32)
-        return (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)

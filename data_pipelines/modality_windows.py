@@ -8,7 +8,13 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.modality_table import MODALITIES, TOKEN_S, Modality
-from data_pipelines.pipeline import EmptySplitError, PipelineError, contents, require_kind
+from data_pipelines.pipeline import (
+    EmptySplitError,
+    PipelineError,
+    contents,
+    keep_some,
+    require_kind,
+)
 from data_pipelines.store import NightEntry, NightStore
 
 SPARE = 4  # ours: arrays of a kind that wait for use; the two of a batch of each reader
@@ -46,9 +52,10 @@ class Windows:
         min_tokens: int,
         *,
         sites: tuple[str, ...] = (),
+        count: int = 0,
         first_only: bool = False,
     ) -> Windows:
-        """Cut the nights of a split, of these sites where any are named.
+        """Cut the nights of a split, of these sites where any are named, and of those so many.
 
         Raises:
             PipelineError: ``window_tokens`` is no length, or a site is not in the store.
@@ -61,6 +68,7 @@ class Windows:
         if unknown:
             raise PipelineError(f"{store.path} has no site {unknown[0]!r}; it has {there}")
         nights = [night for night in store.select(split) if _site(night) in (sites or there)]
+        nights = keep_some(nights, count, store)
         least = max(1, min(min_tokens, window_tokens))
         lengths = np.array([night.duration_s // TOKEN_S for night in nights], np.int64)
         counts = -(-lengths // window_tokens)

@@ -13,6 +13,7 @@ with weight 0 and no valid second, and an error in the log names the night (``En
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import os
 import pathlib
@@ -24,7 +25,13 @@ import grain
 import numpy as np
 from absl import logging
 
-from data_pipelines.store import DamagedRecordError, NightStore, StoreError, sha256
+from data_pipelines.store import (
+    DamagedRecordError,
+    NightEntry,
+    NightStore,
+    StoreError,
+    sha256,
+)
 
 Batch = dict[str, np.ndarray]
 PREFETCHED_BATCHES = 4
@@ -253,6 +260,24 @@ def contents(store: NightStore) -> dict[str, int]:
     return {
         split: len(store.select(split)) for split in sorted({night.split for night in store.nights})
     }
+
+
+def keep_some(nights: list[NightEntry], count: int, store: NightStore) -> list[NightEntry]:
+    """Return ``count`` of the nights, in their order; 0 keeps all.
+
+    Chosen by the SHA-256 of their names, so that fewer nights are a part of more, and neither sites
+    nor subjects are taken in turn.
+
+    Raises:
+        PipelineError: more than there are.
+    """
+    if not 0 <= count <= len(nights):
+        raise PipelineError(
+            f"config.data.nights={count}: {store.path} has {len(nights)} such nights; 0 takes all"
+        )
+    digest = lambda night: hashlib.sha256(night.recording.encode()).digest()
+    chosen = {night.recording for night in sorted(nights, key=digest)[: count or None]}
+    return [night for night in nights if night.recording in chosen]
 
 
 def require_kind(store: NightStore, kind: str, name: str) -> None:

@@ -116,6 +116,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "modalities": (),  # all of the store
         "min_tokens": min(30, window),  # ours; the code keeps every last window
         "sites": (),  # all
+        "nights": 0,  # of the training split, so many alone; 0: all
         "pair_weights": (),  # equal
         "max_damaged": 0.01,  # share of the records
         "fill": (("objective.model.modalities", "modalities"),),

@@ -47,6 +47,7 @@ def open_source(
     modalities: tuple[str, ...] = (),
     min_tokens: int = 30,
     sites: tuple[str, ...] = (),
+    nights: int = 0,
     pair_weights: tuple[float, ...] = (),
     max_damaged: float = 0.01,
     threads: int | None = None,
@@ -61,6 +62,7 @@ def open_source(
         modalities: only these; all of the store by default.
         min_tokens: a night's last window is left out where it is shorter.
         sites: only nights of these; all by default.
+        nights: of the training split, so many (of ``sites``) alone; 0 takes all.
         pair_weights: how often each pair is drawn, relative to the others, in the order of
             ``describe()["pairs"]``; equally often by default.
         max_damaged: share of the records that may be damaged and left out; one always may, unless
@@ -74,7 +76,14 @@ def open_source(
     return PairSource(
         store,
         modalities_of(store, tuple(modalities), "modality_pairs"),
-        Windows.of(store, split, window_tokens, min_tokens, sites=tuple(sites)),
+        Windows.of(
+            store,
+            split,
+            window_tokens,
+            min_tokens,
+            sites=tuple(sites),
+            count=nights if split == "train" else 0,
+        ),
         window_tokens,
         tuple(pair_weights),
         split=split,

@@ -10,6 +10,7 @@ from data_pipelines.pipeline import (
     PipelineError,
     Source,
     contents,
+    keep_some,
     require_kind,
 )
 from data_pipelines.store import DamagedRecordError, NightStore
@@ -24,6 +25,7 @@ def open_source(
     seed: int,
     window_s: int = 512,
     modalities: tuple[str, ...] = (),
+    nights: int = 0,
     max_damaged: float = 0.01,
     threads: int | None = None,
 ) -> Source:
@@ -38,6 +40,7 @@ def open_source(
         seed: of order and crops.
         window_s: seconds of a window.
         modalities: only these, in the store's order; all by default.
+        nights: of the training split, so many alone; 0 takes all.
         max_damaged: share of the nights that may be damaged and left out; one always may, unless
             this is 0.
         threads: readers.
@@ -55,12 +58,12 @@ def open_source(
     firsts = np.cumsum([0, *levels])
     columns = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in keep])
     channel_ids = np.array([store.modalities[i]["channel_id"] for i in keep], np.int32)
-    nights = store.select(split)
-    if not nights:
+    entries = keep_some(store.select(split), nights if split == "train" else 0, store)
+    if not entries:
         raise EmptySplitError(f"{store.path} has no night in split {split!r}: {contents(store)}")
 
-    endurance = Endurance(store, len(nights), max_damaged)
-    present = np.stack([store.present(night)[keep] for night in nights])
+    endurance = Endurance(store, len(entries), max_damaged)
+    present = np.stack([store.present(night)[keep] for night in entries])
     # A slice takes all without a copy.
     levels_kept, modalities_kept = (columns, keep) if modalities else (slice(None), slice(None))
 
@@ -71,7 +74,7 @@ def open_source(
         for row, (night, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
             fields = {"codes": codes[row], "valid": valid[row], "tracks": tracks[row]}
             try:
-                store.fill(nights[night], None, start, **fields)
+                store.fill(entries[night], None, start, **fields)
             except DamagedRecordError as error:
                 endurance.tell(error)
         valid = valid[:, :, modalities_kept] & present[chosen, None]
@@ -95,7 +98,7 @@ def open_source(
         for i in keep
     ]
     description = {"modalities": kept, "window_s": window_s}
-    seconds = [night.duration_s for night in nights]
+    seconds = [night.duration_s for night in entries]
     return Source(store, seconds, window_s, read, description, seed=seed, threads=threads)
 
 

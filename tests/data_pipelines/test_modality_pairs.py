@@ -39,6 +39,14 @@ def same(ours, theirs):
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
+def test_fewer_training_nights_of_some_sites(nights):
+    few = pairs(nights, nights=1, sites=("A",))
+    assert 0 < few.num_examples < pairs(nights, sites=("A",)).num_examples
+    assert few.describe()["sites"] == pairs(nights, sites=("A",)).describe()["sites"]
+    few, whole = (pairs(nights, "validation", nights=count) for count in (1, 0))
+    assert few.num_examples == whole.num_examples
+
+
 def test_batches_have_the_documented_arrays(nights):
     source = pairs(nights, window_tokens=16)
     (batch,) = take(source.batches(4, 0, 4, 0), 1)

@@ -154,9 +154,24 @@ def test_some_modalities_can_be_chosen(tokens):
     np.testing.assert_array_equal(example["codes"], whole["codes"][:, :, columns])
 
 
+def test_fewer_training_nights_are_a_part_of_more_and_the_other_splits_stay(tokens):
+    def seen(split, nights):
+        source = windows(tokens, split, window_s=200, nights=nights)
+        rows = source.examples(0, 64) if split == "train" else source.examples(0, 4)
+        return {row.tobytes() for row in rows["codes"]}
+
+    every = len(NightStore(tokens).select("train"))
+    kept = [seen("train", count) for count in range(1, every + 1)]
+    assert [len(own) for own in kept] == list(range(1, every + 1))
+    assert all(few < more for few, more in zip(kept, kept[1:]))
+    assert seen("train", 0) == kept[-1]
+    assert seen("validation", 1) == seen("validation", 0)
+
+
 @pytest.mark.parametrize(
     "name, options, message",
     [
+        ("token_windows", {"nights": 99}, "config.data.nights=99: "),
         ("token_windows", {"modalities": ("ppg",)}, "no modality 'ppg'; it has ['eeg_c3'"),
         ("token_windows", {"split": "dev"}, "no night in split 'dev'"),
         ("signal_crops", {"signal_type": "ecg"}, "reads a store of signals"),

@@ -7,6 +7,7 @@ micro-batches would vanish; the program's jaxpr has the loops' lengths.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +15,83 @@ from collections.abc import Callable
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+
+# What passes a parameter on as it is: to a product or a look-up, perhaps.
+LAYOUT = {
+    *("broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice"),
+    *("reshape", "sharding_constraint", "slice", "split", "squeeze", "transpose"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a train step costs, counted before anything runs; a run's ``cost.json``.
+
+    Attributes:
+        parameters: of the model, all of them.
+        looked_up: of those, in tables that are only looked up (embeddings), in no product.
+        flops_per_step: ``matrix_flops`` of the step: forward, backward, what is computed anew.
+        channel_seconds_per_step: seconds of signal in a full batch, each channel for itself.
+    """
+
+    parameters: int
+    looked_up: int
+    flops_per_step: float
+    channel_seconds_per_step: float
+
+
+def step_cost(traced, state, batch: dict, token_s: float) -> Cost:
+    """Return what a traced train step costs.
+
+    Args:
+        traced: ``train.Plan.trace()``.
+        state, batch: the shapes that it was traced with.
+        token_s: seconds that an entry of ``batch["valid"]`` stands for.
+    """
+    sizes = [x.size for x in jax.tree.leaves(state.params)]
+    # The step's arguments are the leaves of (state, batch): which of them are the parameters?
+    numbered = jax.tree.map(lambda _: -1, (state, batch))
+    tree = jax.tree.structure(state.params)
+    numbers = jax.tree.unflatten(tree, range(tree.num_leaves))
+    numbered = jax.tree.leaves((numbered[0].replace(params=numbers), numbered[1]))
+    jaxpr = traced.jaxpr.jaxpr
+    uses = collections.defaultdict(set)
+    sources = {v: {i} for v, i in zip(jaxpr.invars, numbered, strict=True) if i >= 0}
+    _follow(jaxpr, sources, uses)
+    return Cost(
+        parameters=sum(sizes),
+        looked_up=sum(size for i, size in enumerate(sizes) if uses[i] == {"gather"}),
+        flops_per_step=sum(matrix_flops(traced.jaxpr).values()),
+        channel_seconds_per_step=token_s * math.prod(batch["valid"].shape),
+    )
+
+
+def _follow(jaxpr, sources: dict, uses: dict[int, set[str]]) -> None:
+    """Note which look-ups and products the marked variables reach as they are.
+
+    Args:
+        jaxpr: to go through.
+        sources: variable -> marks.
+        uses: mark -> ``"gather"`` and ``"product"``, added to.
+    """
+    marks = lambda v: () if hasattr(v, "val") else sources.get(v, ())  # literals do not hash
+    for equation in jaxpr.eqns:
+        name, inputs = equation.primitive.name, equation.invars
+        if name == "gather":
+            for mark in marks(inputs[0]):
+                uses[mark].add("gather")
+        elif name in ("dot_general", "conv_general_dilated"):
+            for mark in (*marks(inputs[0]), *marks(inputs[1])):
+                uses[mark].add("product")
+        elif name in LAYOUT:
+            reached = set().union(*map(marks, inputs))
+            sources |= dict.fromkeys(equation.outvars, reached) if reached else {}
+        for inner in _inner(equation):
+            # The last arguments are those of a body: of a cond the first is which branch.
+            given = inputs[len(inputs) - len(inner.jaxpr.invars) :]
+            own = {v: marks(x) for v, x in zip(inner.jaxpr.invars, given) if marks(x)}
+            if own:
+                _follow(inner.jaxpr, own, uses)
 
 
 def matrix_flops(closed_jaxpr) -> dict[str, float]:
@@ -53,14 +131,20 @@ def _flops(equation) -> dict[str, float]:
         return min(branches, key=lambda counts: sum(counts.values()))
     repeats = options["length"] if name == "scan" else 1
     counts = collections.Counter()
-    for value in options.values():
+    for inner in _inner(equation):
+        for dtype, count in matrix_flops(inner).items():
+            counts[dtype] += repeats * count
+    return counts
+
+
+def _inner(equation):
+    """Yield the programs that an equation calls, as closed jaxprs."""
+    for value in equation.params.values():
         for inner in value if isinstance(value, list | tuple) else (value,):
             if hasattr(inner, "eqns"):
                 inner = jax.extend.core.ClosedJaxpr(inner, ())
             if hasattr(inner, "jaxpr"):
-                for dtype, count in matrix_flops(inner).items():
-                    counts[dtype] += repeats * count
-    return counts
+                yield inner
 
 
 def matmul_rate(

@@ -1,10 +1,10 @@
 """Metrics on disk: ``metrics.jsonl``, one JSON object a line, and TensorBoard beside it.
 
 A train step's line: ``{"step": 12, "loss": ..., <the objective's metrics>, "learning_rate",
-"grad_norm", "step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu"}``, after a save also
-``save_s``, and for a batch that was not trained on because its loss or gradient is not finite,
-``skipped``: how many it makes in a row. ``step`` counts batches from 1, and the loss is that of the
-parameters before this update. An evaluation's line:
+"grad_norm", "channel_seconds", "step_s", "data_s", "channel_seconds_per_s", "compiled", "mfu"}``,
+after a save also ``save_s``, and for a batch that was not trained on because its loss or gradient
+is not finite, ``skipped``: how many it makes in a row. ``step`` counts batches from 1, and the loss
+is that of the parameters before this update. An evaluation's line:
 ``{"step": 12, "eval/<name>/<metric>": ...}``, of the parameters after update 12. Each train step
 has exactly one line, however often the run was stopped: a resumed run first cuts the file back to
 what it held when its checkpoint was saved.
@@ -170,7 +170,8 @@ class Clock:
         now = time.perf_counter()
         step_s, self.then = now - self.then, now
         self.recent.append(step_s)
-        rates = {"step_s": step_s, "channel_seconds_per_s": channel_seconds / step_s}
+        rates = {"channel_seconds": channel_seconds, "step_s": step_s}
+        rates["channel_seconds_per_s"] = channel_seconds / step_s
         rates |= {"data_s": self.data_s, "compiled": compile_cache.compiled()}
         if self.peak:
             rates["mfu"] = self.step_flops / step_s / self.peak

@@ -12,7 +12,9 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +26,6 @@ import numpy as np
 import optax
 from absl import logging
 
-from hypnos_jax import batch as batches
 from hypnos_jax import (
     checkpoint,
     compile_cache,
@@ -136,6 +137,8 @@ def make_train_step(
         values["loss"] = mean(*pairs["loss"])
         values["grad_norm"] = optax.global_norm(grads)
         values["learning_rate"] = schedule(state.step)
+        rows = batch["valid"].reshape(len(batch["valid"]), -1).sum(1)
+        values["valid"] = (rows * (batch["weight"] > 0)).sum()
 
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(values["grad_norm"])
         for leaf in jax.tree.leaves(collections):
@@ -316,6 +319,10 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         # Compiled once, here: an input of another shape or sharding raises instead of recompiling.
         traced = plan.trace()
         train_step = traced.lower().compile()
+        cost = flops.step_cost(traced, plan.state, plan.batch, source.token_s)
+        if distributed.is_first():
+            (workdir / "cost.tmp").write_text(json.dumps(dataclasses.asdict(cost), indent=1) + "\n")
+            os.replace(workdir / "cost.tmp", workdir / "cost.json")
         clock = metrics.Clock(*speed(traced, mesh, logs.mfu), steps=run.steps)
         feed = source.batches(rows, lo, hi, start)
         stack.callback(feed.close)
@@ -340,8 +347,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
                 if in_a_row:
                     logging.error("step %d is skipped: loss or gradient is not finite", step)
                     values |= {"loss": math.nan, "grad_norm": math.nan, "skipped": in_a_row}
-                signal_s = batches.channel_seconds(local, source.token_s)
-                values |= clock.read(signal_s * rows / (hi - lo))
+                values |= clock.read(values.pop("valid") * source.token_s)
                 writer.write(step, values)
                 if step % logs.every == 0 or step == run.steps:
                     logging.info("%s", clock.line(step, values))

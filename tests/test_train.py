@@ -106,6 +106,13 @@ def test_a_config_trains_an_objective(tmp_path):
     assert [line["step"] for line in steps] == list(range(1, 13))
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert {"error", "grad_norm", "learning_rate", *metrics.TIMES} - {"save_s"} <= set(steps[0])
+    assert {line["channel_seconds"] for line in steps} == {8}
+    assert json.loads((tmp_path / "cost.json").read_text()) == {
+        "parameters": 4 * 8 + 8 + 1,
+        "looked_up": 0,
+        "flops_per_step": 2 * 8 * (2 * 4 * 8 + 3 * 8),  # the input has no gradient
+        "channel_seconds_per_step": 8,
+    }
     assert "absent" not in steps[0]  # nothing counted for it: 0 would be a lie
     compiled = [line["compiled"] for line in steps]
     assert len(set(compiled[1:5])) == len(set(compiled[5:])) == 1  # step 5 evaluates, once anew

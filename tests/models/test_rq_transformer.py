@@ -332,7 +332,10 @@ def test_dropped_modalities_leave_at_least_one(masking):
     np.testing.assert_array_equal(run(variables_of(), False), batch["present"])
 
 
-@pytest.mark.parametrize("shared", [{}, {"depth_tables": "projected", "tie_heads": True}])
+OTHER_TABLES = {"depth_tables": "projected", "tie_heads": True}
+
+
+@pytest.mark.parametrize("shared", [{}, pytest.param(OTHER_TABLES, marks=pytest.mark.slow)])
 def test_ways_to_compute_give_the_same_loss_and_gradient(shared):
     batch, variables = batch_of(), variables_of(**shared)
 

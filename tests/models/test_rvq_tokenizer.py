@@ -96,7 +96,11 @@ def test_a_token_depends_on_no_more_than_its_reach():
     [
         ({}, (1,) * SECONDS),
         ({"strict_causal": False, "padding": "edge"}, (4, 1, 7)),
-        ({"units": 2, "dilation_base": 3, "overlap": 1, "last_kernel": 5}, (5, 7)),
+        pytest.param(
+            {"units": 2, "dilation_base": 3, "overlap": 1, "last_kernel": 5},
+            (5, 7),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_seconds_in_pieces_equal_the_whole_signal(options, pieces):

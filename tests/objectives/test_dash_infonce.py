@@ -162,7 +162,7 @@ def test_unknown_options_are_refused(source, variables, batch):
         loss_of(source, variables, batch, missing="zero")
 
 
-def test_one_device_a_mesh_and_two_processes_are_the_same_run(source, folder, tmp_path):
+def test_one_device_and_two_processes_on_a_mesh_are_the_same_run(source, folder, tmp_path):
     def run_of(**mesh):
         changes = {"data.path": str(folder), "data.modalities": FEW, "logs.mfu": False}
         changes |= {"data.min_tokens": 5, "train.steps": 6, "optim.warmup_steps": 1}
@@ -175,14 +175,12 @@ def test_one_device_a_mesh_and_two_processes_are_the_same_run(source, folder, tm
 
     config = run_of(data=2, fsdp=2, tensor=2)
     with start_training([config] * 2, tmp_path / "two", devices=4) as group:
-        assert train.train(run_of(data=4, fsdp=2, tensor=1), tmp_path / "mesh") == 0
         group.wait(240)
     with start_training([run_of(data=1, fsdp=1, tensor=1)], tmp_path / "one") as group:
         group.wait(240)
     one = losses(tmp_path / "one")
     assert len(one) == 6
-    for other in ("mesh", "two"):
-        np.testing.assert_allclose(losses(tmp_path / other), one, rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "two"), one, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,904 @@
+"""Laws of loss: how it falls with parameters N, data D and compute C, fitted to finished runs.
+
+Every fit says how sure it is: intervals are of 95 %, by refitting to residuals drawn anew (the grid
+of runs was chosen, so it stays). What the runs cannot carry is refused (``LawError``) or warned of,
+in words that a report can print. Compute is taken as C = K N^g D, measured from the runs, where
+language models have C = 6 N D.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+DELTA = 1e-3  # of the Huber loss on log losses: Hoffmann et al. 2022
+DRAWS = 400
+BORROWED = (15.3878, 5.3097)  # R*_D, R*_N of language models, Muennighoff et al. 2023
+NAMES = ("a", "b", "e", "alpha", "beta")  # log A, log B, log E and the exponents
+
+
+class LawError(ValueError):
+    """Runs that cannot carry the law asked for; the message says why."""
+
+
+class Estimate(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
+
+
+def estimate(value, samples) -> Estimate:
+    """Return a value with the middle 95 % of its finite samples."""
+    samples = np.asarray(samples, float)
+    samples = samples[np.isfinite(samples)]
+    low, high = np.percentile(samples, [2.5, 97.5]) if len(samples) else (-np.inf, np.inf)
+    return Estimate(float(value), float(low), float(high))
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """Finished runs, one an entry.
+
+    Attributes:
+        params: N.
+        data: D, what a run has seen, in channel-seconds (or any one unit, such as tokens).
+        flops: C.
+        loss: what was reached; above 0.
+        unique: D in one pass over the run's corpus; infinite where unknown.
+    """
+
+    params: np.ndarray
+    data: np.ndarray
+    flops: np.ndarray
+    loss: np.ndarray
+    unique: np.ndarray | None = None
+
+    def __post_init__(self):
+        for name in ("params", "data", "flops", "loss", "unique"):
+            given = getattr(self, name)
+            value = np.full(len(self.loss), np.inf) if given is None else np.asarray(given, float)
+            object.__setattr__(self, name, value)
+            if len(value) != len(self.loss) or not (value > 0).all():
+                raise LawError(f"{name} of the runs must be {len(self.loss)} numbers above 0")
+
+    def __len__(self):
+        return len(self.loss)
+
+    def take(self, chosen) -> Points:
+        """Return the runs of a mask or indices."""
+        return Points(*(getattr(self, f.name)[chosen] for f in dataclasses.fields(self)))
+
+
+class Compute(NamedTuple):
+    """C = K N^g D."""
+
+    log_k: float
+    g: float
+
+    def data(self, params, flops):
+        """D that the budget pays for."""
+        return np.exp(np.log(flops) - self.log_k - self.g * np.log(params))
+
+    def flops(self, params, data):
+        """C of a run."""
+        return np.exp(self.log_k + self.g * np.log(params)) * data
+
+
+def measure_compute(points: Points) -> Compute:
+    """Return how compute grows with parameters, from the runs."""
+    n, per = np.log(points.params), np.log(points.flops / points.data)
+    if np.ptp(n) < 1e-3:
+        return Compute(float(per.mean() - n.mean()), 1.0)
+    g, log_k = np.polyfit(n, per, 1)
+    return Compute(float(log_k), float(g))
+
+
+def budgets(flops: np.ndarray, tolerance: float = 0.15) -> np.ndarray:
+    """Return each run's budget: the geometric mean of runs that follow each other that closely."""
+    log, order = np.log(flops), np.argsort(flops)
+    groups = np.split(order, np.flatnonzero(np.diff(log[order]) > tolerance) + 1)
+    out = np.empty(len(flops))
+    for group in groups:
+        out[group] = np.exp(log[group].mean())
+    return out
+
+
+# The solver: Huber's loss, many fits at once.
+
+
+def descend(form: Callable, theta: np.ndarray, y: np.ndarray, *, delta: float, steps: int = 200):
+    """Minimise Huber's loss of ``y - form(theta)`` by damped least squares with weights.
+
+    Args:
+        form: theta [B, P] -> (values [B, n], their derivatives [B, n, P]).
+        theta: [B, P], where each begins.
+        y: [B, n] or [n].
+        delta: where Huber's loss turns from square to straight; infinite for least squares.
+        steps: at most.
+
+    Returns:
+        theta [B, P] and the losses [B].
+    """
+    theta = np.array(theta, float)
+    count, size = theta.shape
+    damp, diagonal = np.full(count, 1e-2), np.arange(size)
+    values, slopes = form(theta)
+    loss = huber(y - values, delta)
+    still = np.zeros(count, int)
+    for _ in range(steps):
+        residuals = y - values
+        weighted = slopes * (1 / np.maximum(np.abs(residuals) / delta, 1))[..., None]
+        curvature = weighted.swapaxes(1, 2) @ slopes
+        gradient = np.einsum("bnp,bn->bp", weighted, residuals)
+        curvature[:, diagonal, diagonal] *= 1 + damp[:, None]
+        curvature[:, diagonal, diagonal] += 1e-12
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        trial = theta + np.clip(step, -2, 2)
+        new_values, new_slopes = form(trial)
+        new_loss = huber(y - new_values, delta)
+        better = new_loss < loss  # never for what is not finite
+        still = np.where(better & (loss - new_loss > 1e-8 * loss), 0, still + 1)
+        theta = np.where(better[:, None], trial, theta)
+        values = np.where(better[:, None], new_values, values)
+        slopes = np.where(better[:, None, None], new_slopes, slopes)
+        loss = np.where(better, new_loss, loss)
+        damp = np.clip(np.where(better, damp / 3, damp * 4), 1e-10, 1e10)
+        if (still > 12).all():
+            break
+    return theta, loss
+
+
+def huber(residuals: np.ndarray, delta: float) -> np.ndarray:
+    """Sum Huber's loss over the last axis."""
+    size = np.abs(residuals)
+    if not np.isfinite(delta):
+        return 0.5 * (size**2).sum(-1)
+    return np.where(size < delta, 0.5 * size**2, delta * (size - 0.5 * delta)).sum(-1)
+
+
+def numeric(form: Callable, step: float = 1e-5) -> Callable:
+    """Return a form that gives derivatives too, by differences."""
+
+    def both(theta):
+        slopes = []
+        for i in range(theta.shape[1]):
+            move = np.zeros(theta.shape[1])
+            move[i] = step
+            slopes.append((form(theta + move) - form(theta - move)) / (2 * step))
+        return form(theta), np.stack(slopes, -1)
+
+    return both
+
+
+def redrawn(fitted, residuals, size: int, rng, draws: int = DRAWS) -> np.ndarray:
+    """Return [draws, n] values with residuals drawn anew, as wide as a Student's interval wants."""
+    n = len(residuals)
+    free = n - size
+    spread = np.sqrt(n / free) * stats.t.ppf(0.975, free) / stats.norm.ppf(0.975)
+    # Huber's fit is about a median: some points are met exactly, and the mean is left where it is.
+    return fitted + spread * rng.choice(residuals - residuals.mean(), (draws, n))
+
+
+# Chinchilla's parametric law, and the one of repeated data.
+
+
+def chinchilla(params, data) -> Callable:
+    """Return the form log L = logsumexp(a - alpha log N, b - beta log D, e)."""
+    log_n, log_d = np.log(params), np.log(data)
+
+    def form(theta):
+        a, b, e, alpha, beta = (theta[:, i, None] for i in range(5))
+        terms = np.stack(np.broadcast_arrays(a - alpha * log_n, b - beta * log_d, e), -1)
+        top = terms.max(-1, keepdims=True)
+        shares = np.exp(terms - top)
+        total = shares.sum(-1, keepdims=True)
+        shares /= total
+        n, d, rest = shares[..., 0], shares[..., 1], shares[..., 2]
+        slopes = np.stack([n, d, rest, -n * log_n, -d * log_d], -1)
+        return (top + np.log(total))[..., 0], slopes
+
+    return form
+
+
+def best_params(theta, data, g: float):
+    """Return log N that suits D: where parameters and data are worth the same to the last FLOP."""
+    a, b, _, alpha, beta = (theta[..., i, None] for i in range(5))
+    return (np.log(alpha) + a - np.log(g * beta) - b + beta * np.log(data)) / alpha
+
+
+def effective(theta, params, data, unique, g: float):
+    """Return log N' and log D' that repeated data leave (Muennighoff et al. 2023, section 3.1).
+
+    D' = U + U R* (1 - exp(-R / R*)) with R = D / U - 1 repetitions; N' alike, of the parameters
+    that suit U, the whole corpus (theirs: what of it was seen), so that an endless corpus leaves
+    Chinchilla's law. ``theta`` [B, 7] has log R*_D and log R*_N behind Chinchilla's five.
+    """
+    rd, rn = np.exp(theta[..., 5, None]), np.exp(theta[..., 6, None])
+    with np.errstate(all="ignore"):
+        used = np.minimum(data, unique)
+        log_d = np.log(used) + np.log1p(rd * -np.expm1(-(data / used - 1) / rd))
+        log_n, suited = np.log(params), best_params(theta, unique, g)
+        base = np.minimum(log_n, np.where(np.isnan(suited), log_n, suited))
+        excess = np.expm1(np.minimum(log_n - base, 50))
+        return base + np.log1p(rn * -np.expm1(-excess / rn)), log_d
+
+
+def constrained(params, data, unique, g: float) -> Callable:
+    """Return Chinchilla's form of effective parameters and data."""
+
+    def form(theta):
+        log_n, log_d = effective(theta, params, data, unique, g)
+        a, b, e, alpha, beta = (theta[:, i, None] for i in range(5))
+        return np.logaddexp(np.logaddexp(a - alpha * log_n, b - beta * log_d), e)
+
+    return numeric(form)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parametric:
+    """L(N, D) = E + A / N^alpha + B / D^beta, fitted; of repeated data where theta has seven.
+
+    Attributes:
+        theta: [5 or 7], as ``NAMES``, then log R*_D and log R*_N.
+        samples: [B, 5 or 7], refits.
+        residuals: [n], of log losses.
+        points, compute: what it was fitted to.
+        warnings: what a reader must know.
+        borrowed: the repetition constants are a language model's.
+    """
+
+    theta: np.ndarray
+    samples: np.ndarray
+    residuals: np.ndarray
+    points: Points
+    compute: Compute
+    warnings: tuple[str, ...] = ()
+    borrowed: bool = False
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Return E, A, B, alpha, beta, the exponents of compute, and the repetition constants."""
+        found = {
+            "E": (2, np.exp),
+            "A": (0, np.exp),
+            "B": (1, np.exp),
+            "alpha": (3, float),
+            "beta": (4, float),
+        }
+        if len(self.theta) == 7:
+            found |= {"R*_D": (5, np.exp), "R*_N": (6, np.exp)}
+        with np.errstate(over="ignore"):
+            out = {
+                name: estimate(f(self.theta[i]), np.exp(s) if f is np.exp else s)
+                for name, (i, f) in found.items()
+                for s in [self.samples[:, i]]
+            }
+        out["a"] = estimate(*self._exponents(0))
+        out["b"] = estimate(*self._exponents(1))
+        return out
+
+    def _exponents(self, which):
+        def one(theta):
+            alpha, beta = theta[..., 3], theta[..., 4]
+            a = beta / (alpha + self.compute.g * beta)
+            return 1 - self.compute.g * a if which else a
+
+        return one(self.theta), one(self.samples)
+
+    def log_loss(self, params, data, unique=np.inf):
+        """Return log L [n] and its samples [B, n]."""
+        thetas = np.concatenate([self.theta[None], self.samples])
+        if len(self.theta) == 7:
+            values = constrained(params, data, unique, self.compute.g)(thetas)[0]
+        else:
+            values = chinchilla(params, data)(thetas)[0]
+        return values[0], values[1:]
+
+    def spread(self) -> float:
+        """Return the standard deviation of log losses about the law."""
+        free = len(self.points) - len(self.theta)
+        return float(np.sqrt((self.residuals**2).sum() / free))
+
+
+def starts(params, data, loss) -> np.ndarray:
+    """Return a grid of places to begin at [B, 5], each with the terms in proportion to the loss."""
+    log_n, log_d = np.log(params).mean(), np.log(data).mean()
+    level, lowest = np.log(loss).mean(), np.log(loss.min())
+    grid = np.array(
+        np.meshgrid(
+            [-3.0, -1.5, -0.5],  # log of the share of the loss that more parameters would save
+            [-3.0, -1.5, -0.5],
+            [-3.0, -1.0, -0.3, -0.05],  # log of E as a share of the lowest loss
+            [0.1, 0.3, 0.6, 1.2],
+            [0.1, 0.3, 0.6, 1.2],
+        )
+    ).reshape(5, -1)
+    a, b, e, alpha, beta = grid
+    return np.stack(
+        [level + a + alpha * log_n, level + b + beta * log_d, lowest + e, alpha, beta], 1
+    )
+
+
+def fit_parametric(
+    points: Points, *, seed: int = 0, draws: int = DRAWS, compute: Compute | None = None
+) -> Parametric:
+    """Fit Chinchilla's law: a grid of starts, the best by L-BFGS, refits for the intervals.
+
+    Args:
+        points: runs, each having seen its data about once.
+        seed: of the residuals drawn.
+        draws: refits.
+        compute: by default as measured.
+
+    Raises:
+        LawError: too few runs, or all of one size or length.
+    """
+    _refuse_few(points, 5)
+    y = np.log(points.loss)
+    form = chinchilla(points.params, points.data)
+    grid = starts(points.params, points.data, points.loss)
+    loss = huber(y - form(grid)[0], DELTA)
+    theta, loss = descend(form, grid[np.argsort(loss)[:32]], y, delta=DELTA, steps=100)
+    found = min((_polish(form, theta[i], y) for i in np.argsort(loss)[:3]), key=lambda x: x.fun)
+    fitted = form(found.x[None])[0][0]
+    residuals = y - fitted
+    rng = np.random.default_rng(seed)
+    again = redrawn(fitted, residuals, 5, rng, draws)
+    samples, _ = descend(form, np.tile(found.x, (draws, 1)), again, delta=DELTA)
+    compute = compute or measure_compute(points)
+    fit = Parametric(found.x, samples, residuals, points, compute)
+    return dataclasses.replace(fit, warnings=tuple(_doubts(fit)))
+
+
+def _polish(form, theta, y):
+    def loss(theta):
+        values, slopes = form(theta[None])
+        residuals = y - values[0]
+        return huber(residuals, DELTA), -np.clip(residuals, -DELTA, DELTA) @ slopes[0]
+
+    # Huber's loss of log losses is far below 1: without a scale L-BFGS stops at once.
+    scale = 1 / max(loss(theta)[0], 1e-12)
+    scaled = lambda theta: tuple(scale * x for x in loss(theta))
+    found = optimize.minimize(
+        scaled, theta, jac=True, method="L-BFGS-B", options={"ftol": 1e-13, "maxiter": 2000}
+    )
+    found.fun /= scale
+    return found
+
+
+def _refuse_few(points, size):
+    if len(points) < size + 2:
+        raise LawError(
+            f"{len(points)} runs for {size} parameters: at least {size + 2} are needed, and twice"
+            " as many for intervals that mean something"
+        )
+    for name, values in (("sizes", points.params), ("amounts of data", points.data)):
+        if len(np.unique(np.round(np.log(values), 2))) < 3:
+            raise LawError(
+                f"all runs are of fewer than three {name}: the law cannot tell parameters from data"
+            )
+
+
+def _doubts(fit: Parametric):
+    found = fit.estimates()
+    for name, of in (("alpha", "parameters"), ("beta", "data")):
+        if found[name].low <= 0.01:
+            yield (
+                f"{name} is {found[name]}: the interval reaches 0, so these runs do not show that"
+                f" more {of} lower the loss"
+            )
+        elif found[name].high > 4 * found[name].value:
+            yield f"{name} is {found[name]}: hardly determined"
+    if found["E"].low < 0.05 * fit.points.loss.min():
+        yield (
+            f"E, the loss that remains, is {found['E']}: the runs do not show where the loss would"
+            " end, so do not extrapolate far"
+        )
+    if len(fit.points) < 2 * len(fit.theta):
+        yield f"only {len(fit.points)} runs for {len(fit.theta)} parameters"
+
+
+def fit_constrained(
+    points: Points, *, seed: int = 0, draws: int = DRAWS, compute: Compute | None = None
+) -> Parametric:
+    """Fit the law of repeated data to runs with few and with many passes over their corpora.
+
+    Raises:
+        LawError: too few runs, or too few that saw their corpus more than one and a half times.
+    """
+    repeated = points.data > 1.5 * points.unique
+    if repeated.sum() < 3:
+        raise LawError(
+            f"{repeated.sum()} runs saw their corpus more than one and a half times, 3 are needed:"
+            " nothing tells what repeated nights are worth"
+        )
+    _refuse_few(points, 7)
+    compute = compute or measure_compute(points)
+    y = np.log(points.loss)
+    form = constrained(points.params, points.data, points.unique, compute.g)
+    try:
+        base = fit_parametric(points.take(~repeated), seed=seed, draws=1).theta
+    except LawError:  # too few of them: all together
+        base = fit_parametric(points, seed=seed, draws=1).theta
+    grid = np.log([[d, n] for d in (1, 5, 20, 80) for n in (1, 5, 20, 80)])
+    theta, loss = descend(form, np.hstack([np.tile(base, (16, 1)), grid]), y, delta=DELTA)
+    theta = theta[np.argmin(loss)]
+    fitted = form(theta[None])[0][0]
+    again = redrawn(fitted, y - fitted, 7, np.random.default_rng(seed), draws)
+    samples, _ = descend(form, np.tile(theta, (draws, 1)), again, delta=DELTA, steps=100)
+    fit = Parametric(theta, samples, y - fitted, points, compute)
+    doubts, found = list(_doubts(fit)), fit.estimates()
+    for name, of in (("R*_D", "repeated nights"), ("R*_N", "parameters beyond what suits them")):
+        if found[name].high > 20 * max(found[name].low, 1e-9):
+            doubts.append(f"{name} is {found[name]}: what {of} are worth is not determined")
+    return dataclasses.replace(fit, warnings=tuple(doubts))
+
+
+def with_borrowed_repetition(fit: Parametric) -> Parametric:
+    """Return a law of repeated data whose two constants are those published of language models."""
+    more = np.log(BORROWED)
+    note = (
+        "what repeated nights are worth was not measured: R*_D = 15.4 and R*_N = 5.3 are borrowed"
+        " from language models (Muennighoff et al. 2023)"
+    )
+    return dataclasses.replace(
+        fit,
+        theta=np.concatenate([fit.theta, more]),
+        samples=np.hstack([fit.samples, np.tile(more, (len(fit.samples), 1))]),
+        warnings=(*fit.warnings, note),
+        borrowed=True,
+    )
+
+
+# IsoFLOP parabolas.
+
+
+@dataclasses.dataclass(frozen=True)
+class Valley:
+    """The parabola of one budget.
+
+    Attributes:
+        flops: the budget.
+        coefficients: of loss over log N, the highest power first.
+        params, data, loss: at its lowest point.
+        inside: the lowest point lies between the smallest and the largest size of the budget.
+        low, high: the sizes that were run.
+    """
+
+    flops: float
+    coefficients: np.ndarray
+    params: Estimate
+    data: Estimate
+    loss: Estimate
+    inside: bool
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """y = scale C^exponent."""
+
+    exponent: Estimate
+    log_scale: float
+    samples: np.ndarray  # [B, 2]: exponent, log scale
+
+    def at(self, flops: float) -> Estimate:
+        """Return y of a budget."""
+        log = np.log(flops)
+        return estimate(
+            np.exp(self.log_scale + self.exponent.value * log),
+            np.exp(np.clip(self.samples[:, 1] + self.samples[:, 0] * log, -700, 700)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class IsoFlop:
+    """Valleys of several budgets, and the power laws through them."""
+
+    valleys: tuple[Valley, ...]
+    params: PowerLaw | None
+    data: PowerLaw | None
+    warnings: tuple[str, ...]
+
+
+def fit_isoflop(
+    points: Points, budget: np.ndarray | None = None, *, seed: int = 0, draws: int = DRAWS
+) -> IsoFlop:
+    """Fit a parabola of loss over log N to the runs of each budget, and power laws to their lowest
+    points.
+
+    Args:
+        points: runs.
+        budget: [n], which budget each belongs to; by default from their FLOPs.
+        seed: of the residuals drawn, from those of all budgets together.
+        draws: refits.
+
+    Raises:
+        LawError: no budget has three sizes, or none bends upwards.
+    """
+    budget = budgets(points.flops) if budget is None else np.asarray(budget, float)
+    compute, warnings, groups, left = measure_compute(points), [], [], []
+    for flops in np.unique(budget):
+        own = points.take(budget == flops)
+        x = np.log(own.params)
+        if len(np.unique(np.round(x, 3))) < 3:
+            warnings.append(f"budget {flops:.3g}: fewer than three sizes, left out")
+            continue
+        centre = x.mean()
+        matrix = np.vander(x - centre, 3)
+        coefficients = np.linalg.lstsq(matrix, own.loss, rcond=None)[0]
+        if coefficients[0] <= 0:
+            warnings.append(f"budget {flops:.3g}: the losses do not bend upwards, left out")
+            continue
+        groups.append((flops, own, x, centre, matrix, coefficients))
+        left.append(own.loss - matrix @ coefficients)
+    if not groups:
+        raise LawError("no budget has three sizes between which the loss has a lowest point")
+    free = sum(len(x) - 3 for x in left)
+    if free < 1:
+        raise LawError("three sizes for every budget leave nothing to tell the noise by: run four")
+    # Each budget's residuals are shrunk by its own fit; the t is of what all leave free.
+    factor = stats.t.ppf(0.975, free) / stats.norm.ppf(0.975)
+    pool = np.concatenate([x * np.sqrt(len(x) / max(len(x) - 3, 1)) for x in left if len(x) > 3])
+    rng = np.random.default_rng(seed)
+    valleys, logs = [], []
+    for flops, own, x, centre, matrix, coefficients in groups:
+        noise = factor * rng.choice(np.concatenate([pool, -pool]), (draws, len(own)))
+        again = (matrix @ coefficients + noise) @ np.linalg.pinv(matrix).T
+        again = np.concatenate([coefficients[None], again])
+        curved = again[:, 0] > 0
+        with np.errstate(all="ignore"):
+            moved = np.where(curved, -again[:, 1] / (2 * again[:, 0]), np.nan)
+        lowest = again[:, 2] + 0.5 * again[:, 1] * moved
+        # A parabola says nothing far from its runs: beyond them by their own width, it is cut.
+        width = np.ptp(x)
+        log_n = np.clip(centre + moved, x.min() - width, x.max() + width)
+        log_d = np.log(flops) - compute.log_k - compute.g * log_n
+        logs.append((np.log(flops), log_n, log_d))
+        inside = bool(x.min() < log_n[0] < x.max())
+        valley = Valley(
+            flops=float(flops),
+            coefficients=np.array(np.polyfit(x, matrix @ coefficients, 2)),
+            params=estimate(np.exp(log_n[0]), np.exp(log_n[1:])),
+            data=estimate(np.exp(log_d[0]), np.exp(log_d[1:])),
+            loss=estimate(lowest[0], lowest[1:]),
+            inside=inside,
+            low=float(own.params.min()),
+            high=float(own.params.max()),
+        )
+        valleys.append(valley)
+        if not inside:
+            warnings.append(
+                f"budget {flops:.3g}: the lowest point lies at the edge of the sizes that were run,"
+                " so the best size is only known to be beyond it: run"
+                f" {'larger' if log_n[0] >= x.max() else 'smaller'} ones"
+            )
+        if (~curved).mean() > 0.05:
+            warnings.append(f"budget {flops:.3g}: noise hides the valley in {(~curved).mean():.0%}")
+    if len(valleys) < 2:
+        warnings.append("one budget only: no power law")
+        return IsoFlop(tuple(valleys), None, None, tuple(warnings))
+    if len(valleys) < 3:
+        warnings.append("two budgets only: a power law through two points cannot be checked")
+    laws = [_power([x[0] for x in logs], np.stack([x[i] for x in logs])) for i in (1, 2)]
+    for law, of in zip(laws, ("best size", "best amount of data")):
+        if law.exponent.low <= 0:
+            warnings.append(f"the {of} does not surely grow with compute: {law.exponent}")
+    return IsoFlop(tuple(valleys), *laws, tuple(warnings))
+
+
+def _power(log_c, logs) -> PowerLaw:
+    """Lines through [budgets, 1 + B] logs, the first the estimate."""
+    x = np.array(log_c)
+    centred = x - x.mean()
+    slope = centred @ logs / (centred @ centred)
+    scale = logs.mean(0) - slope * x.mean()
+    return PowerLaw(
+        estimate(slope[0], slope[1:]), float(scale[0]), np.stack([slope[1:], scale[1:]], 1)
+    )
+
+
+# What is done with the laws.
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """How to spend a budget.
+
+    Attributes:
+        flops: the budget.
+        unique: D in one pass over the corpus; infinite for no limit.
+        params, data, epochs, loss: the best, each with its interval.
+        warnings: what a reader must know.
+    """
+
+    flops: float
+    unique: float
+    params: Estimate
+    data: Estimate
+    epochs: Estimate | None
+    loss: Estimate
+    warnings: tuple[str, ...]
+
+
+def allocate(fit: Parametric, flops: float, unique: float = np.inf) -> Allocation:
+    """Return the parameters and passes that lower the loss most for a budget and a corpus.
+
+    Args:
+        fit: of repeated data, or not: then the published constants of language models stand in
+            where the corpus is too small.
+        flops: C.
+        unique: D in one pass over the corpus, in the unit of the runs.
+    """
+    compute, points = fit.compute, fit.points
+    thetas = np.concatenate([fit.theta[None], fit.samples])
+    log_n = _unlimited(thetas, flops, compute)
+    log_d = np.log(compute.data(np.exp(log_n), flops))
+    warnings = []
+    if np.isfinite(unique) and np.isfinite(log_d[0]) and log_d[0] > np.log(unique):
+        if len(fit.theta) == 5:
+            fit = with_borrowed_repetition(fit)
+            warnings.append(fit.warnings[-1])
+            thetas = np.concatenate([fit.theta[None], fit.samples])
+        # Fewer passes than an endless corpus would have, so larger: up to where one pass is left.
+        grid = np.linspace(log_n[0] - 1, np.log(_single(unique, flops, compute)) + 0.5, 400)
+        n = np.exp(grid)
+        d = compute.data(n, flops)
+        form = constrained(n, d, unique, compute.g)
+        values = np.concatenate([form(part)[0] for part in np.array_split(thetas, 20)])
+        best = np.argmin(np.where(np.isfinite(values), values, np.inf), 1)
+        log_n, log_loss = grid[best], values[np.arange(len(values)), best]
+        log_d = np.log(compute.data(np.exp(log_n), flops))
+    else:
+        values = thetas[:, 0] - thetas[:, 3] * log_n, thetas[:, 1] - thetas[:, 4] * log_d
+        log_loss = np.logaddexp(np.logaddexp(*values), thetas[:, 2])
+    n, d = np.exp(log_n), np.exp(log_d)
+    if flops > 10 * points.flops.max():
+        warnings.append(
+            f"the budget is {flops / points.flops.max():.3g} times the largest run's: the interval"
+            " says how far the runs scatter, not whether the law still holds there"
+        )
+    for name, value, known in (("model", n[0], points.params), ("data", d[0], points.data)):
+        if not known.min() / 3 <= value <= known.max() * 3:
+            warnings.append(
+                f"the best {name} is {value:.3g}; what was run is {known.min():.3g} to"
+                f" {known.max():.3g}"
+            )
+    per = lambda x: estimate(x[0], x[1:])
+    return Allocation(
+        float(flops),
+        float(unique),
+        per(n),
+        per(d),
+        per(d / unique) if np.isfinite(unique) else None,
+        per(np.exp(log_loss)),
+        tuple(warnings),
+    )
+
+
+def _single(unique, flops, compute):
+    """N that a budget pays for in one pass over the corpus."""
+    return np.exp((np.log(flops / unique) - compute.log_k) / compute.g)
+
+
+def _unlimited(thetas, flops, compute):
+    a, b, _, alpha, beta = (thetas[:, i] for i in range(5))
+    g = compute.g
+    with np.errstate(all="ignore"):
+        balance = np.log(alpha) + a - np.log(g * beta) - b
+        return (balance + beta * (np.log(flops) - compute.log_k)) / (alpha + g * beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """How well the smaller budgets predict the largest.
+
+    Attributes:
+        flops: the budget held out.
+        predicted: one Estimate a run, noise of single runs included.
+        reached: their losses.
+        error: mean of log(reached / predicted).
+        spread: standard deviation of the runs about the law that predicted.
+        within: share of the runs in their intervals.
+        warnings: of the fit to what was left.
+    """
+
+    flops: float
+    params: np.ndarray
+    predicted: tuple[Estimate, ...]
+    reached: np.ndarray
+    error: float
+    spread: float
+    within: float
+    warnings: tuple[str, ...]
+
+
+def hold_out(
+    points: Points, budget: np.ndarray | None = None, *, seed: int = 0, draws: int = DRAWS
+) -> HeldOut:
+    """Predict the runs of the largest budget from a law fitted to the others.
+
+    Raises:
+        LawError: one budget only, or too few runs are left.
+    """
+    budget = budgets(points.flops) if budget is None else np.asarray(budget, float)
+    largest = budget == budget.max()
+    if largest.all():
+        raise LawError("all runs have one budget: there is nothing to predict it from")
+    rest, held = points.take(~largest), points.take(largest)
+    fit = fit_parametric(rest, seed=seed, draws=draws)
+    log, samples = fit.log_loss(held.params, held.data)
+    spread = fit.spread()
+    noise = spread * np.random.default_rng(seed + 1).normal(size=samples.shape)
+    predicted = [estimate(np.exp(x), np.exp(s)) for x, s in zip(log, (samples + noise).T)]
+    within = np.mean([p.low <= x <= p.high for p, x in zip(predicted, held.loss)])
+    return HeldOut(
+        float(budget.max()),
+        held.params,
+        tuple(predicted),
+        held.loss,
+        float(np.mean(np.log(held.loss) - log)),
+        spread,
+        float(within),
+        fit.warnings,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Diversity:
+    """metric = c - a M^-b over the number of modalities M.
+
+    Attributes:
+        a, b, c: fitted; a below 0 where the metric falls, as a loss does.
+        gain: what doubling the largest M would add.
+        samples: [B, 3], refits of a, b, c.
+        warnings: what a reader must know.
+    """
+
+    a: Estimate
+    b: Estimate
+    c: Estimate
+    gain: Estimate
+    samples: np.ndarray
+    warnings: tuple[str, ...]
+
+
+def fit_diversity(count, metric, *, seed: int = 0, draws: int = DRAWS) -> Diversity:
+    """Fit metric = c - a M^-b by least squares.
+
+    Args:
+        count: [n] modalities of each run.
+        metric: [n].
+        seed: of the residuals drawn.
+        draws: refits.
+
+    Raises:
+        LawError: fewer than five runs or four numbers of modalities.
+    """
+    count, metric = np.asarray(count, float), np.asarray(metric, float)
+    if len(count) < 5 or len(np.unique(count)) < 4:
+        raise LawError(
+            f"{len(count)} runs of {len(np.unique(count))} numbers of modalities: 3 parameters need"
+            " at least 5 runs of 4"
+        )
+    grid = np.concatenate([np.linspace(0.02, 3, 150), np.linspace(3.05, 6, 60)])
+    bases = np.stack([np.stack([-(count**-b), np.ones(len(count))], 1) for b in grid])
+    inverses = np.linalg.pinv(bases)
+
+    def solve(values):  # [B, n]
+        weights = np.einsum("gpn,bn->bgp", inverses, values)
+        wrong = ((values[:, None] - np.einsum("gnp,bgp->bgn", bases, weights)) ** 2).sum(-1)
+        best = wrong.argmin(1)
+        chosen = weights[np.arange(len(values)), best]
+        return np.stack([chosen[:, 0], grid[best], chosen[:, 1]], 1)
+
+    theta = solve(metric[None])[0]
+    fitted = theta[2] - theta[0] * count ** -theta[1]
+    again = redrawn(fitted, metric - fitted, 3, np.random.default_rng(seed), draws)
+    samples = solve(again)
+    top = count.max()
+    gain = lambda t: t[..., 0] * (top ** -t[..., 1] - (2 * top) ** -t[..., 1])
+    a, b, c = (estimate(theta[i], samples[:, i]) for i in range(3))
+    warnings = []
+    if b.low <= grid[0] or b.high >= grid[-1]:
+        warnings.append(
+            f"the exponent is {b}: not determined, so neither is where more modalities would lead"
+        )
+    if a.low <= 0 <= a.high:
+        warnings.append(f"a is {a}: the runs do not show that modalities matter at all")
+    return Diversity(a, b, c, estimate(gain(theta), gain(samples)), samples, tuple(warnings))
+
+
+@dataclasses.dataclass(frozen=True)
+class Relation:
+    """A probe's metric against the loss.
+
+    Attributes:
+        rank: Spearman's correlation.
+        form: ``"line"`` or ``"sigmoid"``, whichever explains more for its parameters (AICc).
+        x, y: where the curve goes, [100].
+        low, high: its band.
+        warnings: what a reader must know.
+    """
+
+    rank: Estimate
+    form: str
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    warnings: tuple[str, ...]
+
+
+def relate(loss, metric, *, seed: int = 0, draws: int = DRAWS) -> Relation:
+    """Relate a metric to the loss of the same runs.
+
+    Raises:
+        LawError: fewer than five runs, or a metric that is the same in all.
+    """
+    loss, metric = np.asarray(loss, float), np.asarray(metric, float)
+    n = len(loss)
+    if n < 5 or np.ptp(loss) == 0 or np.ptp(metric) == 0:
+        raise LawError(f"{n} runs with loss and metric, 5 that differ are needed")
+    rng = np.random.default_rng(seed)
+    ranks = lambda x: stats.rankdata(x, axis=-1)
+    chosen = rng.integers(n, size=(draws, n))
+    with np.errstate(all="ignore"):
+        pairs = np.stack([ranks(loss[chosen]), ranks(metric[chosen])])
+        pairs -= pairs.mean(-1, keepdims=True)
+        samples = (pairs[0] * pairs[1]).sum(-1) / np.sqrt((pairs**2).sum(-1).prod(0))
+    rank = estimate(stats.spearmanr(loss, metric).statistic, samples)
+
+    scaled = lambda x: (np.asarray(x) - loss.mean()) / loss.std()
+    x = np.linspace(loss.min(), loss.max(), 100)
+
+    def line(at):
+        return numeric(lambda t: t[:, :1] + t[:, 1:2] * scaled(at))
+
+    def sigmoid(at):
+        def form(t):
+            low, height, middle, width = (t[:, i, None] for i in range(4))
+            return low + height / (1 + np.exp(np.clip((scaled(at) - middle) / np.exp(width), -50, 50)))
+
+        return numeric(form)
+
+    slope = float(np.polyfit(scaled(loss), metric, 1)[0])
+    begin = {
+        "line": (line, [[metric.mean(), slope]]),
+        "sigmoid": (
+            sigmoid,
+            [
+                [metric.max() if slope > 0 else metric.min(), -np.sign(slope) * np.ptp(metric), m, w]
+                for m in (-1.0, 0.0, 1.0)
+                for w in (-1.5, 0.0, 1.0)
+            ],
+        ),
+    }
+    best = None
+    for name, (form, theta) in begin.items():
+        size = len(theta[0])
+        if n < size + 3:
+            continue
+        theta, wrong = descend(form(loss), np.array(theta), metric, delta=np.inf)
+        theta, wrong = theta[np.argmin(wrong)], 2 * wrong.min()
+        score = n * np.log(max(wrong, 1e-300) / n) + 2 * (size + 1) * n / (n - size - 2)
+        if best is None or score < best[0]:
+            best = (score, name, form, theta)
+    _, name, form, theta = best
+    fitted = form(loss)(theta[None])[0][0]
+    again = redrawn(fitted, metric - fitted, len(theta), rng, draws)
+    refits, _ = descend(form(loss), np.tile(theta, (draws, 1)), again, delta=np.inf, steps=60)
+    low, high = np.percentile(form(x)(refits)[0], [2.5, 97.5], axis=0)
+    warnings = []
+    if rank.low <= 0 <= rank.high:
+        warnings.append(f"the rank correlation is {rank}: these runs show no relation")
+    return Relation(rank, name, x, form(x)(theta[None])[0][0], low, high, tuple(warnings))

@@ -12,7 +12,6 @@ looked for in the folder that the command names with ``--workdir``. Exit codes: 
 On Linux the processes get SIGTERM when the supervisor is gone (SIGKILL), so that they save and end.
 """
 
-import ctypes
 import pathlib
 import signal
 import subprocess
@@ -22,7 +21,9 @@ import time
 from absl import app, flags, logging
 
 from hypnos_jax.distributed import FAILED, free_port
+from hypnos_jax.progress import newest_step
 from hypnos_jax.stopping import STOPPED_EARLY
+from launch.children import end_with_parent
 
 PROCESSES = flags.DEFINE_integer("processes", 1, "processes on this machine", lower_bound=1)
 RESTARTS = flags.DEFINE_integer("restarts", 5, "attempts in a row that save nothing", lower_bound=0)
@@ -32,8 +33,6 @@ DONE = 0
 GRACE_S = 15.0  # for the others to say what they know when one has ended badly
 LONGEST_BACKOFF_S = 300.0
 LOOK_S = 0.1
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Supervisor:
@@ -128,18 +127,8 @@ class Supervisor:
                 time.sleep(LOOK_S)
 
     def newest_step(self) -> int:
-        """The newest step that the run's folder holds a sealed checkpoint of; -1 for none."""
-        if self.workdir is None:
-            return -1
-        sealed = self.workdir.glob("checkpoints/[0-9]*/sha256.json")  # hypnos_jax/checkpoint.py
-        names = (path.parent.name for path in sealed)
-        return max((int(name) for name in names if name.isdecimal()), default=-1)
-
-
-def end_with_parent() -> None:
-    """In a child that was just forked: have it asked to save and end when its parent is gone."""
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        """The newest saved step of the run; -1 for none."""
+        return -1 if self.workdir is None else newest_step(self.workdir)
 
 
 def workdir_of(command: list[str]) -> pathlib.Path | None:

@@ -12,7 +12,9 @@ from hypnos_jax import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
-    path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py") if path.stem != "__init__"
+    path.relative_to(ROOT)
+    for path in (ROOT / "configs").rglob("*.py")
+    if "def get_config(" in path.read_text()
 )
 
 

@@ -36,7 +36,8 @@ RATES = {"signal_crops": 1e-4}
 
 
 def config_files():
-    return sorted(path for path in (ROOT / "configs").rglob("*.py") if path.stem != "__init__")
+    found = (ROOT / "configs").rglob("*.py")
+    return sorted(path for path in found if "def get_config(" in path.read_text())
 
 
 def load_config(path, arg):

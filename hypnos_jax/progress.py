@@ -1,0 +1,59 @@
+"""What a run's folder says of it, for those who start and watch runs; nothing here imports jax."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+
+TAIL_BYTES = 16384
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        step: of the newest line of its metrics; 0 for none.
+        loss: of that line; None for none.
+        step_s: seconds of a step, the median of the last lines; None for none.
+    """
+
+    step: int = 0
+    loss: float | None = None
+    step_s: float | None = None
+
+
+def newest_step(workdir: str | os.PathLike) -> int:
+    """Return the newest step that a folder holds a sealed checkpoint of; -1 for none."""
+    sealed = pathlib.Path(workdir).glob("checkpoints/[0-9]*/sha256.json")  # checkpoint.MANIFEST
+    names = (path.parent.name for path in sealed)
+    return max((int(name) for name in names if name.isdecimal()), default=-1)
+
+
+def read_progress(workdir: str | os.PathLike) -> Progress:
+    """Return where a run is, by the end of its ``metrics.jsonl``."""
+    lines = []
+    for text in tail(pathlib.Path(workdir) / "metrics.jsonl").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # cut off at the beginning, or being written
+            continue
+        if isinstance(line, dict) and "loss" in line:
+            lines.append(line)
+    if not lines:
+        return Progress()
+    times = sorted(line["step_s"] for line in lines if line.get("step_s"))
+    return Progress(lines[-1]["step"], lines[-1]["loss"], times[len(times) // 2] if times else None)
+
+
+def tail(path: str | os.PathLike, count: int = TAIL_BYTES) -> str:
+    """Return the end of a text file, at most so many bytes; "" where it is not there."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - count, 0))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

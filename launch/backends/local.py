@@ -1,0 +1,272 @@
+"""Runs of a sweep on this machine: some at a time, a process that trains and one that evaluates.
+
+Who started a run and how it ended is in ``runs/<name>/ended.json``; whether its last step is saved
+is read from its checkpoints. The processes hold the sweep's lock with the launcher: after a SIGKILL
+of the launcher they are asked to save and end, and the lock is free when the last of them has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from absl import logging
+
+from hypnos_jax.progress import Progress, newest_step, read_progress, tail
+from hypnos_jax.sweeps import DONE, FAILED, ROOT, RUNNING, STOPPED, WAITING, Run, workdir_of
+from launch.backends.table import Table
+from launch.children import end_with_parent
+
+STOPPED_EARLY = 75  # hypnos_jax/stopping.py, whose import is not needed
+LOOK_S = 0.2
+TABLE_S = 1.0
+IN_VAIN = 3  # times in a row that a run was stopped from outside and had saved nothing new
+LAST_LINES = 12
+LOCK_WAIT_S = 120.0  # ours: for the processes of a launcher that was killed to save and end
+
+
+class LockedError(ValueError):
+    """Another sweep runs in this folder."""
+
+
+@dataclasses.dataclass
+class Job:
+    """A run with its processes.
+
+    Attributes:
+        run: which.
+        workdir: its folder.
+        state: ``done``, ``running``, ``stopped``, ``failed`` or ``waiting``.
+        codes: exit codes, by ``train`` and ``evaluate``; None while unknown.
+        why: of a failed one, in a line.
+    """
+
+    run: Run
+    workdir: pathlib.Path
+    state: str = WAITING
+    codes: dict = dataclasses.field(default_factory=dict)
+    why: str = ""
+    processes: dict = dataclasses.field(default_factory=dict)
+    in_vain: int = 0
+    saved: int = -1
+    began: float = 0.0
+    progress: Progress = Progress()
+    first_step: int = 0  # of this process, for the rate
+
+
+def read_job(run: Run, folder: pathlib.Path, evaluate: bool) -> Job:
+    """Return a run as its folder tells it, nothing of it running."""
+    workdir = workdir_of(folder, run)
+    job = Job(run, workdir, progress=read_progress(workdir))
+    job.saved = newest_step(workdir)
+    try:
+        job.codes = json.loads((workdir / "ended.json").read_text())
+    except (OSError, ValueError):
+        job.codes = {}
+    trained = job.saved >= run.steps
+    if trained and (not evaluate or job.codes.get("evaluate") == 0):
+        job.state = DONE
+    elif job.codes.get("train") not in (None, 0, STOPPED_EARLY) and not trained:
+        job.state, job.why = FAILED, f"training ended with code {job.codes['train']}"
+    elif job.codes.get("evaluate") not in (None, 0, STOPPED_EARLY, -signal.SIGTERM):
+        job.state, job.why = FAILED, f"evaluation ended with code {job.codes['evaluate']}"
+    elif workdir.exists() and (job.saved >= 0 or job.codes):
+        job.state = STOPPED
+    return job
+
+
+class Local:
+    """A pool of runs on this machine."""
+
+    def __init__(self, runs: list[Run], folder: pathlib.Path, *, jobs: int, evaluate: bool):
+        """Read where every run is.
+
+        Args:
+            runs: of the sweep.
+            folder: its folder.
+            jobs: runs at a time.
+            evaluate: start a process that evaluates beside each that trains.
+        """
+        self.folder, self.count, self.evaluate = folder, jobs, evaluate
+        self.jobs = [read_job(run, folder, evaluate) for run in runs]
+        self.signals: list[int] = []
+        self.table = Table(self.jobs)
+
+    def hear(self, number: int, frame) -> None:
+        """Remember a signal: nothing is started after it, and what runs is asked to save and end.
+
+        Two of SIGINT end what runs at once.
+        """
+        self.signals.append(number)
+
+    def run(self, lock) -> int:
+        """Run all that is not done; return the exit code.
+
+        Args:
+            lock: the sweep's open lock file, which the processes hold too.
+        """
+        for job in self.jobs:  # those that failed are tried again: the cause may be mended
+            if job.state in (STOPPED, FAILED):
+                job.state, job.why = WAITING, ""
+        passed = 0
+        self.table.begin()
+        try:
+            while True:
+                self.reap()
+                if not self.signals:
+                    self.fill(lock)
+                running = [job for job in self.jobs if job.processes]
+                if not running:
+                    break
+                while passed < len(self.signals):
+                    passed += 1
+                    at_once = self.signals[:passed].count(signal.SIGINT) > 1
+                    self.table.say("ending at once" if at_once else "asking all to save and end")
+                    for job in running:
+                        for process in job.processes.values():
+                            process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
+                self.table.show()
+                time.sleep(LOOK_S)
+        finally:
+            for job in self.jobs:
+                for process in job.processes.values():
+                    process.kill()
+                    process.wait()
+            self.table.end()
+        states = [job.state for job in self.jobs]
+        if FAILED in states:
+            return 1
+        return 0 if set(states) == {DONE} else STOPPED_EARLY
+
+    def fill(self, lock) -> None:
+        """Start what waits, as far as there is room."""
+        for job in self.jobs:
+            if sum(bool(job.processes) for job in self.jobs) >= self.count:
+                return
+            if job.state == WAITING:
+                self.begin(job, lock)
+
+    def begin(self, job: Job, lock) -> None:
+        """Start a run's processes: to train where its last step is not saved, and to evaluate."""
+        job.workdir.mkdir(parents=True, exist_ok=True)
+        job.state, job.codes, job.began = RUNNING, {}, time.monotonic()
+        job.saved, job.first_step = newest_step(job.workdir), job.progress.step
+        if job.saved < job.run.steps:
+            job.processes["train"] = self.spawn(job, "train", job.run.train(job.workdir), lock)
+        else:
+            job.codes["train"] = 0
+        if self.evaluate:
+            words = job.run.evaluate(job.workdir)
+            job.processes["evaluate"] = self.spawn(job, "evaluate", words, lock)
+        self.note(job)
+        self.table.say(f"started {job.run.name}")
+
+    def spawn(self, job: Job, kind: str, words: list[str], lock) -> subprocess.Popen:
+        """Start one process, its words in a log of the run's folder."""
+        with (job.workdir / f"{kind}.log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, *words],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,  # the terminal's Ctrl-C would reach it twice
+                preexec_fn=end_with_parent,
+            )
+
+    def reap(self) -> None:
+        """Take up what has ended."""
+        for job in self.jobs:
+            for kind, process in list(job.processes.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del job.processes[kind]
+                job.codes[kind] = code
+                self.note(job)
+                if kind == "train" and code != 0 and "evaluate" in job.processes:
+                    job.processes["evaluate"].terminate()  # it would wait for more
+            if job.state == RUNNING:
+                job.progress = read_progress(job.workdir)
+                if not job.processes:
+                    self.close(job)
+
+    def close(self, job: Job) -> None:
+        """Judge a run whose processes have ended."""
+        train, evaluate = job.codes["train"], job.codes.get("evaluate", 0)
+        saved = newest_step(job.workdir)
+        if train == 0 and evaluate == 0:
+            job.state = DONE
+            self.table.say(f"done {job.run.name}")
+            return
+        ended = (STOPPED_EARLY, -signal.SIGTERM)
+        if self.signals or (train in (0, *ended) and evaluate in (0, *ended)):
+            job.state = STOPPED
+            job.in_vain = 0 if saved > job.saved else job.in_vain + 1
+            self.table.say(f"stopped {job.run.name} at step {max(saved, 0)}")
+            if not self.signals:
+                if job.in_vain < IN_VAIN:
+                    job.state = WAITING
+                    return
+                job.why = f"stopped {IN_VAIN} times, and nothing saved"
+            else:
+                return
+        kind = "train" if train not in (0, *ended) else "evaluate"
+        what = "training" if kind == "train" else "evaluation"
+        job.state = FAILED
+        job.why = job.why or f"{what} ended with code {job.codes[kind]}"
+        log = job.workdir / f"{kind}.log"
+        lines = tail(log).splitlines()[-LAST_LINES:]
+        self.table.say(
+            "\n  ".join([f"failed {job.run.name}: {job.why}; the end of {log}:", *lines])
+        )
+
+    def note(self, job: Job) -> None:
+        """Write a run's exit codes, whole or not at all."""
+        partial = job.workdir / "ended.json.tmp"
+        partial.write_text(json.dumps(job.codes) + "\n")
+        os.replace(partial, job.workdir / "ended.json")
+
+
+def take_lock(folder: pathlib.Path):
+    """Return the sweep's lock file, open and locked.
+
+    Raises:
+        LockedError: another launcher is at work here, or processes of one that was killed do not
+            end.
+    """
+    lock = (folder / "lock").open("a+")
+    end = time.monotonic() + LOCK_WAIT_S
+    told = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip()
+            if owner.isdecimal() and pathlib.Path(f"/proc/{owner}").exists():
+                raise LockedError(
+                    f"{folder} is in use by process {owner}; one sweep at a time in a folder"
+                ) from None
+            if time.monotonic() > end:
+                raise LockedError(
+                    f"{folder}: processes of a sweep that was killed have not ended within"
+                    f" {LOCK_WAIT_S:g} s; end them, or use another --output"
+                ) from None
+            if not told:
+                logging.info("waiting for the processes of a killed sweep to save and end")
+                told = True
+            time.sleep(LOOK_S)
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock

@@ -456,6 +456,17 @@ def read_sweep(folder: str | os.PathLike) -> dict:
         raise ConfigError(f"{path} is not the file of a sweep: {error}") from error
 
 
+def check_folder(folder: pathlib.Path, name: str) -> None:
+    """Refuse the folder of another sweep.
+
+    Raises:
+        ConfigError: ``sweep.json`` there is another's.
+    """
+    there = read_sweep(folder).get("sweep", name)
+    if there != name:
+        raise ConfigError(f"{folder} holds the sweep {there}, not {name}; use another --output")
+
+
 def write_sweep(folder: pathlib.Path, name: str, given: dict, runs: Iterable[Run]) -> None:
     """Write ``sweep.json``, whole or not at all."""
     content = {"sweep": name, "set": given, "runs": [dataclasses.asdict(run) for run in runs]}
@@ -472,3 +483,14 @@ def workdir_of(folder: str | os.PathLike, run: Run) -> pathlib.Path:
 def trained(folder: pathlib.Path, run: Run) -> bool:
     """Whether a run's last step is saved."""
     return newest_step(workdir_of(folder, run)) >= run.steps
+
+
+def evaluated(folder: str | os.PathLike, run: Run) -> bool:
+    """Whether a run's last step is evaluated by all that a job evaluates."""
+    workdir = workdir_of(folder, run)
+    try:
+        evals = json.loads((workdir / "config.json").read_text())["evals"]
+    except (OSError, ValueError, KeyError):
+        return False
+    jobs = [name for name, options in evals.items() if options.get("every") == "job"]
+    return all((workdir / "evaluations" / name / f"{run.steps}.json").exists() for name in jobs)

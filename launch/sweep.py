@@ -1,4 +1,35 @@
-"""Run a sweep: ``python -m launch.sweep --sweep=FILE:SIZE --output=DIR``."""
+"""Run a sweep of trainings, each with a job that evaluates it, here or on a cluster.
+
+    python -m launch.sweep --sweep=configs/sweeps/isoflop.py:smoke --output=DIR --jobs=2 \\
+        [--set=data.path=TOKENS]
+
+A sweep is a file with ``get_sweep(size)`` that returns a dict of overrides for each run
+(``hypnos_jax/sweeps.py`` says which keys; ``configs/grids.py`` combines them). ``--set`` changes or
+adds to all of them, repeatedly. Everything is checked before anything starts, each key of each run;
+where no data are given, the runs share tiny synthetic ones. ``DIR/sweep.json`` then has every run
+with its overrides and its cost, and ``DIR/runs/<name>/`` is a run's workdir; its name is the same
+for the same settings, wherever the data lie. Every backend starts the same two commands for a run,
+``python -m launch.train --config=... --workdir=... --config.KEY=VALUE...`` and
+``python -m launch.evaluate --workdir=... --follow``:
+
+``local``   ``--jobs`` runs at a time on this machine, until all are done. A failed run is reported
+            with the end of its log (``train.log``, ``evaluate.log`` in its workdir) and holds up no
+            other. Ctrl-C or SIGTERM: all save and end; a second Ctrl-C ends them at once. They end,
+            saved, as well when this process is killed. The same command goes on: what is done is
+            skipped, what was begun is resumed, what failed is tried again.
+``slurm``   an array of trainings, at most ``--jobs`` at a time, and a job each that evaluates once
+            its training has begun, by submitit (``pip install -e '.[slurm]'``); preempted or out of
+            time they save and requeue. ``--slurm`` has submitit's parameters, repeatedly:
+            ``--slurm=slurm_partition=gpu --slurm=gpus_per_node=1 --slurm=timeout_min=720``.
+``jobset``  a Kubernetes JobSet each for a TPU slice, written to ``DIR/jobsets`` for ``kubectl``.
+            ``--seen`` and ``--set=data.path`` are places as the pods see them; what here is in
+            ``--data_here`` is read for what the runs will find in ``data.path``.
+``print``   the commands, one a line, for a shell.
+
+``--dry_run`` starts nothing: ``local`` says where each run is, ``slurm`` writes what it would
+submit. Exit codes: 0 all done (or submitted, written, said), 1 an error of sweep, config or data,
+or a run failed, 75 stopped by a signal and saved, or not all done.
+"""
 
 import json
 import pathlib
@@ -9,18 +40,31 @@ from absl import app, flags, logging
 
 from hypnos_jax import sweeps
 
-SWEEP = flags.DEFINE_string("sweep", None, "FILE or FILE:SIZE, configs/sweeps/isoflop.py:smoke")
-OUTPUT = flags.DEFINE_string("output", None, "folder of the sweep; the runs are in its runs/")
+SWEEP = flags.DEFINE_string("sweep", None, "FILE or FILE:SIZE")
+OUTPUT = flags.DEFINE_string("output", None, "folder of the sweep")
 BACKEND = flags.DEFINE_enum(
     "backend", "local", ["local", "slurm", "jobset", "print"], "where the runs are started"
 )
 SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of all runs, such as data.path=TOKENS")
-EVAL_JOBS = flags.DEFINE_bool("eval_jobs", True, "an evaluating job beside each training")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "say or write what would be started; start nothing")
-JOBS = flags.DEFINE_integer("jobs", 1, "local: runs at a time", lower_bound=1)
+JOBS = flags.DEFINE_integer("jobs", 1, "local, slurm: runs at a time", lower_bound=1)
+EVAL_JOBS = flags.DEFINE_bool("eval_jobs", True, "a job that evaluates beside each training")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "start nothing")
+
+SLURM = flags.DEFINE_multi_string("slurm", [], "slurm: KEY=VALUE of submitit, for all jobs")
+SLURM_EVAL = flags.DEFINE_multi_string("slurm_eval", [], "slurm: for the jobs that evaluate")
+
+TPU = flags.DEFINE_string("tpu", "v5e:2x4", "jobset: slice of a run")
+IMAGE = flags.DEFINE_string("image", None, "jobset: with this project and jax[tpu] installed")
+CLAIM = flags.DEFINE_string("claim", None, "jobset: PersistentVolumeClaim for workdirs and data")
+MOUNT = flags.DEFINE_string("mount", "/shared", "jobset: where the pods see it")
+SEEN = flags.DEFINE_string("seen", None, "jobset: the sweep's folder as pods see it; MOUNT/name")
+DATA_HERE = flags.DEFINE_string("data_here", "", "what the runs find in data.path, as seen here")
+QUEUE = flags.DEFINE_string("queue", "", "jobset: of Kueue")
+NAMESPACE = flags.DEFINE_string("namespace", "", "jobset: of Kubernetes")
+MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 20, "jobset: of a run", 0)
 
 
-def settings(texts: list[str]) -> dict:
+def settings(flag: str, texts: list[str]) -> dict:
     """Return KEY=VALUE texts as a dict; a value is JSON where it can be, else a string.
 
     Raises:
@@ -30,7 +74,7 @@ def settings(texts: list[str]) -> dict:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--set={text}: give KEY=VALUE")
+            raise ValueError(f"--{flag}={text}: give KEY=VALUE")
         try:
             found[key] = json.loads(value)
         except ValueError:
@@ -42,16 +86,38 @@ def run_local(runs: list, folder: pathlib.Path) -> int:
     """Run them on this machine."""
     from launch.backends import local
 
+    options = {"jobs": JOBS.value, "evaluate": EVAL_JOBS.value}
     if DRY_RUN.value:
-        pool = local.Local(runs, folder, jobs=1, evaluate=EVAL_JOBS.value)
-        for job in pool.jobs:
-            print("  ".join((job.run.name, *pool.table.cells(job))))
+        pool = local.Local(runs, folder, **options)
+        pool.table.tell(local.ALL)
         return 0
     with local.take_lock(folder) as lock:
-        pool = local.Local(runs, folder, jobs=JOBS.value, evaluate=EVAL_JOBS.value)
+        pool = local.Local(runs, folder, **options)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, pool.hear)
         return pool.run(lock)
+
+
+def write_jobsets(runs: list, folder: pathlib.Path) -> int:
+    """Write a manifest for each."""
+    from launch.backends import jobset
+
+    missing = [f"--{flag.name}" for flag in (IMAGE, CLAIM) if not flag.value]
+    if missing:
+        raise ValueError(f"--backend=jobset needs {' and '.join(missing)}")
+    return jobset.start(
+        runs,
+        folder,
+        SEEN.value or f"{MOUNT.value}/{folder.name}",
+        image=IMAGE.value,
+        tpu=TPU.value,
+        claim=CLAIM.value,
+        mount=MOUNT.value,
+        queue=QUEUE.value,
+        namespace=NAMESPACE.value,
+        max_restarts=MAX_RESTARTS.value,
+        evaluate=EVAL_JOBS.value,
+    )
 
 
 def main(argv):
@@ -60,15 +126,32 @@ def main(argv):
     logging.set_verbosity(logging.INFO)
     folder = pathlib.Path(OUTPUT.value).absolute()
     try:
-        given = settings(SET.value)
+        given = settings("set", SET.value)
         name, dicts = sweeps.load_sweep(SWEEP.value)
+        sweeps.check_folder(folder, name)
         folder.mkdir(parents=True, exist_ok=True)
-        runs = sweeps.expand(name, dicts, given=given, folder=folder, jobs=JOBS.value)
+        runs = sweeps.expand(
+            name, dicts, given=given, folder=folder, data_here=DATA_HERE.value, jobs=JOBS.value
+        )
         sweeps.write_sweep(folder, name, given, runs)
         if BACKEND.value == "print":
             from launch.backends import print as backend
 
             return backend.start(runs, folder, evaluate=EVAL_JOBS.value)
+        if BACKEND.value == "slurm":
+            from launch.backends import slurm
+
+            return slurm.start(
+                runs,
+                folder,
+                dry_run=DRY_RUN.value,
+                evaluate=EVAL_JOBS.value,
+                jobs=JOBS.value,
+                parameters=settings("slurm", SLURM.value),
+                evaluate_parameters=settings("slurm_eval", SLURM_EVAL.value),
+            )
+        if BACKEND.value == "jobset":
+            return write_jobsets(runs, folder)
         return run_local(runs, folder)
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)

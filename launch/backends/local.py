@@ -20,10 +20,21 @@ import time
 from absl import logging
 
 from hypnos_jax.progress import Progress, newest_step, read_progress, tail
-from hypnos_jax.sweeps import DONE, FAILED, ROOT, RUNNING, STOPPED, WAITING, Run, workdir_of
+from hypnos_jax.sweeps import (
+    DONE,
+    FAILED,
+    ROOT,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Run,
+    evaluated,
+    workdir_of,
+)
 from launch.backends.table import Table
 from launch.children import end_with_parent
 
+ALL = (DONE, RUNNING, STOPPED, FAILED, WAITING)
 STOPPED_EARLY = 75  # hypnos_jax/stopping.py, whose import is not needed
 LOOK_S = 0.2
 TABLE_S = 1.0
@@ -71,7 +82,7 @@ def read_job(run: Run, folder: pathlib.Path, evaluate: bool) -> Job:
     except (OSError, ValueError):
         job.codes = {}
     trained = job.saved >= run.steps
-    if trained and (not evaluate or job.codes.get("evaluate") == 0):
+    if trained and (not evaluate or evaluated(folder, run)):
         job.state = DONE
     elif job.codes.get("train") not in (None, 0, STOPPED_EARLY) and not trained:
         job.state, job.why = FAILED, f"training ended with code {job.codes['train']}"

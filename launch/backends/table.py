@@ -63,12 +63,13 @@ class Table:
         else:
             self.tell()
 
-    def tell(self) -> None:
-        """Print the counts, and where those are that run."""
+    def tell(self, states: tuple[str, ...] = (RUNNING,)) -> None:
+        """Print the counts, and where those are that run, or are in other states."""
         print(self.counts(), flush=True)
         for job in self.jobs:
-            if job.state == RUNNING:
-                print("  " + "  ".join((job.run.name, *self.cells(job))), flush=True)
+            if job.state in states:
+                words = [word for word in (job.run.name, *self.cells(job)) if word]
+                print("  " + "  ".join(words), flush=True)
         self.last = time.monotonic()
 
     def counts(self) -> str:

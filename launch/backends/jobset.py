@@ -1,0 +1,208 @@
+"""Runs of a sweep on TPU slices of a Kubernetes cluster: a JobSet manifest each.
+
+A manifest (``jobset.x-k8s.io/v1alpha2``) has two jobs. ``train`` has a pod on each host of one
+slice, all of one node pool and none of it shared; GKE tells them their numbers and each other's
+names (``TPU_WORKER_ID``, ``TPU_WORKER_HOSTNAMES``), by which ``launch.train`` finds the others.
+``evaluate`` is one pod without TPUs that follows the checkpoints. Both see one volume. With a queue
+(Kueue) a JobSet waits until there is room for all of it.
+
+A host that is preempted, a process that was stopped and saved (exit code 75), stuck (76) or crashed
+fails its job, and all pods begin again with the same commands, at most ``max_restarts`` times; an
+error of config or data (exit code 1) stays what it is and fails the JobSet at once. A pod that
+evaluates is replaced by itself, and the training goes on meanwhile. The JobSet is done when both
+jobs are: the last step is then evaluated too.
+
+Manifests are written and not applied: ``kubectl apply -f DIR/jobsets``.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import re
+
+import yaml
+
+from hypnos_jax.sweeps import Run, workdir_of
+
+FAILED, STOPPED_EARLY = 1, 75  # exit codes: an error of config or data; saved, start me again
+TRAIN, EVALUATE = "train", "evaluate"
+EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+NODE_POOL = "cloud.google.com/gke-nodepool"
+ACCELERATOR, TOPOLOGY = (f"cloud.google.com/gke-tpu-{name}" for name in ("accelerator", "topology"))
+GRACE_S = 120  # for the step, the batch of an evaluation or a save that is under way
+
+# cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus: label of the nodes, chips of a host in
+# a slice of several hosts, largest slice that one host has, and how many dimensions a shape has.
+CHIPS = {
+    "v5e": ("tpu-v5-lite-podslice", 4, 8, 2),
+    "v5p": ("tpu-v5p-slice", 4, 4, 3),
+    "v6e": ("tpu-v6e-slice", 4, 8, 2),
+}
+
+
+def slice_of(text: str) -> tuple[str, str, int, int]:
+    """Return accelerator label, topology, hosts, and chips of a host.
+
+    Args:
+        text: ``"v5e:4x4"``.
+
+    Raises:
+        ValueError: no such chip, or no such shape.
+    """
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", text)
+    if not match or match[1] not in CHIPS:
+        raise ValueError(
+            f"--tpu={text}: give one of {sorted(CHIPS)} and a shape, such as v5e:4x4 or v5p:2x2x4"
+        )
+    label, per_host, alone, dimensions = CHIPS[match[1]]
+    shape = [int(n) for n in match[2].split("x")]
+    chips = math.prod(shape)
+    if len(shape) != dimensions or (chips > alone and chips % per_host) or not chips:
+        raise ValueError(
+            f"--tpu={text}: a slice of {match[1]} has {dimensions} dimensions, and chips that"
+            f" fill hosts of {per_host}"
+        )
+    hosts = 1 if chips <= alone else chips // per_host
+    return label, match[2], hosts, chips // hosts
+
+
+def manifest(
+    run: Run,
+    workdir: str,
+    *,
+    image: str,
+    tpu: str,
+    claim: str,
+    mount: str,
+    queue: str = "",
+    namespace: str = "",
+    max_restarts: int = 20,
+    evaluate: bool = True,
+    evaluate_cpus: int = 4,
+    evaluate_memory: str = "16Gi",
+) -> dict:
+    """Return the JobSet of one run.
+
+    Args:
+        run: of a sweep.
+        workdir: its folder as the pods see it.
+        image: with this project installed, and ``jax[tpu]``.
+        tpu: the slice, such as ``"v5e:4x4"``.
+        claim: a PersistentVolumeClaim that many pods may write (ReadWriteMany).
+        mount: where the pods see it.
+        queue: of Kueue; "" for none.
+        namespace: "" for kubectl's own.
+        max_restarts: of all pods, before the JobSet has failed.
+        evaluate: a job that evaluates beside the one that trains.
+        evaluate_cpus, evaluate_memory: of its pod.
+    """
+    label, topology, hosts, chips = slice_of(tpu)
+    tpus = {"google.com/tpu": str(chips)}
+    train = _job(
+        TRAIN,
+        _container(TRAIN, image, run.train(workdir), mount, tpus),
+        claim,
+        pods=hosts,
+        # One pod alone cannot go on: where one fails, the JobSet begins them all again.
+        retries=0,
+        rule={"action": "FailJob", "onExitCodes": _codes(TRAIN, FAILED)},
+        nodes={ACCELERATOR: label, TOPOLOGY: topology},
+        annotations={EXCLUSIVE: NODE_POOL},
+    )
+    jobs = [train]
+    if evaluate:
+        room = {"cpu": str(evaluate_cpus), "memory": evaluate_memory}
+        container = _container(EVALUATE, image, run.evaluate(workdir), mount, room)
+        container["env"] = [{"name": "JAX_PLATFORMS", "value": "cpu"}]
+        rule = {"action": "Ignore", "onExitCodes": _codes(EVALUATE, STOPPED_EARLY)}
+        jobs.append(_job(EVALUATE, container, claim, pods=1, retries=max_restarts, rule=rule))
+    names = [job["name"] for job in jobs]
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {
+            "name": run.name,
+            **({"namespace": namespace} if namespace else {}),
+            **({"labels": {"kueue.x-k8s.io/queue-name": queue}} if queue else {}),
+        },
+        "spec": {
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+            "successPolicy": {"operator": "All", "targetReplicatedJobs": names},
+            "failurePolicy": {
+                "maxRestarts": max_restarts,
+                "rules": [
+                    {
+                        "name": "wrongConfigOrData",
+                        "action": "FailJobSet",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                        "targetReplicatedJobs": [TRAIN],
+                    }
+                ],
+            },
+            "replicatedJobs": jobs,
+        },
+    }
+
+
+def _container(name: str, image: str, words: list[str], mount: str, room: dict) -> dict:
+    return {
+        "name": name,
+        "image": image,
+        "command": ["python"],
+        "args": words,
+        "resources": {"requests": dict(room), "limits": dict(room)},
+        "volumeMounts": [{"name": "shared", "mountPath": mount}],
+    }
+
+
+def _codes(container: str, code: int) -> dict:
+    return {"containerName": container, "operator": "In", "values": [code]}
+
+
+def _job(name, container, claim, *, pods, retries, rule, nodes=None, annotations=None) -> dict:
+    return {
+        "name": name,
+        "replicas": 1,
+        "template": {
+            **({"metadata": {"annotations": annotations}} if annotations else {}),
+            "spec": {
+                "completionMode": "Indexed",
+                "completions": pods,
+                "parallelism": pods,
+                "backoffLimit": retries,
+                "podFailurePolicy": {"rules": [rule]},
+                "template": {
+                    "spec": {
+                        "restartPolicy": "Never",
+                        "terminationGracePeriodSeconds": GRACE_S,
+                        **({"nodeSelector": nodes} if nodes else {}),
+                        "containers": [container],
+                        "volumes": [
+                            {"name": "shared", "persistentVolumeClaim": {"claimName": claim}}
+                        ],
+                    }
+                },
+            },
+        },
+    }
+
+
+def start(runs: list[Run], folder: pathlib.Path, seen: str, **options) -> int:
+    """Write the manifests; return the exit code.
+
+    Args:
+        runs: of the sweep.
+        folder: its folder here, for the manifests.
+        seen: its folder as the pods see it.
+        **options: of ``manifest``.
+    """
+    place = folder / "jobsets"
+    place.mkdir(exist_ok=True)
+    for run in runs:
+        text = yaml.safe_dump(
+            manifest(run, str(workdir_of(seen, run)), **options), sort_keys=False, width=1000
+        )
+        (place / f"{run.name}.yaml").write_text(text)
+    print(f"{len(runs)} manifests written; to start them: kubectl apply -f {place}")
+    return 0

@@ -23,6 +23,7 @@ setup(
         "absl-py>=2.1",  # flags and logging
         "safetensors>=0.5",  # exports that load without this repository
         "tensorboardX>=2.6",  # TensorBoard files without TensorFlow
+        "psutil>=6",  # whether the process that works on a checkpoint still lives; orbax has it too
         "tqdm>=4.66",  # progress with rate and time left
     ],
     extras_require={
@@ -39,6 +40,8 @@ setup(
         "interop": [
             "huggingface_hub>=0.30",  # published weights by hub id; files need nothing more
         ],
+        # eval jobs on runs behind a URL; beside it the package of your store, such as gcsfs or s3fs
+        "remote": ["fsspec>=2024.12"],
         # the TPU compiler that this jax wants: to train on TPUs, or to compile for them without any
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
@@ -46,7 +49,6 @@ setup(
             "pytest-xdist>=3.6",  # two tests at a time: most of them wait for one core
             "hypothesis>=6.100",  # property-based tests of parsers and samplers
             "ruff>=0.9",  # linter and formatter
-            "psutil>=6",  # the tests that measure memory and kill processes
         ],
     },
 )

@@ -20,6 +20,7 @@ import os
 import pathlib
 import shutil
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from hypnos_jax import distributed
+from hypnos_jax.metrics import EVALUATIONS
 from hypnos_jax.state import TrainState
 
 MANIFEST = "sha256.json"
@@ -53,10 +55,13 @@ class Checkpoints:
 
     Args:
         workdir: the run's folder, which all processes see.
+        jobs: names of the evaluators that eval jobs run (``hypnos_jax/follow.py``).
         every: steps between saves.
         every_s: seconds after which to save, whatever the step; 0 for never.
         keep: how many of the newest stay.
         keep_every: also keep every step divisible by this; 0 for none.
+        keep_for_jobs: how many older steps also stay until an eval job has evaluated them by all of
+            ``jobs``, the newest of them; 0 for none.
         keep_best: also keep so many of the best by ``best_metric``, among the steps that were
             evaluated where they were saved.
         best_metric: a metric of an evaluation, ``eval/<name>/<metric>``.
@@ -70,16 +75,20 @@ class Checkpoints:
         self,
         workdir: str | os.PathLike,
         *,
+        jobs: Sequence[str] = (),
         every: int = 1000,
         every_s: float = 0.0,
         keep: int = 3,
         keep_every: int = 0,
+        keep_for_jobs: int = 0,
         keep_best: int = 0,
         best_metric: str = "",
         best: str = "lowest",
     ):
         if every < 1 or keep < 1:
             raise ValueError(f"config.checkpoints.every={every}, keep={keep}: both are at least 1")
+        if keep_for_jobs < 0:
+            raise ValueError(f"config.checkpoints.keep_for_jobs={keep_for_jobs} is negative")
         if best not in ("lowest", "highest"):
             raise ValueError(f"config.checkpoints.best={best!r}; it is 'lowest' or 'highest'")
         if keep_best and not best_metric.startswith("eval/"):
@@ -89,6 +98,7 @@ class Checkpoints:
             )
         self.root = pathlib.Path(workdir).resolve() / "checkpoints"
         self.every, self.keep, self.keep_every = every, keep, keep_every
+        self.jobs, self.keep_for_jobs = tuple(jobs), keep_for_jobs
         self.keep_best, self.best_metric, self.best = keep_best, best_metric, best
         self._alarm = Alarm(every_s)
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal checkpoint")
@@ -214,7 +224,7 @@ class Checkpoints:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(f"{self.root.parent}: another run is at work there") from None
-        good, sealed = good_steps(self.root.parent), _sealed_steps(self.root)
+        good, sealed = good_steps(self.root.parent), sealed_steps(self.root)
         if sealed and not good:
             raise CheckpointError(
                 f"{self.root}: every checkpoint is damaged (the newest: {damage(sealed[-1])});"
@@ -229,10 +239,10 @@ class Checkpoints:
         for path in self.root.iterdir():
             if path.is_dir() and not (path / MANIFEST).exists():  # cut off
                 shutil.rmtree(path)
-        return (good[-1], _seal_of(self.root / str(good[-1]))) if good else (None, None)
+        return (good[-1], seal_of(self.root / str(good[-1]))) if good else (None, None)
 
     def _prune(self) -> None:
-        folders = {int(folder.name): folder for folder in _sealed_steps(self.root)}
+        folders = {int(folder.name): folder for folder in sealed_steps(self.root)}
         kept = set(sorted(folders)[-self.keep :])
         if self.keep_every:
             kept |= {step for step in folders if step % self.keep_every == 0}
@@ -245,9 +255,24 @@ class Checkpoints:
                 if math.isfinite(metrics.get(self.best_metric, math.nan))
             }
             kept |= set(sorted(scores, key=scores.get)[: self.keep_best])
+        if self.jobs and self.keep_for_jobs:
+            older = [step for step in sorted(folders.keys() - kept) if self._awaits_jobs(step)]
+            kept |= set(older[-self.keep_for_jobs :])
+            for step in older[: -self.keep_for_jobs]:
+                logging.warning(
+                    "checkpoint %d is removed before an eval job evaluated it (launch.evaluate"
+                    " --follow); a config.checkpoints.keep_for_jobs above %d would have kept it, 0"
+                    " expects no job",
+                    step,
+                    self.keep_for_jobs,
+                )
         for step in folders.keys() - kept:
             (folders[step] / MANIFEST).unlink()  # first: what is cut off here is no checkpoint
             shutil.rmtree(folders[step], ignore_errors=True)  # what stays goes at the next start
+
+    def _awaits_jobs(self, step: int) -> bool:
+        results = self.root.parent / EVALUATIONS
+        return not all((results / name / f"{step}.json").exists() for name in self.jobs)
 
 
 class Alarm:
@@ -286,7 +311,7 @@ class Alarm:
 
 def saved(workdir: str | os.PathLike) -> bool:
     """Whether a run has ever saved a whole checkpoint, good or damaged by now."""
-    return bool(_sealed_steps(pathlib.Path(workdir) / "checkpoints"))
+    return bool(sealed_steps(pathlib.Path(workdir) / "checkpoints"))
 
 
 def good_steps(workdir: str | os.PathLike) -> list[int]:
@@ -296,13 +321,13 @@ def good_steps(workdir: str | os.PathLike) -> list[int]:
     listed have a manifest, and are verified when they are the newest left.
     """
     root = pathlib.Path(workdir) / "checkpoints"
-    folders = _sealed_steps(root)
+    folders = sealed_steps(root)
     while folders:
         fault = damage(folders[-1])
         if fault is None:
             break
         if not (folders[-1] / MANIFEST).exists():  # a run in progress has just removed it
-            folders = _sealed_steps(root)
+            folders = sealed_steps(root)
             continue
         logging.error("checkpoint %s is damaged: %s; going back a step", folders[-1], fault)
         folders.pop()
@@ -356,7 +381,7 @@ def restore_variables(
         fault = damage(root / str(step))
         if fault:
             raise CheckpointError(f"checkpoint {root / str(step)} cannot be trusted: {fault}")
-        return _load_variables(root / str(step))
+        return load_variables(root / str(step))
     while True:
         steps = good_steps(workdir)
         if not steps:
@@ -366,14 +391,19 @@ def restore_variables(
             )
         folder = root / str(steps[-1])
         try:
-            return _load_variables(folder)
+            return load_variables(folder)
         except CheckpointError:
             if (folder / MANIFEST).exists():
                 raise
             # A run in progress removed it meanwhile, so there is a newer one.
 
 
-def _load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
+def load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
+    """Load what ``restore_variables`` returns from a checkpoint that was verified.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         has = {path.name for path in folder.iterdir()}
         shapes = ocp.checkpointables_metadata(folder).metadata
@@ -457,12 +487,13 @@ def _digest(content: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _seal_of(folder: pathlib.Path) -> str:
+def seal_of(folder: pathlib.Path) -> str:
+    """Return the SHA-256 of a checkpoint's manifest file: what the checkpoint is known by."""
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
-def _sealed_steps(root: pathlib.Path) -> list[pathlib.Path]:
-    """The folders that are named like a step and have a manifest, oldest first."""
+def sealed_steps(root: pathlib.Path) -> list[pathlib.Path]:
+    """Return the folders of steps that have a manifest, oldest first."""
     found = (path.parent for path in root.glob(f"[0-9]*/{MANIFEST}"))
     found = [path for path in found if path.name.isdecimal() and str(int(path.name)) == path.name]
     return sorted(found, key=lambda path: int(path.name))
@@ -482,7 +513,7 @@ def _sha256(path: pathlib.Path, sync: bool = False) -> str:
 def _require_seen_by_all(folder: pathlib.Path, seal: str) -> None:
     """Make sure that every process sees the manifest that the first one chose."""
     try:
-        same = _seal_of(folder) == seal
+        same = seal_of(folder) == seal
     except OSError:
         same = False
     everyone = distributed.gather("whether the checkpoint is seen", same)

@@ -1,18 +1,21 @@
 """Evaluate checkpoints: the same evaluators in the training loop and as a job of their own.
 
 ``config.evals`` maps a name to ``{"type": <file in evaluators/>, "every": when, ...options}``;
-``every`` is a number of steps, ``"final"`` (the last step, and the job) or ``"job"`` (only
-``launch.evaluate``). An evaluator is a class ``(context, **options)`` with
-``run(variables, step) -> iterator of (metric, float)``; it sees the ``Context`` and nothing else
-of the trainer. Numbers and "final" ones are part of the job too.
+``every`` is a number of steps, ``"final"`` (the last step) or ``"job"``: never in the training,
+which does not even import it, but by a job that follows the checkpoints (``follow.py``).
+``evaluate`` runs them all on one checkpoint, or on an exported model. An evaluator is a class
+``(context, **options)`` with ``run(variables, step) -> iterator of (metric, float)``; it sees the
+``Context`` and nothing else of the trainer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
@@ -25,6 +28,9 @@ from hypnos_jax import batch as batches
 from hypnos_jax import checkpoint, distributed, plugins, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
+from hypnos_jax.results import write_json
+
+RUN = "run.json"  # of an export: {"config": the run's resolved config, ...}
 
 
 class Interrupted(Exception):
@@ -35,8 +41,10 @@ class Context:
     """What an evaluator may use.
 
     Attributes:
-        workdir: the run's folder; pictures go to ``workdir/figures``.
+        workdir: where an evaluator writes; the run's folder, or of a job's result a folder of its
+            own, another at each step. Pictures go to ``workdir/figures``.
         config: the resolved config.
+        trained: the config that the model was trained with, where ``config`` may differ.
     """
 
     def __init__(
@@ -47,8 +55,11 @@ class Context:
         mesh: jax.sharding.Mesh,
         workdir: pathlib.Path,
         stop: Callable[[], bool] = lambda: False,
+        trained: dict | None = None,
     ):
         self.config, self.workdir, self._stop = config, pathlib.Path(workdir), stop
+        self.trained = config if trained is None else trained
+        self._home = self.workdir  # of synthetic data
         self._objective, self._init, self._mesh = objective, init, mesh
         self._jitted, self._sources, self._alone, self._whole = {}, {}, None, None
 
@@ -80,10 +91,23 @@ class Context:
 
     def fetch(self, arrays: dict) -> dict:
         """Return arrays that are spread over the devices, whole on every process, as numpy."""
+        return jax.device_get(self._gather(arrays))
+
+    def _gather(self, arrays: dict) -> dict:
         if self._whole is None:
             whole = sharding.replicated(self._mesh)
             self._whole = jax.jit(lambda x: x, out_shardings=whole)
-        return jax.device_get(self._whole(arrays))
+        return self._whole(arrays)
+
+    def on(self, data: dict) -> Context:
+        """Return this context on other data, with the programs that are compiled already.
+
+        Args:
+            data: what ``config.data`` would be.
+        """
+        other = copy.copy(self)
+        other.config, other._sources, other._alone = {**self.config, "data": data}, {}, None
+        return other
 
     @contextlib.contextmanager
     def alone(self, variables: dict) -> Iterator[tuple[Context, dict]]:
@@ -91,7 +115,7 @@ class Context:
 
         For work of which every process does all: each gets the same, and process 0 writes it.
         """
-        whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(self._mesh))(variables)
+        whole = self._gather(variables)
         if self._alone is None:
             mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
             own = (self.config, self._objective, self._init, mesh, self.workdir, self._stop)
@@ -118,12 +142,14 @@ class Context:
 
     def init(self, seed: int) -> dict:
         """Return freshly initialised variables: the baseline of every probe."""
-        return states.jit_once(lambda: nn.unbox(self._init(seed)))()
+        if ("init", seed) not in self._jitted:
+            self._jitted["init", seed] = states.jit_once(lambda: nn.unbox(self._init(seed)))
+        return self._jitted["init", seed]()
 
     def source(self, split: str) -> pipeline.Source:
         """Return the data of one split (``"train"``, ``"validation"``, ``"test"``)."""
         if split not in self._sources:
-            self._sources[split] = load_source(self.config, self.workdir, split=split)
+            self._sources[split] = load_source(self.config, self._home, split=split)
         return self._sources[split]
 
     @property
@@ -145,7 +171,10 @@ class Context:
         """
         place = sharding.batch_sharding(self._mesh)
         shards = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
-        rows = -(-(batch_size or self.config["train"]["batch_size"]) // shards) * shards
+        batch_size = batch_size or self.config["train"].get("batch_size")
+        if not batch_size:
+            raise configs.ConfigError("config.train.batch_size is missing; give a number of rows")
+        rows = -(-batch_size // shards) * shards
         lo, hi = sharding.host_rows(place, rows)
         try:
             source = self.source(split)
@@ -158,13 +187,20 @@ class Context:
 
 
 class Evaluators:
-    """The evaluators of one config, and when each is due."""
+    """Some of the evaluators of one config, and when each is due."""
 
-    def __init__(self, evals: dict, context: Context):
-        """Build every evaluator.
+    def __init__(self, evals: dict, context: Context, *, jobs: bool | None = False):
+        """Build evaluators.
+
+        Args:
+            evals: all that the config has.
+            context: what they may use.
+            jobs: whether those of an eval job are built, or the others, or (None) all. Of the rest
+                it is only made sure that there are such types: what they import may be missing.
 
         Raises:
-            ConfigError: an unknown type, option or ``every``.
+            ConfigError: an unknown option or ``every``.
+            ValueError: an unknown type.
         """
         self.all = {}
         for name, options in evals.items():
@@ -174,6 +210,9 @@ class Evaluators:
                 raise configs.ConfigError(
                     f"{where}.every={every!r}; give a number of steps, 'final' or 'job'"
                 )
+            if jobs is not None and jobs != (every == "job"):
+                plugins.require("evaluators", kind)
+                continue
             evaluator = configs.call(
                 plugins.load("evaluators", kind), options, where, context=context
             )
@@ -188,6 +227,11 @@ class Evaluators:
         for name, (every, evaluator) in self.all.items():
             if _due(every, step, last):
                 yield results(name, evaluator, variables, step)
+
+
+def of_jobs(evals: dict) -> list[str]:
+    """Return the names of the evaluators that eval jobs run."""
+    return [name for name, options in evals.items() if options.get("every") == "job"]
 
 
 def _due(every: int | str, step: int, last: bool) -> bool:
@@ -234,42 +278,143 @@ def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.
     )
 
 
+class Evaluation:
+    """Evaluators of one config on one device of this process: prepared, and compiled, once for all
+    of a run's checkpoints.
+
+    Attributes:
+        names: of the evaluators.
+    """
+
+    def __init__(
+        self, config: dict, home: pathlib.Path, *, trained: dict, jobs: bool | None = None
+    ):
+        """Open the data and build the evaluators.
+
+        Args:
+            config: resolved and filled.
+            home: the run's folder, or what stands for it; where data without a path are.
+            trained: the config as the model was trained with it.
+            jobs: see ``Evaluators``.
+
+        Raises:
+            ConfigError, ValueError, StoreError: the config does not fit the program or the data.
+        """
+        objective = configs.make_objective(config)
+        self._mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
+        with self._scope():
+            spec = batch_spec(load_source(config, home, split="train"), 1)
+            init = states.init_function(objective, spec)
+            self._context = Context(config, objective, init, self._mesh, home, trained=trained)
+            self._all = Evaluators(config["evals"], self._context, jobs=jobs).all
+        self.names = list(self._all)
+
+    @contextlib.contextmanager
+    def _scope(self):
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(sharding.RULES):
+            yield
+
+    def place(self, variables: dict) -> dict:
+        """Return a checkpoint's variables on the device."""
+        return jax.device_put(variables, sharding.replicated(self._mesh))
+
+    def results(
+        self, name: str, variables: dict, step: int, output: pathlib.Path
+    ) -> dict[str, float]:
+        """Run one evaluator; return ``{"eval/<name>/<metric>": value}``.
+
+        Args:
+            name: one of ``names``.
+            variables: from ``place``.
+            step: updates made.
+            output: folder for what it writes beside.
+        """
+        self._context.workdir = output
+        with self._scope():
+            return results(name, self._all[name][1], variables, step)
+
+
 def evaluate(
-    workdir: str | os.PathLike, *, step: int | None = None, changes: dict | None = None
+    workdir: str | os.PathLike,
+    *,
+    step: int | None = None,
+    changes: dict | None = None,
+    output: str | os.PathLike | None = None,
 ) -> dict[str, float]:
-    """Evaluate a run's checkpoint with every evaluator of its config, whatever its ``every``.
+    """Evaluate a model with every evaluator of its config, whatever its ``every``.
 
     Args:
-        workdir: the run's folder; gets ``evaluation.json``.
-        step: which checkpoint; the newest good one by default.
+        workdir: a run's folder, or any other model that ``export.load_model`` takes.
+        step: which checkpoint of a run; the newest good one by default.
         changes: dotted config key -> value, such as ``{"evals.probe.nights": PATH}``.
+        output: folder that gets ``evaluation.json`` and what evaluators write; the run's by
+            default, none for another model.
 
     Returns:
         ``eval/<name>/<metric>`` -> value.
 
     Raises:
         CheckpointError: no checkpoint that can be trusted.
-        ConfigError: an evaluator or option that does not exist.
+        ConfigError: an evaluator or option that does not exist, or one that is missing.
+        ModelError: no model there.
     """
     workdir = pathlib.Path(workdir)
-    config, step, variables = checkpoint.restore_variables(workdir, step)
-    config = configs.change(config, changes or {})
-    objective = configs.make_objective(config)
-    mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
-    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-        spec = batch_spec(load_source(config, workdir, split="train"), 1)
-        init = states.init_function(objective, spec)
-        context = Context(config, objective, init, mesh, workdir)
-        evaluators = Evaluators(config["evals"], context)
-        variables = jax.device_put(variables, sharding.replicated(mesh))
-        found = {}
-        for name, (_, evaluator) in evaluators.all.items():
+    with contextlib.ExitStack() as stack:
+        if _is_other_model(workdir):
+            trained, step, variables = _load_export(workdir, step)
+            home = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            trained, step, variables = checkpoint.restore_variables(workdir, step)
+            home, output = workdir, output or workdir
+        config = configs.change(trained, changes or {})
+        if home != workdir:
+            _require_for_export(config, workdir)
+        written = home if output is None else pathlib.Path(output)
+        written.mkdir(parents=True, exist_ok=True)
+        whole = Evaluation(config, home, trained=trained)
+        placed, found = whole.place(variables), {}
+        for name in whole.names:
             logging.info("evaluating %s at step %d", name, step)
-            found |= results(name, evaluator, variables, step)
-    partial = workdir / "evaluation.json.tmp"
-    partial.write_text(json.dumps({"step": step, "results": found}, indent=1) + "\n")
-    os.replace(partial, workdir / "evaluation.json")
+            found |= whole.results(name, placed, step, written)
+        if output is not None:
+            write_json(written / "evaluation.json", {"step": step, "results": found})
     return found
+
+
+def _is_other_model(path: pathlib.Path) -> bool:
+    """Whether there is a model, and no run."""
+    there = path.is_file() or any(path.glob("*.safetensors"))
+    return there and not (path / "checkpoints").is_dir()
+
+
+def _load_export(path: pathlib.Path, step: int | None) -> tuple[dict, int, dict]:
+    """Return a config, the step, and the variables of an exported or published model."""
+    from hypnos_jax.export import load_model  # most evaluations need none
+
+    model = load_model(path, step=step)
+    run = path / RUN
+    if run.is_file():
+        try:
+            return json.loads(run.read_text())["config"], model.step, model.variables
+        except (ValueError, KeyError, TypeError) as error:
+            raise configs.ConfigError(f"{run} does not hold a run's config: {error!r}") from error
+    data = {k: v for k, v in model.config.get("data", {}).items() if k != "manifest_sha256"}
+    config = {"objective": model.config["objective"], "data": data, "train": {}}
+    config["seed"] = model.config.get("seed", 0)
+    return configs.resolve(config), model.step, model.variables
+
+
+def _require_for_export(config: dict, path: pathlib.Path) -> None:
+    """Say what an export without its run's config, or far from its data, leaves open."""
+    examples = {
+        "data.path": "data.path=NIGHTS",
+        "evals": """'evals.val={"type": "mean_loss"}'""",
+    }
+    missing = [] if config["data"].get("path") else ["data.path"]
+    missing += [] if config["evals"] else ["evals"]
+    if missing:
+        told = " and ".join(f"config.{key} (--set={examples[key]})" for key in missing)
+        raise configs.ConfigError(f"{path} does not say all that an evaluation needs: give {told}")
 
 
 def batch_spec(source: pipeline.Source, rows: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -7,7 +7,8 @@ is not finite, ``skipped``: how many it makes in a row. ``step`` counts batches 
 is that of the parameters before this update. An evaluation's line:
 ``{"step": 12, "eval/<name>/<metric>": ...}``, of the parameters after update 12. Each train step
 has exactly one line, however often the run was stopped: a resumed run first cuts the file back to
-what it held when its checkpoint was saved.
+what it held when its checkpoint was saved. What eval jobs find is therefore in files of its own,
+``evaluations/<evaluator>/<step>.json``; ``read_run`` returns both.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from absl import logging
 
 from hypnos_jax import compile_cache, distributed
 
+EVALUATIONS = "evaluations"  # folder of a workdir: what eval jobs found
 # What of a step's line is of this process and its clock: all else is equal in a resumed run.
 TIMES = frozenset({"step_s", "data_s", "save_s", "channel_seconds_per_s", "mfu", "compiled"})
 
@@ -126,6 +128,41 @@ class Board:
 def read(path: str | os.PathLike) -> list[dict]:
     """Return the objects of a ``metrics.jsonl``."""
     return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+
+
+def read_run(workdir: str | os.PathLike) -> list[dict]:
+    """Return a run's metrics, the trainer's and those of eval jobs, in the order of their steps.
+
+    The run may be in progress.
+
+    Args:
+        workdir: the run's folder; nothing is returned where it has no metrics.
+
+    Returns:
+        Objects as in ``metrics.jsonl``: an evaluation's are ``{"step", "eval/<name>/<metric>"}``.
+    """
+    workdir, found = pathlib.Path(workdir), []
+    path = workdir / "metrics.jsonl"
+    if path.is_file():
+        whole, _, _ = path.read_text().rpartition("\n")  # the last line may be half written
+        found = [json.loads(line) for line in whole.splitlines()]
+    for path in sorted(workdir.glob(f"{EVALUATIONS}/*/*.json")):
+        result = read_result(path.read_bytes())
+        if result is None:
+            logging.warning("%s is not a result", path)
+        elif result["results"]:
+            found.append({"step": result["step"], **result["results"]})
+    return sorted(found, key=lambda line: line["step"])  # stable
+
+
+def read_result(content: bytes) -> dict | None:
+    """Return what an eval job wrote, or None where a disk has lost it."""
+    try:
+        result = json.loads(content)
+        int(result["step"]), result["results"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return result
 
 
 def words(values: dict[str, float]) -> str:

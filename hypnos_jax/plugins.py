@@ -16,9 +16,18 @@ def load(folder: str, name: str) -> type:
     Raises:
         ValueError: no such file; the message lists those there are.
     """
+    require(folder, name)
+    module = importlib.import_module(f"hypnos_jax.{folder}.{name}")
+    return getattr(module, "".join(word.capitalize() for word in name.split("_")))
+
+
+def require(folder: str, name: str) -> None:
+    """Make sure that there is such a file, without importing what it needs.
+
+    Raises:
+        ValueError: no such file; the message lists those there are.
+    """
     here = pathlib.Path(__file__).parent / folder
     names = sorted(p.stem for p in here.glob("*.py") if p.stem != "__init__")
     if name not in names:
         raise ValueError(f"no {folder[:-1]} named {name!r}; hypnos_jax/{folder}/ has {names}")
-    module = importlib.import_module(f"hypnos_jax.{folder}.{name}")
-    return getattr(module, "".join(word.capitalize() for word in name.split("_")))

@@ -173,8 +173,7 @@ def draw_summary(runs: dict[str, pathlib.Path], model: pathlib.Path, probe: dict
 
 def lines(workdir: pathlib.Path) -> list[dict]:
     """Return a run's lines of metrics, none where it has none."""
-    path = workdir / "metrics.jsonl"
-    return metrics.read(path) if path.is_file() else []
+    return metrics.read_run(workdir)
 
 
 def curve(workdir: pathlib.Path, key: str) -> tuple[np.ndarray, np.ndarray]:

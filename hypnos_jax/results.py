@@ -11,13 +11,14 @@ import pathlib
 def write_json(path: pathlib.Path, value) -> None:
     """Write a JSON file whole or not at all; numbers that are not finite become null."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
     partial.replace(path)
 
 
-def _finite(value):
+def finite(value):
+    """Return a JSON value with null for numbers that are not finite."""
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,11 +14,13 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 
 STOPPED_EARLY = 75  # exit code: saved, start me again (EX_TEMPFAIL)
 AT_ONCE = 130  # exit code after a second SIGINT, as of a shell
 
 _heard: list[int] = []
+_leave: Callable[[], None] | None = None
 _listening = _connected = _stop = False
 _polls = 0
 
@@ -44,9 +46,27 @@ def listen() -> None:
     threading.Thread(target=hear, daemon=True, name="signals").start()
 
 
+def leave_at_once(clean: Callable[[], None]) -> None:
+    """End this process at the first signal, wherever it is, with ``STOPPED_EARLY``.
+
+    For a program that may be killed at any moment, as an eval job may.
+
+    Args:
+        clean: called before, in another thread.
+    """
+    global _leave
+    _leave = clean
+    listen()
+
+
 def _hear(number: int) -> None:
     if number not in (signal.SIGTERM, signal.SIGINT):
         return
+    if _leave is not None:
+        try:
+            _leave()
+        finally:
+            os._exit(STOPPED_EARLY)
     if number == signal.SIGINT and signal.SIGINT in _heard:
         os._exit(AT_ONCE)
     _heard.append(number)

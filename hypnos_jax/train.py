@@ -297,7 +297,11 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
             lambda: configs.agree_with_workdir(config, source.describe(), workdir),
         )
         keep = configs.call(
-            checkpoint.Checkpoints, config["checkpoints"], "config.checkpoints", workdir=workdir
+            checkpoint.Checkpoints,
+            config["checkpoints"],
+            "config.checkpoints",
+            workdir=workdir,
+            jobs=evaluate.of_jobs(config["evals"]),
         )
         stack.callback(keep.close)
         state, meta = keep.restore(plan.state) or begin(plan, weights)

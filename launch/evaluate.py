@@ -1,8 +1,16 @@
-"""Evaluate a run's newest good checkpoint: ``python -m launch.evaluate --workdir=DIR``.
+"""Evaluate a model, or follow a run: ``python -m launch.evaluate --workdir=DIR [--follow]``.
 
-Runs every evaluator of the run's config, those for the job alone (``every: "job"``) too; prints a
-table and writes ``DIR/evaluation.json``. ``--set`` changes or adds to the config, repeatedly:
-``--set=evals.probe.nights=PATH`` (a value is JSON where it can be, else a string).
+Without ``--follow``: every evaluator of the run's config, those of eval jobs (``every: "job"``)
+too, at its newest good checkpoint or ``--step``; a table and ``DIR/evaluation.json`` come of it.
+``DIR`` may be an export too, which gets nothing unless ``--output`` says so. ``--set`` changes or
+adds to the config, repeatedly: ``--set=evals.probe.nights=PATH`` (a value is JSON where it can be,
+else a string).
+
+With ``--follow``: an eval job. It runs the evaluators with ``every: "job"`` on every checkpoint of
+a run, once, as they appear, and ends with the run; ``DIR`` may be a URL that fsspec reaches.
+Several may share a run, and any may be killed and started again. Results go to
+``DIR/evaluations/<evaluator>/<step>.json``. Exit codes: 0 the run's last step is evaluated, 75
+stopped by a signal, 1 an error, or nothing new for ``--patience_s``.
 """
 
 import json
@@ -10,20 +18,23 @@ import sys
 
 from absl import app, flags, logging
 
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run")
+from hypnos_jax import stopping
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run, or of an export")
 STEP = flags.DEFINE_integer("step", None, "checkpoint to evaluate; the newest good one by default")
 SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the config, such as evals.val.limit=4")
+OUTPUT = flags.DEFINE_string("output", None, "folder for evaluation.json; the run's by default")
+FOLLOW = flags.DEFINE_bool("follow", False, "evaluate every checkpoint of a run as it appears")
+PATIENCE_S = flags.DEFINE_float("patience_s", 0, "how long nothing new may come; 0: for ever", 0)
+POLL_S = flags.DEFINE_float("poll_s", 5, "between two looks at the folder", 0.01)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
+    if FOLLOW.value and (STEP.value is not None or OUTPUT.value):
+        raise app.UsageError("--follow takes neither --step nor --output")
     logging.set_verbosity(logging.INFO)
-    from hypnos_jax import checkpoint, compile_cache  # after the flags: importing takes seconds
-    from hypnos_jax.evaluate import evaluate
-
-    checkpoint.quiet()
-    compile_cache.keep()
     changes = {}
     for text in SET.value:
         key, equals, value = text.partition("=")
@@ -33,14 +44,51 @@ def main(argv):
             changes[key] = json.loads(value)
         except ValueError:
             changes[key] = value
+    if FOLLOW.value:
+        return _follow(changes)
+    from hypnos_jax import checkpoint, compile_cache  # after the flags: importing takes seconds
+    from hypnos_jax.evaluate import evaluate
+
+    checkpoint.quiet()
+    compile_cache.keep()
     try:
-        results = evaluate(WORKDIR.value, step=STEP.value, changes=changes)
+        results = evaluate(
+            WORKDIR.value, step=STEP.value, changes=changes, output=OUTPUT.value or None
+        )
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1
     width = max(map(len, results), default=0)
     for name, value in results.items():
         print(f"{name:<{width}}  {value:.6g}")
+    return 0
+
+
+def _follow(changes):
+    jobs = []
+
+    def leave():
+        logging.warning("stopped by a signal; the same command goes on")
+        for job in jobs:
+            job.close()
+
+    stopping.leave_at_once(leave)  # before the imports, which take seconds
+    from hypnos_jax import checkpoint, compile_cache
+    from hypnos_jax.follow import Follower
+
+    checkpoint.quiet()
+    compile_cache.keep()
+    try:
+        patience = {"patience_s": PATIENCE_S.value, "poll_s": POLL_S.value}
+        job = Follower(WORKDIR.value, changes=changes, **patience)
+        jobs.append(job)
+        try:
+            job.run()
+        finally:
+            job.close()
+    except (ValueError, OSError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        return 1
     return 0
 
 

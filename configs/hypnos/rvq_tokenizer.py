@@ -138,6 +138,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "every_s": 600.0,  # and whenever so long has passed
         "keep": 3,
         "keep_every": 0,  # steps; 0: the newest ones alone
+        "keep_for_jobs": 4,  # older steps that may wait for launch.evaluate --follow
         "keep_best": 1 if accelerator else 0,
         "best_metric": "eval/val/loss",
         "best": "lowest",

@@ -15,7 +15,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 
@@ -206,9 +205,7 @@ class Downstream:
     def _sites_seen(self, source):
         """Names of the sites that training has nights of."""
         # As it was trained: an evaluation may be told to look at other sites.
-        path = self.context.workdir / "config.json"
-        config = json.loads(path.read_text()) if path.is_file() else self.context.config
-        given = config["data"].get("sites", ())
+        given = self.context.trained["data"].get("sites", ())
         held = source.store.select("train") if source.store is not None else ()
         return set(given) or {str(night.metadata.get("site") or "nan") for night in held}
 

@@ -101,7 +101,7 @@ class Reconstruction:
         self.signal_type, self.rows = signal_type, rows
         self.reconstruct = context.functions("reconstruct")
         self.batches = lambda: context.batches(split, batch_size, limit)
-        self.figures = pathlib.Path(context.workdir) / "figures"
+        self.context = context
 
     def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
         """Yield the metrics, and draw the picture; nothing without valid seconds."""
@@ -138,8 +138,9 @@ class Reconstruction:
             for name, value in timing(original, estimate, rate_hz, landmark).items():
                 yield f"{landmark.name}_{name}", value
         if self.rows and distributed.is_first():
-            self.figures.mkdir(parents=True, exist_ok=True)
-            path = self.figures / f"{step}_reconstruction_{self.signal_type}.png"
+            figures = pathlib.Path(self.context.workdir) / "figures"
+            figures.mkdir(parents=True, exist_ok=True)
+            path = figures / f"{step}_reconstruction_{self.signal_type}.png"
             shown_s = SHOWN_S.get(self.signal_type, 8.0)
             title = f"{self.signal_type}, step {step}"
             draw(path, original, estimate, rate_hz, spectra, self.rows, shown_s, title)

@@ -21,7 +21,7 @@ class FakeContext:
     """
 
     def __init__(self, workdir, task="stage5", labels=(), night_s=TOKENS * 30):
-        self.workdir, self.task, self.config = workdir, task, {"data": {}}
+        self.workdir, self.task, self.trained = workdir, task, {"data": {}}
         self.given = {"task": task, "labels": labels}
         night = lambda site, split: types.SimpleNamespace(metadata={"site": site}, split=split)
         self.store = types.SimpleNamespace(select=lambda split: [night("a", split)])

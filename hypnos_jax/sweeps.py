@@ -206,18 +206,25 @@ def read_config(config: str, overrides: dict) -> dict:
         known = flat(_parsed(path, argument, ()))
     except (flags.Error, ValueError, OSError) as error:
         raise ConfigError(f"config={config!r}: {error}") from error
-    for key, value in overrides.items():
+    for key in overrides:
         if key not in known:
             within = [name for name in known if name.startswith(f"{key}.")]
             hint = f"it is a section: {within}" if within else nearest(key, known)
             raise ConfigError(f"{key} is no key of {config}: {hint}")
-        try:
-            _parsed(path, argument, [override(key, value)])
-        except (flags.Error, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"{key}={value!r} does not fit {config}, which has {known[key]!r}: {error}"
-            ) from error
-    return _parsed(path, argument, [override(key, value) for key, value in overrides.items()])
+    wrong = (flags.Error, ValueError, TypeError)
+    texts = {key: override(key, value) for key, value in overrides.items()}
+    try:
+        return _parsed(path, argument, texts.values())
+    except wrong as error:
+        for key, text in texts.items():  # which of them?
+            try:
+                _parsed(path, argument, [text])
+            except wrong as cause:
+                raise ConfigError(
+                    f"{key}={overrides[key]!r} does not fit {config}, which has {known[key]!r}:"
+                    f" {cause}"
+                ) from cause
+        raise ConfigError(f"{config}: {error}") from error
 
 
 def _parsed(path: pathlib.Path, argument: str, overrides: Iterable[str]) -> dict:
@@ -412,7 +419,7 @@ def _costly(config: dict) -> dict:
     return {
         **config,
         "seed": 0,
-        "data": {k: v for k, v in config["data"].items() if k != "path"},
+        "data": {k: v for k, v in config["data"].items() if k not in ("path", "nights")},
         "optim": {k: v for k, v in config["optim"].items() if not isinstance(v, numbers)},
         "train": {**config["train"], "steps": 1},
         **{section: {} for section in ("mesh", "checkpoints", "logs", "watchdog", "evals")},

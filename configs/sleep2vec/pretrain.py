@@ -185,6 +185,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "every": 10_000 if accelerator else "job",  # job: python -m launch.evaluate
             "split": "validation",
             "windows": 128,  # of each pair; N of the accuracy
+            "pairs": (),  # all; or (("eeg", "ecg"),), for runs on different modalities
         },
     }
     return config.lock()

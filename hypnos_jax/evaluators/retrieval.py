@@ -9,7 +9,7 @@ guessing would. Results go to ``workdir/retrieval_<split>.json``, and the matrix
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ class Retrieval:
         split: str = "validation",
         windows: int = 128,
         batch_size: int | None = None,
+        pairs: Sequence[tuple[str, str]] = (),
     ):
         """Plan the evaluation.
 
@@ -41,8 +42,11 @@ class Retrieval:
             split: which nights.
             windows: N, of each pair; as many as there are, where there are fewer.
             batch_size: rows that are projected at once; N by default.
+            pairs: names of two modalities each, only these; all by default. For runs on different
+                modalities, which are compared by the pairs that they share.
         """
         self.context, self.split, self.windows = context, split, windows
+        self.pairs = [frozenset(pair) for pair in pairs]
         self.rows = min(batch_size or windows, windows)
         self.project = context.functions("project")
 
@@ -53,6 +57,9 @@ class Retrieval:
             ``accuracy`` (recall at 1: the contrastive accuracy among N), ``recall_5``,
             ``recall_10``, ``median_rank``, ``chance`` (of ``accuracy``), ``times_chance``, and
             ``windows``, the mean of N.
+
+        Raises:
+            ValueError: a pair that is not of the data.
         """
         try:
             description = self.context.source(self.split).describe()
@@ -60,9 +67,14 @@ class Retrieval:
             logging.warning("%s: evaluated on nothing", error)
             return
         names = [row["name"] for row in description["modalities"]]
+        for pair in self.pairs:
+            if len(pair) != 2 or not pair <= set(names):
+                raise ValueError(f"pairs of retrieval: {sorted(pair)} are not two of {names}")
         vectors: dict[tuple[int, int], list] = {}
         limit = len(description["pairs"]) * -(-self.windows // self.rows)
         for batch in self.context.batches(self.split, self.rows, limit):
+            if self.pairs and self._pair(batch, names) not in self.pairs:
+                continue
             found = self._vectors(variables, batch)
             vectors.setdefault(found.pop("pair"), []).append(found)
         report = {"step": step, "split": self.split, "asked_for": self.windows, "pairs": []}
@@ -85,6 +97,12 @@ class Retrieval:
             self._write(report, names)
         yield from report["mean"].items()
         yield "times_chance", report["mean"]["accuracy"] / report["mean"]["chance"]
+
+    def _pair(self, batch, names):
+        """Which two modalities a batch is of."""
+        rows = self.context.fetch({name: batch[name] for name in ("pair", "weight")})
+        a, b = rows["pair"][np.argmax(rows["weight"] > 0)]
+        return frozenset((names[a], names[b]))
 
     def _vectors(self, variables, batch):
         """Unit vectors of both modalities, and which tokens count; rows of padding left out."""

@@ -91,6 +91,7 @@ def get_sweep(size: str = "full") -> list[dict]:
     }
     if size == "gpu":  # small models: what is kept for the backward pass fits
         same |= {"objective.model.dtype": "bfloat16", "objective.model.chunk": 256}
+        same |= {"evals.val.limit": 512}
     if size == "full":  # each run sees a night but a few times, if at all
         same |= {"objective.model.dropout": 0.0, "evals.val.limit": 64}
     runs = (

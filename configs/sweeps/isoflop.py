@@ -4,7 +4,7 @@
         [--set=data.path=TOKENS]
 
 ``smoke`` takes minutes on two cores without any data; ``cpu`` (20 runs) about half an hour with
-token nights of 4 x 128 codes; ``gpu`` (20) some minutes on one accelerator with a few hundred
+token nights of 4 x 128 codes; ``gpu`` (22) some minutes on one accelerator with a few hundred
 hours of nights, several runs at a time; ``full`` (30) is for pods and thousands of nights. Each
 budget has the sizes among which its best is to be expected; where the best turns out to be at an
 edge, the fit says so. Budgets, widths and all that follows from them are ours.
@@ -13,6 +13,11 @@ edge, the fit says so. Budgets, widths and all that follows from them are ours.
 from configs.grids import chain, product
 
 CONFIG = "configs/hypnos/rq_transformer.py"
+ON_ONE_GPU = {
+    "objective.model.dtype": "bfloat16",
+    "objective.model.chunk": 256,
+    "evals.val.limit": 512,
+}
 
 # size -> config, window (s), {budget (FLOPs): (rows, widths)}
 PLANS = {
@@ -32,9 +37,9 @@ PLANS = {
         256,
         {
             6e12: (2, (24, 32, 48, 64, 96)),
-            2.4e13: (2, (48, 64, 96, 128, 192)),
-            1e14: (4, (64, 96, 128, 192, 256)),
-            4e14: (8, (96, 128, 192, 256, 384)),
+            2.4e13: (2, (32, 48, 64, 96, 128, 192)),
+            1e14: (4, (48, 64, 96, 128, 192, 256)),
+            4e14: (8, (64, 96, 128, 192, 256)),
         },
     ),
     "full": (
@@ -90,8 +95,7 @@ def get_sweep(size: str = "full") -> list[dict]:
         "evals.val.limit": 256,
     }
     if size == "gpu":  # small models: what is kept for the backward pass fits
-        same |= {"objective.model.dtype": "bfloat16", "objective.model.chunk": 256}
-        same |= {"evals.val.limit": 512}
+        same |= ON_ONE_GPU
     if size == "full":  # each run sees a night but a few times, if at all
         same |= {"objective.model.dropout": 0.0, "evals.val.limit": 64}
     runs = (

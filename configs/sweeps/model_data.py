@@ -10,7 +10,7 @@ signal out of fewer nights, for the law of repeated data. A run on n nights has 
 training split, so that fewer are a part of more. Models are those of ``isoflop.py``.
 
 Sizes: ``full`` for pods (6 x 5), ``cpu`` (4 x 4, about half an hour on two cores with token nights
-of 4 x 128 codes), ``smoke`` (2 x 2).
+of 4 x 128 codes), ``gpu`` (2 x 2, minutes on one accelerator), ``smoke`` (2 x 2).
 """
 
 from configs.grids import axis, chain, product
@@ -20,6 +20,7 @@ from configs.sweeps import isoflop
 PLANS = {
     "smoke": ("test", 64, 2, (8, 16), (2e4, 4e4), (1, 3)),
     "cpu": ("demo", 256, 1, (12, 16, 24, 32), (2e5, 4e5, 8e5, 1.6e6), (8, 32, 128)),
+    "gpu": ("demo", 256, 2, (48, 96), (4e6, 1.6e7), (8, 32, 128)),
     "full": (
         "tiny",
         2048,
@@ -35,7 +36,7 @@ def get_sweep(size: str = "full") -> list[dict]:
     """Return sizes x amounts, or with ``,repeated`` x nights too.
 
     Args:
-        size: ``full``, ``cpu`` or ``smoke``, and ``,repeated`` after it.
+        size: ``full``, ``cpu``, ``gpu`` or ``smoke``, and ``,repeated`` after it.
 
     Raises:
         ValueError: another size.
@@ -53,6 +54,8 @@ def get_sweep(size: str = "full") -> list[dict]:
         "budget.checkpoints": 2,
         "evals.val.limit": 64 if size == "full" else 256,
     }
+    if size == "gpu":
+        shared |= isoflop.ON_ONE_GPU
     data = axis("budget.channel_seconds", *amounts, stem="s")
     grid = product([shared], data, map(isoflop.model, widths))
     if not kind:

@@ -22,6 +22,7 @@ setup(
         "ml-collections>=1.0",  # configs
         "absl-py>=2.1",  # flags and logging
         "safetensors>=0.5",  # exports that load without this repository
+        "flatbuffers>=24.3",  # what jax.export writes and reads programs with, and does not install
         "tensorboardX>=2.6",  # TensorBoard files without TensorFlow
         "psutil>=6",  # whether the process that works on a checkpoint still lives; orbax has it too
         "tqdm>=4.66",  # progress with rate and time left

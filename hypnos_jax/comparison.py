@@ -21,9 +21,10 @@ import numpy as np
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.store import EPOCH_S, ChannelSignal, Night, NightEntry, NightStore
 from hypnos_jax import evaluate, features, probe
-from hypnos_jax.embed import carry, embed_tokens, epoch_means, read_window
 from hypnos_jax.export import LoadedModel
+from hypnos_jax.recording_embedding import epoch_means
 from hypnos_jax.result_figures import GREEN, GREY, ORANGE, new_figure, save_figure
+from hypnos_jax.token_pieces import carry, embed_tokens, read_window
 
 SPLITS = ("train", "validation", "test")
 SITES = ("seen", "unseen")

@@ -25,7 +25,8 @@ from data_pipelines.builders import folder
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.recordings import RecordingError
 from data_pipelines.store import NightStore
-from hypnos_jax.embed import CHUNK_S, open_embedder
+from hypnos_jax.embed import open_embedder
+from hypnos_jax.token_pieces import CHUNK_S
 
 AHEAD = 2  # ours: prepared nights that may wait beyond those in hand, 120 MB each for 8 h
 

@@ -19,10 +19,11 @@ from data_pipelines.modality_table import MODALITIES, TOKEN_S, channels_for
 from data_pipelines.modality_windows import modalities_of
 from data_pipelines.recordings import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
-from hypnos_jax.embed import RecordingEmbedding, wanted_names
+from hypnos_jax.embedder import wanted_names
 from hypnos_jax.export import LoadedModel, ModelError, load_model
+from hypnos_jax.programs import WINDOW_TOKENS
+from hypnos_jax.recording_embedding import RecordingEmbedding
 
-WINDOW_TOKENS = 120  # where the model does not say: the official code's
 FEWEST_VALID = 0.5  # share of a token's seconds that must hold signal, as in the sources
 
 

@@ -6,8 +6,12 @@ An export is a folder::
     config.json                 the objective's name and keyword arguments, the table of channels,
                                 step, checksum, where it was trained; see ``describe``
     tokenizers/<signal type>/   for models of tokens: an export of each tokenizer they came from
+    *.jaxexport                 what it computes, as programs that JAX alone runs: ``programs`` of
+                                the config says their inputs; see ``hypnos_jax.programs``
+    flatbuffers.zip             the package that ``jax.export`` reads them with
+    README.md, run.json         its card, and the run that it is of; see ``hypnos_jax.model_card``
 
-Both files are readable anywhere: ``plugins.load("objectives", name)(**arguments)`` rebuilds the
+The first two are readable anywhere: ``plugins.load("objectives", name)(**arguments)`` rebuilds the
 module and the tensors are its variables. The checksum is over the objective, every tensor's name,
 type, shape and bytes, and the checksums of the tokenizers; a run's folder and its export share it.
 
@@ -19,10 +23,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
 import shutil
+import zipfile
 from typing import Any
 
 import flax.linen as nn
@@ -34,13 +40,15 @@ from absl import logging
 
 import hypnos_jax
 from data_pipelines.channels import CHANNELS
-from hypnos_jax import checkpoint, plugins
+from hypnos_jax import checkpoint, model_card, plugins
 from hypnos_jax.config import frozen
 from hypnos_jax.interop import formats, hypnos
+from hypnos_jax.programs import SUFFIX, NoProgramError, programs_of, versions
 from hypnos_jax.tensor_files import TensorFile
 
 FORMAT = "hypnos_jax.model/1"
 WEIGHTS, CONFIG, TOKENIZERS = "model.safetensors", "config.json", "tokenizers"
+READER = "flatbuffers.zip"
 KEYS = {"objective", "modalities", "channels", "step", "tensors", "tokenizers", "checksum"}
 
 
@@ -114,6 +122,8 @@ def export(
     *,
     tokenizers: str | os.PathLike | None = None,
     step: int | None = None,
+    programs: bool = True,
+    licence: str = model_card.UNSPECIFIED,
 ) -> LoadedModel:
     """Write a model as safetensors and JSON; an earlier export at ``output`` is replaced whole.
 
@@ -123,6 +133,8 @@ def export(
         tokenizers: folder with a run or an export per signal type, for a model of tokens; by
             default those beside the tokens that it was trained on.
         step: which checkpoint of a run; the newest good one by default.
+        programs: also write what runs without this package; takes seconds.
+        licence: of the weights, for the card.
 
     Raises:
         ModelError: no model there; ``output`` holds something that is no export; or a tokenizer
@@ -143,9 +155,14 @@ def export(
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(model, partial)
+        _write(model, partial, programs)
+        config, run = _read_config(partial), model_card.read_run(pathlib.Path(workdir), model.step)
+        model_card.write(partial, config, run, name=output.name, licence=licence)
         for name in needed if model.tokenizers else ():
-            _write(load_model(model.tokenizers[name]), partial / TOKENIZERS / name)
+            tokenizer = load_model(model.tokenizers[name])
+            _write(tokenizer, partial / TOKENIZERS / name, programs)
+        if programs:
+            _write_reader(partial / READER)
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -463,8 +480,11 @@ def _table(tensors: dict) -> dict[str, list]:
     return {name: [str(x.dtype), list(x.shape)] for name, x in sorted(tensors.items())}
 
 
-def _write(model: LoadedModel, folder: pathlib.Path) -> None:
+def _write(model: LoadedModel, folder: pathlib.Path, programs: bool) -> None:
     folder.mkdir(parents=True)
+    config = {key: value for key, value in model.config.items() if not key.startswith("programs")}
+    if programs:
+        config |= _write_programs(model, folder)
     # ascontiguousarray alone would give a scalar an axis.
     tensors = {
         name: np.ascontiguousarray(x).reshape(x.shape) for name, x in _flat(model.variables).items()
@@ -473,10 +493,49 @@ def _write(model: LoadedModel, folder: pathlib.Path) -> None:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
     except safetensors.SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS} cannot be written: {error}") from error
-    (folder / CONFIG).write_text(json.dumps(model.config, indent=1) + "\n")
-    for name in (WEIGHTS, CONFIG):
-        with open(folder / name, "rb") as file:
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
             os.fsync(file.fileno())
+
+
+def _write_programs(model: LoadedModel, folder: pathlib.Path) -> dict[str, Any]:
+    """Write the model's programs, and return what the config says of them.
+
+    A model without is an export all the same: why it has none stands in ``programs_missing``.
+    """
+    tensors, rows, missing = _flat(model.variables), {}, {}
+    try:
+        found = programs_of(model.objective, model.config)
+    except NoProgramError as error:
+        found, missing = {}, {"all": str(error)}
+    for name, program in found.items():
+        try:
+            data = program.serialize(tensors)
+        except NoProgramError as error:
+            missing[name] = str(error)
+            continue
+        file = f"{name}{SUFFIX}"
+        (folder / file).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        rows[name] = {"file": file, "sha256": digest, **program.describe()}
+    for name, why in missing.items():
+        logging.warning("no program %r for use without hypnos_jax: %s", name, why)
+    return {"programs": rows, "programs_missing": missing, "programs_by": versions()}
+
+
+def _write_reader(path: pathlib.Path) -> None:
+    """Write the reading half of the package flatbuffers (pure Python, Apache-2.0).
+
+    ``jax.export`` reads programs with it, and JAX does not install it.
+    """
+    found = importlib.util.find_spec("flatbuffers")
+    if found is None:
+        return  # and then there are no programs either
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(pathlib.Path(found.origin).parent.glob("*.py")):
+            if file.name != "flexbuffers.py":  # another format
+                archive.write(file, f"flatbuffers/{file.name}")
 
 
 def _replace(partial: pathlib.Path, output: pathlib.Path) -> None:

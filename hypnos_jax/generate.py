@@ -24,7 +24,7 @@ from data_pipelines.channels import CHANNELS, label_of
 from data_pipelines.edf_writer import EdfSignal, write_edf
 from data_pipelines.preprocess import expand, last_scale
 from data_pipelines.store import ChannelSignal
-from hypnos_jax.embed import Embedder
+from hypnos_jax.embedder import Embedder
 from hypnos_jax.export import ModelError
 from hypnos_jax.models.code_axis import CodeAxis
 

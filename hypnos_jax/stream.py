@@ -29,7 +29,7 @@ from data_pipelines.streaming import ChannelStream
 from hypnos_jax.models.code_axis import CodeAxis
 
 if TYPE_CHECKING:
-    from hypnos_jax.embed import Embedder  # which offers Stream under its own name
+    from hypnos_jax.embedder import Embedder  # for its type alone
 
 AHEAD_S = 600  # ours: seconds that one channel may run ahead of another
 

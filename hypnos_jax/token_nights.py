@@ -91,7 +91,7 @@ def keep_tokenizers(folders: dict[str, pathlib.Path], beside: pathlib.Path) -> N
         )
     for name, path in folders.items():
         if name not in there:
-            export(path, beside / name)
+            export(path, beside / name, programs=False)
             continue
         old = json.loads((beside / name / CONFIG).read_text())["checksum"]
         new = load_model(path).checksum

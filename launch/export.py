@@ -1,8 +1,9 @@
 """Export a model: ``python -m launch.export --workdir=DIR --output=DIR``.
 
-Writes ``model.safetensors`` and ``config.json``, and beside the model of tokens the tokenizers that
-made them; or, with ``--format=hypnos`` or ``sleep2vec``, one file that the published code of that
-name loads. Exit codes: 0 done, 1 an error.
+Writes ``model.safetensors`` and ``config.json``, a card (``README.md``), what the run was
+(``run.json``), programs that JAX runs without this package, and beside the model of tokens the
+tokenizers that made them; or, with ``--format=hypnos`` or ``sleep2vec``, one file that the
+published code of that name loads. Exit codes: 0 done, 1 an error.
 """
 
 import math
@@ -22,6 +23,9 @@ TOKENIZERS = flags.DEFINE_string(
     "tokenizers", None, "folder with a model per signal type; default: those beside the tokens"
 )
 
+PROGRAMS = flags.DEFINE_bool("programs", True, "write programs that run without hypnos_jax")
+LICENCE = flags.DEFINE_string("licence", None, "of the weights, for the card; yours to say")
+
 
 def main(argv):
     if len(argv) > 1:
@@ -29,13 +33,15 @@ def main(argv):
     logging.set_verbosity(logging.INFO)
     from hypnos_jax import checkpoint  # after the flags: imports start jax
     from hypnos_jax.export import export, export_published
+    from hypnos_jax.model_card import UNSPECIFIED
 
     checkpoint.quiet()
 
     try:
         given = {"tokenizers": TOKENIZERS.value, "step": STEP.value}
         if FORMAT.value == "folder":
-            model = export(WORKDIR.value, OUTPUT.value, **given)
+            more = {"programs": PROGRAMS.value, "licence": LICENCE.value or UNSPECIFIED}
+            model = export(WORKDIR.value, OUTPUT.value, **given, **more)
         else:
             model = export_published(WORKDIR.value, OUTPUT.value, FORMAT.value, **given)
     except (ValueError, OSError) as error:

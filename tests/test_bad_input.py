@@ -305,7 +305,7 @@ def model(tmp_path_factory):
     config = tiny_models.rq_config()
     variables = tiny_models.random_variables(config, tiny_models.token_batch())
     tiny_models.write_run(folder / "run", config, variables)
-    export(folder / "run", folder / "export", tokenizers=folder / "tokenizers")
+    export(folder / "run", folder / "export", tokenizers=folder / "tokenizers", programs=False)
     return folder
 
 
@@ -356,7 +356,7 @@ def test_models_that_do_not_fit_or_lack_a_tensor(prepared, model, tmp_path):
     )
     batch = tiny_models.token_batch(modalities=coarse["objective"]["model"]["modalities"])
     tiny_models.write_run(tmp_path / "run", coarse, tiny_models.random_variables(coarse, batch))
-    export(tmp_path / "run", tmp_path / "misfit", tokenizers=model / "tokenizers")
+    export(tmp_path / "run", tmp_path / "misfit", tokenizers=model / "tokenizers", programs=False)
     assert "2 x 16" in embed(tmp_path / "misfit")
 
     assert "nowhere" in embed(tmp_path / "nowhere")

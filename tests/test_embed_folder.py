@@ -54,7 +54,7 @@ def bundle(tokenizers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     config = rq_config()
     write_run(folder / "run", config, random_variables(config, token_batch()))
-    export(folder / "run", folder / "export", tokenizers=tokenizers)
+    export(folder / "run", folder / "export", tokenizers=tokenizers, programs=False)
     return folder / "export"
 
 
@@ -198,9 +198,9 @@ def test_tokenizers_must_fit(tokenizers, tmp_path):
     with pytest.raises(ModelError, match="carries no tokenizer of eeg"):
         embed_recording(tmp_path / "run", path)
     with pytest.raises(ModelError, match="'levels': 2, .*; the model takes 3 x 16 levels x codes"):
-        export(tmp_path / "run", tmp_path / "export", tokenizers=tokenizers)
+        export(tmp_path / "run", tmp_path / "export", tokenizers=tokenizers, programs=False)
     write_run(tmp_path / "fits", rq_config(), random_variables(rq_config(), token_batch()))
-    export(tmp_path / "fits", tmp_path / "export", tokenizers=tokenizers)
+    export(tmp_path / "fits", tmp_path / "export", tokenizers=tokenizers, programs=False)
     name = tmp_path / "export" / "tokenizers" / "ecg" / "config.json"
     name.write_text(name.read_text().replace('"checksum": "', '"checksum": "0'))
     with pytest.raises(ModelError, match="is not the tokenizer"):

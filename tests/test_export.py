@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def exported(run, tmp_path):
-    export(run, tmp_path / "model")
+    export(run, tmp_path / "model", programs=False)
     return tmp_path / "model"
 
 
@@ -51,8 +51,9 @@ def test_an_export_is_read_without_this_package(exported):
 
 def test_exporting_again_replaces_the_export_and_nothing_else(run, exported, tmp_path):
     (exported / "stray").write_text("x")
-    export(exported, exported)
-    assert sorted(p.name for p in exported.iterdir()) == ["config.json", "model.safetensors"]
+    export(exported, exported, programs=False)
+    files = ["README.md", "config.json", "model.safetensors", "run.json"]
+    assert sorted(p.name for p in exported.iterdir()) == files
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
@@ -142,7 +143,7 @@ def test_folders_without_a_model_say_so(exported, tmp_path):
 
 
 def test_a_step_is_chosen(run, exported, tmp_path):
-    export(run, tmp_path / "third", step=3)
+    export(run, tmp_path / "third", step=3, programs=False)
     assert load_model(tmp_path / "third").checksum == load_model(exported).checksum
     with pytest.raises(ModelError, match="checkpoints/2 cannot be trusted"):
         export(run, tmp_path / "second", step=2)

@@ -34,7 +34,7 @@ def bundle(tmp_path_factory):
     write_tiny_tokenizers(folder / "tokenizers")
     config = rq_config()
     write_run(folder / "run", config, random_variables(config, token_batch()))
-    export(folder / "run", folder / "export", tokenizers=folder / "tokenizers")
+    export(folder / "run", folder / "export", tokenizers=folder / "tokenizers", programs=False)
     return folder / "export"
 
 

@@ -248,7 +248,9 @@ def test_tokens_checkpoints_exports_and_embeddings_name_nobody(nights, tmp_path,
     config["objective"]["model"]["modalities"] = []
     config |= {"mesh": {"data": -1}, "train": {"steps": 1, "batch_size": 8}}
     assert train(config, tmp_path / "model") == 0
-    export(tmp_path / "model", tmp_path / "export", tokenizers=tmp_path / "tokenizers")
+    export(
+        tmp_path / "model", tmp_path / "export", tokenizers=tmp_path / "tokenizers", programs=False
+    )
     embed_folder(tmp_path / "export", nights / "in", tmp_path / "embeddings", mains_hz=50)
     files = assert_nobody_in(tmp_path)
     names = {path.name for path in files}

@@ -28,7 +28,7 @@ def write_model(folder, **model):
     write_tokenizers(folder / "tokenizers")
     config = rq_config(**model)
     write_run(folder / "run", config, random_variables(config, token_batch()))
-    export(folder / "run", folder / "export", tokenizers=folder / "tokenizers")
+    export(folder / "run", folder / "export", tokenizers=folder / "tokenizers", programs=False)
     return folder / "export"
 
 
@@ -137,7 +137,9 @@ def test_the_released_alignment_waits_for_a_sample_more(tmp_path, signals):
     config = rq_config(modalities=[MODALITIES[2]], use_tracks=True)
     variables = random_variables(config, token_batch(modalities=[MODALITIES[2]]))
     write_run(tmp_path / "run", config, variables)
-    export(tmp_path / "run", tmp_path / "export", tokenizers=tmp_path / "tokenizers")
+    export(
+        tmp_path / "run", tmp_path / "export", tokenizers=tmp_path / "tokenizers", programs=False
+    )
     embedder = Embedder(tmp_path / "export", lag=False)
     stream = Stream(embedder, {"ecg": RATES["ecg"]}, mains_hz=50)
     heard = {"ecg": signals["ecg"]}

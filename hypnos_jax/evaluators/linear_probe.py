@@ -19,17 +19,11 @@ from absl import logging
 
 from data_pipelines.store import EPOCH_S, NightEntry, NightStore
 from hypnos_jax import distributed, features, probe
-from hypnos_jax.embed import (
-    CHUNK_S,
-    carry,
-    embed_tokens,
-    epoch_means,
-    mean_over_modalities,
-    read_window,
-)
 from hypnos_jax.export import TOKENIZERS, load_model
 from hypnos_jax.probe_figure import draw_probe
+from hypnos_jax.recording_embedding import epoch_means, mean_over_modalities
 from hypnos_jax.results import write_json
+from hypnos_jax.token_pieces import CHUNK_S, carry, embed_tokens, read_window
 
 EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
     "embedding",

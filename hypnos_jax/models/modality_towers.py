@@ -243,7 +243,7 @@ class ModalityTowers(nn.Module):
         x = keep_rows(self.input(tokens.astype(jnp.dtype(self.dtype)))).astype(jnp.float32)
         if not self.cls:
             return self.trunk(x, valid, train=train), None
-        first = jnp.broadcast_to(self.cls_embedding[None, None], (len(x), 1, self.dim))
+        first = jnp.broadcast_to(self.cls_embedding[None, None], (x.shape[0], 1, self.dim))
         x = jnp.concatenate([first, x], axis=1)
         valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
         x = self.trunk(x, valid, train=train)

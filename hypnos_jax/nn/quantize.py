@@ -98,7 +98,7 @@ class ResidualQuantizer(nn.Module):
         width = x.shape[-1]
         state = {name: variable.value for name, variable in self.state.items()}
         points = x.astype(jnp.float32).reshape(-1, width)
-        used = jnp.ones(len(points)) if weight is None else (weight > 0).reshape(-1)
+        used = jnp.ones(points.shape[0]) if weight is None else (weight > 0).reshape(-1)
         used = used.astype(jnp.float32)
         fixed = jax.lax.stop_gradient(points)
         if train and not self.is_initializing():

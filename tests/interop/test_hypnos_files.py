@@ -84,7 +84,7 @@ def test_a_model_comes_back_bit_for_bit_with_its_tokenizers(model, bundle):
 
 def test_a_bundle_is_exported_as_a_folder_of_ours(bundle, tmp_path):
     loaded = load_model(bundle)
-    folder = export(bundle, tmp_path / "export")
+    folder = export(bundle, tmp_path / "export", programs=False)
     assert folder.checksum == loaded.checksum
     assert sorted(path.name for path in (tmp_path / "export" / "tokenizers").iterdir()) == [
         "ecg",
@@ -113,7 +113,7 @@ def test_a_run_needs_its_tokenizers_and_the_released_layout(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ModelError, match="notes.txt exists and is no file of hypnos"):
         export_published(tmp_path / "run", tmp_path / "notes.txt", "hypnos", **whole)
-    export(tmp_path / "run", tmp_path / "export")
+    export(tmp_path / "run", tmp_path / "export", programs=False)
     with pytest.raises(ModelError, match="no readable config"):
         load_model(tmp_path / "export" / "model.safetensors")
 

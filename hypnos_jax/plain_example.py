@@ -1,0 +1,76 @@
+"""How an export is used without this package: the lines of README.md and of each model's card."""
+
+from __future__ import annotations
+
+START = '''\
+import functools, json, pathlib, sys
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+
+folder = pathlib.Path("EXPORT")
+sys.path.append(str(folder / "flatbuffers.zip"))  # jax.export wants it, but JAX does not install it
+config = json.loads((folder / "config.json").read_text())
+
+@functools.cache
+def load(folder, name):
+    """Return a program of an export: a function of named arrays."""
+    row = json.loads((folder / "config.json").read_text())["programs"][name]
+    program = export.deserialize(bytearray((folder / row["file"]).read_bytes()))
+    tensors = load_file(folder / "model.safetensors")
+    return lambda **inputs: program.call(tensors, inputs)
+
+'''
+
+TOKENS = (
+    START
+    + """\
+seconds, signals = 600, {}  # name -> preprocessed signal of any subset of the channels; here noise
+for row in config["channels"]:
+    signals[row["name"]] = np.random.randn(1, seconds * row["rate_hz"]).astype(np.float32)
+codes, present = [], np.zeros((1, len(config["modalities"])), bool)
+for i, row in enumerate(config["modalities"]):
+    codes.append(np.zeros((1, seconds, row["levels"]), np.int32))
+    if row["name"] in signals:
+        encode = load(folder / "tokenizers" / row["group"], "encode")
+        codes[i], present[:, i] = encode(signal=signals[row["name"]])["codes"], True
+rows = load(folder, "embed")(codes=np.concatenate(codes, axis=2), present=present)["rows"]
+mean = np.asarray(rows)[0, present[0]].mean(axis=0)  # [seconds, D] of [1, modalities, seconds, D]
+epochs = mean[: seconds // 30 * 30].reshape(-1, 30, mean.shape[1]).mean(axis=1)
+"""
+)
+
+SIGNALS = (
+    START
+    + """\
+rate_hz, seconds = config["objective"]["rate_hz"], 600
+signal = np.random.randn(1, seconds * rate_hz).astype(np.float32)  # preprocessed; here noise
+codes = np.asarray(load(folder, "encode")(signal=signal)["codes"])  # [1, seconds, levels]
+"""
+)
+
+TOWERS = (
+    START
+    + """\
+rows, tokens = {}, 60  # of 30 s; any subset of the modalities, prepared as they were for training
+for row in config["modalities"]:
+    signal = np.random.randn(1, tokens, row["frames"]).astype(np.float32)  # here noise
+    valid = np.ones((1, tokens), bool)
+    rows[row["name"]] = np.asarray(load(folder, row["name"])(signal=signal, valid=valid)["rows"])
+epochs = np.mean(list(rows.values()), axis=0)[0]  # [tokens, H], where all modalities are valid
+"""
+)
+
+
+def text(config: dict, folder: str = "EXPORT") -> str:
+    """Return the example for an export.
+
+    Args:
+        config: its ``config.json``.
+        folder: where it lies.
+    """
+    if "encode" in config["programs"]:
+        lines = SIGNALS
+    else:
+        lines = TOKENS if "embed" in config["programs"] else TOWERS
+    return lines.replace('"EXPORT"', repr(folder).replace("'", '"'))

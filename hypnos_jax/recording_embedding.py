@@ -1,0 +1,70 @@
+"""What a model sees in a recording, and the file that holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+
+EPOCH_S = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingEmbedding:
+    """What a model sees in one recording.
+
+    Attributes:
+        recording: its name.
+        times_s: float32 [S], seconds from the recording's start to the second of each row.
+        modalities: those present, name -> float16 [S, D].
+        epochs: float16 [E, D], means over whole 30-s epochs and over the modalities.
+        model: checksum of the model.
+    """
+
+    recording: str
+    times_s: np.ndarray
+    modalities: dict[str, np.ndarray]
+    epochs: np.ndarray
+    model: str
+
+    def save(self, path: str | os.PathLike, *, comment: str = "") -> None:
+        """Write ``.npz`` (no pickle): an array per modality, ``epochs``, ``times_s``, ``model``.
+
+        A reader never sees half a file.
+
+        Args:
+            path: the file.
+            comment: kept as the archive's comment, which readers of arrays do not see.
+        """
+        path = pathlib.Path(path)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            with open(partial, "wb") as file:
+                np.savez(
+                    file,
+                    **self.modalities,
+                    epochs=self.epochs,
+                    times_s=self.times_s,
+                    model=np.array(self.model),
+                )
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.comment = comment.encode()
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def mean_over_modalities(modalities: dict[str, np.ndarray]) -> np.ndarray:
+    """Return float32 [S, D], the unweighted mean of name -> [S, D]."""
+    return np.mean([x.astype(np.float32) for x in modalities.values()], axis=0)
+
+
+def epoch_means(rows: np.ndarray) -> np.ndarray:
+    """Return [E, D], the mean of every 30 rows of [S, D]; a part of an epoch at the end is cut."""
+    epochs = len(rows) // EPOCH_S
+    return rows[: epochs * EPOCH_S].reshape(epochs, EPOCH_S, rows.shape[-1]).mean(axis=1)

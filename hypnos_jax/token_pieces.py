@@ -1,0 +1,124 @@
+"""Tokens of a night through a network piece by piece, as if they were one pass.
+
+The network keeps what a piece needs of those before it, so that a night of any length takes bounded
+memory and one compilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.store import NightEntry, NightStore
+
+CHUNK_S = 256  # ours: seconds that pass the backbone at once; more is slower on a CPU
+SHORTEST_PASS_S = 64  # ours: short ones are padded to powers of two from here: few shapes
+ANEW_S = 2048  # the released library's, for models whose layers see the whole past
+OVER_TIME = ("codes", "valid", "tracks")  # what of an example runs over time
+
+Example = dict[str, np.ndarray]
+
+
+def carry(apply, variables):
+    """Return the step that ``embed_tokens`` wants of ``apply(variables, cache, batch, first)``."""
+
+    def step(batch, cache):
+        first = cache is None
+        if first:
+            # Zeros that count as not seen, so that one program serves the first piece and later.
+            shapes = jax.eval_shape(apply, variables, {}, batch, True)[1]
+            cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return apply(variables, cache, batch, first)
+
+    return step
+
+
+def embed_tokens(
+    step: Callable[[Example, Any], tuple[dict[str, Any], Any]],
+    read: Callable[[int, int], Example],
+    seconds: int,
+    *,
+    lag: bool,
+    reach: int | None,
+    chunk_s: int = CHUNK_S,
+) -> Iterator[Example]:
+    """Yield the embeddings of a token sequence, piece after piece, as if it were one pass.
+
+    All pieces have one shape, so there is one compilation.
+
+    Args:
+        step: (batch of one row, cache or None at the start) -> name -> [1, n, D], cache; as
+            ``RqNextToken.embed_next`` has it.
+        read: (start_s, stop_s) -> example without batch axis, arrays over time padded beyond the
+            end; as ``data_pipelines.pipeline`` describes it.
+        seconds: S.
+        lag: row t has seen the seconds before t; False: second t too.
+        reach: seconds of the past that a row depends on; None for all of them, which no cache can
+            hold: every 2048 s then start anew, as the released library has it.
+        chunk_s: seconds per piece.
+
+    Yields:
+        name -> float32 [n, D], the n of all pieces adding up to ``seconds``.
+    """
+    if reach is None:
+        whole = {"lag": lag, "reach": 0, "chunk_s": ANEW_S + 1}
+        for start in range(0, seconds, ANEW_S):
+            part = lambda a, b, start=start: read(start + a, start + b)
+            yield from embed_tokens(step, part, min(ANEW_S, seconds - start), **whole)
+        return
+    rows = seconds if lag else 1 + seconds  # those of BOS and all seconds but the last, or all
+    length = SHORTEST_PASS_S
+    while length < min(rows, chunk_s):
+        length *= 2
+    length, cache = min(length, chunk_s), None
+    for done in range(0, rows, length):
+        batch = {
+            k: np.asarray(x)[None] for k, x in read(max(done - 1, 0), done - 1 + length).items()
+        }
+        if done == 0:
+            pad = lambda x: np.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))
+            batch |= {name: pad(batch[name]) for name in OVER_TIME}
+        found, cache = step(batch, cache)
+        kept = slice(0 if lag or done else 1, rows - done)
+        yield {name: np.asarray(x)[0, kept] for name, x in found.items()}
+
+
+def cut(whole: Example, start: int, stop: int) -> Example:
+    """Rows ``start:stop`` of what runs over time, with zeros beyond the end."""
+    seconds = len(whole["codes"])
+    out = dict(whole)
+    for name in OVER_TIME:
+        rows = whole[name][start:stop]
+        beyond = [(0, stop - max(start, min(stop, seconds)))] + [(0, 0)] * (rows.ndim - 1)
+        out[name] = np.pad(rows, beyond)
+    return out
+
+
+def read_window(
+    store: NightStore, night: NightEntry, names: Sequence[str], start_s: int, stop_s: int
+) -> Example:
+    """Read a stretch of a token night as ``embed_tokens`` wants it.
+
+    Args:
+        store: a store of tokens.
+        night: one of its nights.
+        names: modalities, in the order of the model.
+        start_s, stop_s: may reach beyond the night.
+    """
+    there = [row["name"] for row in store.modalities]
+    keep = [there.index(name) for name in names]
+    firsts = np.cumsum([0, *(row["levels"] for row in store.modalities)])
+    columns = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in keep])
+    ids = [store.modalities[i]["channel_id"] for i in keep]
+    return {
+        "codes": store.codes(night, start_s, stop_s)[:, columns].astype(np.int32),
+        "present": store.present(night)[keep],
+        "channel_ids": np.array(ids, np.int32),
+        "valid": store.token_valid(night, start_s, stop_s)[:, keep],
+        "tracks": store.token_tracks(night, start_s, stop_s)[:, keep],
+        "weight": np.float32(1),
+    }

@@ -1,6 +1,7 @@
 """Recordings of any kind behind one face: open, list the labels, read one channel at a time.
 
-``open_recording(path)`` takes EDF, EDF+C, EDF+D, BDF, WFDB records, and ``mne.io.Raw`` objects.
+``open_recording(path)`` takes EDF, EDF+C, EDF+D, BDF, WFDB records, ``mne.io.Raw`` objects, and
+arrays.
 Patient, recording and device fields, dates and comments are dropped where a file is parsed: they
 are in no attribute and in no error message. The start time of day is kept.
 """
@@ -9,6 +10,7 @@ import abc
 import math
 import pathlib
 import sys
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -217,12 +219,67 @@ class RawRecording(Recording):
         return self._raw
 
 
+class ArrayRecording(Recording):
+    """Arrays in memory as a recording: voltages in microvolts, NaN where samples are missing."""
+
+    def __init__(self, channels: Mapping, *, name: str = "arrays"):
+        """Take them as they are.
+
+        Args:
+            channels: Label, or name of a canonical channel, -> (array ``[T]``, rate in Hz). All
+                start at time 0.
+            name: Of the recording.
+
+        Raises:
+            RecordingError: Not one channel, an array that is not of one axis, or a rate that is
+                not a positive number.
+        """
+        self.name, self.path, self.start_of_day_s, self.notes = name, None, None, []
+        self.labels, self._signals, self._rates = [], [], []
+        for label, given in channels.items():
+            try:
+                signal, rate_hz = given
+                signal = np.asarray(signal, np.float64)
+                rate = Fraction(rate_hz).limit_denominator(10_000)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise RecordingError(
+                    f"{name}: {label!r} is no (array, rate in Hz): {error}"
+                ) from None
+            if signal.ndim != 1 or not len(signal) or rate <= 0:
+                raise RecordingError(
+                    f"{name}: {label!r} is {signal.shape} at {rate_hz} Hz; give samples along one"
+                    " axis, and a positive rate"
+                )
+            self.labels.append(str(label))
+            self._signals.append(signal)
+            self._rates.append(rate)
+        if not self.labels:
+            raise RecordingError(f"{name}: no channel is given")
+        lengths = [len(x) / rate for x, rate in zip(self._signals, self._rates)]
+        self.duration_s = float(max(lengths))
+
+    def sfreq_hz(self, index):
+        return self._rates[index]
+
+    def unit(self, index):
+        return "uV"
+
+    def num_samples(self, index):
+        return len(self._signals[index])
+
+    def read(self, index, start_s=0, stop_s=None):
+        signal = self._signals[index]
+        start, stop = sample_range(start_s, stop_s, self._rates[index], len(signal))
+        return signal[start:stop].copy()
+
+
 def open_recording(source) -> Recording:
     """Open a recording; only headers are read.
 
     Args:
         source: Path of an EDF/EDF+/BDF file, of a WFDB header (``.hea``) or of its ``.dat`` or
-            ``.mat``; or an ``mne.io.Raw``.
+            ``.mat``; or an ``mne.io.Raw``; or label -> (array, rate) as :class:`ArrayRecording`
+            takes them; or a recording, which is returned as it is.
 
     Raises:
         RecordingError: It is not a file, cannot be read, or is not a recording.
@@ -230,6 +287,10 @@ def open_recording(source) -> Recording:
     # The readers build on this module, so they are imported here.
     from data_pipelines.edf import EdfRecording
 
+    if isinstance(source, Recording):
+        return source
+    if isinstance(source, Mapping):
+        return ArrayRecording(source)
     if "mne" in sys.modules:
         import mne
 

@@ -1,8 +1,9 @@
 """Recordings to embeddings: one vector a second and modality, and one per 30-s epoch.
 
-``embed_recording`` takes a file or an ``mne.io.Raw``; ``open_embedder`` opens any model, for many
-recordings: ``Embedder`` those of tokens (timing: see its module), ``ModalityEmbedder`` towers,
-which give one vector a modality and epoch. ``Stream`` embeds what is still coming.
+``embed_recording`` takes a file, an ``mne.io.Raw`` or arrays; ``embed_raw`` gives one array for it,
+with times. ``open_embedder`` opens any model, for many recordings: ``Embedder`` those of tokens
+(timing: see its module), ``ModalityEmbedder`` towers, which give one vector a modality and epoch.
+``Stream`` embeds what is still coming.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Sequence
+
+import numpy as np
 
 from data_pipelines.builders.recording_night import Pending
 from hypnos_jax.embed_modalities import ModalityEmbedder
@@ -49,6 +52,32 @@ def open_embedder(
     return Embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype, generates=False)
 
 
+def name_of(recording, otherwise: str = "raw") -> str:
+    """Return a recording's name: of its file, or what it calls itself."""
+    if isinstance(recording, str | os.PathLike):
+        return pathlib.Path(recording).stem
+    return getattr(recording, "name", None) or otherwise
+
+
+def embed_raw(model, raw, *, unit: str = "epoch", **options) -> tuple[np.ndarray, np.ndarray]:
+    """Embed an ``mne.io.Raw`` as one array with times.
+
+    Args:
+        model: as for ``embed_recording``.
+        raw: the recording.
+        unit: ``"epoch"``, ``"row"`` or ``"recording"``; see ``RecordingEmbedding.table``.
+        options: of ``embed_recording``.
+
+    Returns:
+        float32 [N, D], the mean over the modalities, and float32 [N], when each row begins, in
+        seconds on the axis of ``raw.times``.
+
+    Raises:
+        What ``embed_recording`` raises.
+    """
+    return embed_recording(model, raw, **options).table(unit)
+
+
 def embed_recording(
     model,
     recording,
@@ -65,7 +94,8 @@ def embed_recording(
     Args:
         model: what ``export.load_model`` takes, or (to compile once for many) what
             ``open_embedder`` returns, which then decides ``chunk_s``, ``lag`` and ``dtype``.
-        recording: path of an EDF, BDF or WFDB file, or an ``mne.io.Raw``.
+        recording: path of an EDF, BDF or WFDB file, an ``mne.io.Raw``, or arrays as
+            ``data_pipelines.recordings.open_recording`` takes them.
         modalities: only these, those of them that the recording has; all by default.
         mains_hz: 50 or 60; None infers it from the spectrum.
         aliases: further channel labels, as ``channels.load_aliases`` returns them.
@@ -79,6 +109,6 @@ def embed_recording(
     if not hasattr(model, "embed_signals"):
         model = open_embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype)
     prepare = model.prepare(model.names(modalities), mains_hz=mains_hz, aliases=aliases)
-    name = pathlib.Path(recording).stem if isinstance(recording, str | os.PathLike) else "raw"
+    name = name_of(recording)
     night = prepare(Pending(name=name, path=recording, scoring=False))
     return model.embed_signals(night.channels, recording=name)

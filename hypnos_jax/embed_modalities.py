@@ -36,6 +36,7 @@ class ModalityEmbedder:
         window_tokens: that see one another; as in training.
         checksum: of the model.
         dtype: of the products.
+        width: H.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class ModalityEmbedder:
                 )
         trained = self.model.config["data"].get("window_tokens", WINDOW_TOKENS)
         self.window_tokens, self.checksum = window_tokens or trained, self.model.checksum
+        self.width = objective.model["dim"]
         self._variables = jax.device_put(self.model.variables)
         self._encode = jax.jit(
             lambda variables, *given: objective.apply(variables, *given, method="encode"),

@@ -48,6 +48,7 @@ class Embedder:
         checksum: of the model and its tokenizers.
         dtype: of the backbone's products.
         lag: whether row t has seen the seconds before t alone.
+        width: D.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Embedder:
             objective = objective.clone(model={**objective.model, "dtype": dtype})
         self.objective, self.dtype = objective, objective.model.get("dtype", "float32")
         self.reach, self.lag = objective.reach, objective.embed_lag
+        self.width = objective.model["dim"]
         self._variables = jax.device_put(self.model.variables)
         self._tokenizers = {}
 

@@ -155,14 +155,18 @@ def export(
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(model, partial, programs)
-        config, run = _read_config(partial), model_card.read_run(pathlib.Path(workdir), model.step)
-        model_card.write(partial, config, run, name=output.name, licence=licence)
+        missing = {}
         for name in needed if model.tokenizers else ():
-            tokenizer = load_model(model.tokenizers[name])
-            _write(tokenizer, partial / TOKENIZERS / name, programs)
+            own = _write(load_model(model.tokenizers[name]), partial / TOKENIZERS / name, programs)
+            reasons = own.get("programs_missing", {})
+            missing |= {f"{TOKENIZERS}/{name}: {key}": why for key, why in reasons.items()}
+        config = _write(model, partial, programs, missing)
         if programs:
             _write_reader(partial / READER)
+        run = None
+        if not isinstance(workdir, LoadedModel):
+            run = model_card.read_run(workdir, model.step)
+        model_card.write(partial, config, run, name=output.name, licence=licence)
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -480,11 +484,17 @@ def _table(tensors: dict) -> dict[str, list]:
     return {name: [str(x.dtype), list(x.shape)] for name, x in sorted(tensors.items())}
 
 
-def _write(model: LoadedModel, folder: pathlib.Path, programs: bool) -> None:
-    folder.mkdir(parents=True)
+def _write(
+    model: LoadedModel, folder: pathlib.Path, programs: bool, missing: dict | None = None
+) -> dict[str, Any]:
+    """Write tensors, programs and config, and return the config.
+
+    ``missing`` are programs that are already known not to be there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     config = {key: value for key, value in model.config.items() if not key.startswith("programs")}
     if programs:
-        config |= _write_programs(model, folder)
+        config |= _write_programs(model, folder, missing or {})
     # ascontiguousarray alone would give a scalar an axis.
     tensors = {
         name: np.ascontiguousarray(x).reshape(x.shape) for name, x in _flat(model.variables).items()
@@ -494,21 +504,22 @@ def _write(model: LoadedModel, folder: pathlib.Path, programs: bool) -> None:
     except safetensors.SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS} cannot be written: {error}") from error
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
-    for path in folder.iterdir():
+    for path in filter(pathlib.Path.is_file, folder.iterdir()):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
+    return config
 
 
-def _write_programs(model: LoadedModel, folder: pathlib.Path) -> dict[str, Any]:
+def _write_programs(model: LoadedModel, folder: pathlib.Path, missing: dict) -> dict[str, Any]:
     """Write the model's programs, and return what the config says of them.
 
     A model without is an export all the same: why it has none stands in ``programs_missing``.
     """
-    tensors, rows, missing = _flat(model.variables), {}, {}
+    tensors, rows, missing = _flat(model.variables), {}, dict(missing)
     try:
         found = programs_of(model.objective, model.config)
     except NoProgramError as error:
-        found, missing = {}, {"all": str(error)}
+        found, missing = {}, {**missing, "all": str(error)}
     for name, program in found.items():
         try:
             data = program.serialize(tensors)

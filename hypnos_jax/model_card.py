@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
-from hypnos_jax import metrics, plain_example
+from hypnos_jax import plain_example
 
 CARD, RUN = "README.md", "run.json"
 UNSPECIFIED = "unspecified: set by who publishes"
@@ -29,7 +30,7 @@ FAMILIES = {
 }
 
 
-def read_run(workdir: pathlib.Path, step: int) -> dict[str, Any] | None:
+def read_run(workdir: str | os.PathLike, step: int) -> dict[str, Any] | None:
     """Return what ``run.json`` holds of a run, or of an export what its own holds.
 
     Args:
@@ -39,6 +40,7 @@ def read_run(workdir: pathlib.Path, step: int) -> dict[str, Any] | None:
     Returns:
         None where nothing is known of a run, as of a published file.
     """
+    workdir = pathlib.Path(workdir)
     if not (workdir / "checkpoints").is_dir():
         return _read_json(workdir / RUN)
     config = _read_json(workdir / "config.json")
@@ -94,8 +96,10 @@ def _count(nights):
 def _newest(workdir, step):
     """The newest value of each evaluation's metric up to a step: name -> {step, value}."""
     # Where eval jobs write files of their own, ``metrics.read_run`` merges both: it belongs here.
-    path = workdir / "metrics.jsonl"
-    lines = metrics.read(path) if path.is_file() else []
+    path, lines = workdir / "metrics.jsonl", []
+    if path.is_file():  # of a run in progress the last line may be half written
+        whole, _, _ = path.read_text().rpartition("\n")
+        lines = [json.loads(line) for line in whole.splitlines()]
     job = _read_json(workdir / "evaluation.json")
     if job is not None:
         lines.append({"step": job["step"], **job["results"]})
@@ -146,7 +150,8 @@ def card(config: dict, run: dict | None, *, name: str, licence: str = UNSPECIFIE
         f"## Licence\n\nOf these weights: {licence}. The code that wrote and reads them,"
         " hypnos_jax, is under Apache-2.0.",
         "## Config\n\n```json\n" + json.dumps(config["objective"], indent=1) + "\n```\n\n"
-        "The whole resolved config of the run is in `run.json`."
+        "The run's whole resolved config is in `run.json`; paths in it are of the machine that"
+        " trained it."
         if run is not None
         else "## Config\n\n```json\n" + json.dumps(config["objective"], indent=1) + "\n```",
     ]
@@ -179,14 +184,17 @@ def _use(config, name):
     )
     if config["objective"]["name"] == "rvq_reconstruction":
         whole = "With hypnos_jax it tokenizes prepared nights (`python -m launch.tokenize_nights`)."
+    lacking = [f"{key}: {why}" for key, why in config.get("programs_missing", {}).items()]
+    if config["objective"]["name"] == "rq_next_token" and not config["tokenizers"]:
+        lacking.append("its tokenizers, which make the codes that it reads, are not here")
+    lacking = f"\n\nMissing here: {'; '.join(lacking)}." if lacking else ""
     if not config.get("programs"):
-        missing = "; ".join(f"{k}: {v}" for k, v in config.get("programs_missing", {}).items())
-        return f"{whole}\n\nNo program for use without hypnos_jax is here. {missing}".rstrip()
+        return f"{whole}\n\nThere are no programs for use without hypnos_jax.{lacking}"
     by = config["programs_by"]
     return (
         f"{whole}\n\nWith NumPy, safetensors and JAX alone (what each program takes and gives is"
         f" under `programs` in `config.json`):\n\n```python\n{plain_example.text(config, name)}```"
-        f"\n\nThe programs (`*.jaxexport`) were written by jax {by['jax']} for"
+        f"{lacking}\n\nThe programs (`*.jaxexport`) were written by jax {by['jax']} for"
         f" {', '.join(by['platforms'])}. JAX promises to read them for 6 months of its releases;"
         " after that `python -m launch.export`, given this folder, writes them anew. The tensors"
         " (`model.safetensors`) and `config.json` have no such end."
@@ -218,7 +226,11 @@ def _timing(config):
             " 30 rows over the modalities that are present; epoch e covers seconds 30e to 30e + 30."
         )
     if objective["name"] == "rvq_reconstruction":
-        return "One token a second; token t sees no second after t."
+        ends = objective["model"].get("strict_causal", True)
+        seen = "nothing after it" if ends else "one sample of the second after it, too"
+        return f"One token a second, which sees its second and those before it, and {seen}."
+    if objective["name"] not in FAMILIES:
+        return "What comes out, and when, is for its objective to say."
     return (
         "One row a token of 30 s and modality; a row has seen its whole window of tokens, those"
         " after it too, and no other modality."

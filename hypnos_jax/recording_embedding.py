@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 
 EPOCH_S = 30
+UNITS = ("epoch", "row", "recording")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,32 @@ class RecordingEmbedding:
     modalities: dict[str, np.ndarray]
     epochs: np.ndarray
     model: str
+
+    def table(self, unit: str = "epoch") -> tuple[np.ndarray, np.ndarray]:
+        """Return one array over all modalities, and the time of each row.
+
+        Args:
+            unit: ``"epoch"``: a row per 30 s; ``"row"``: one per row of the model, which is a
+                second for models of tokens; ``"recording"``: one row, the mean of the epochs.
+
+        Returns:
+            float32 [N, D], and float32 [N], seconds from the recording's start.
+
+        Raises:
+            ValueError: another unit; or no whole epoch to take the mean of.
+        """
+        if unit not in UNITS:
+            raise ValueError(f"unit={unit!r} is not one of {list(UNITS)}")
+        # Rows of towers are epochs, and their mean knows which modalities held signal.
+        if unit == "row" and len(self.times_s) != len(self.epochs):
+            return mean_over_modalities(self.modalities), self.times_s
+        epochs = self.epochs.astype(np.float32)
+        times = EPOCH_S * np.arange(len(epochs), dtype=np.float32)
+        if unit != "recording":
+            return epochs, times
+        if not len(epochs):
+            raise ValueError(f"{self.recording} is shorter than an epoch of {EPOCH_S} s")
+        return epochs.mean(axis=0, keepdims=True), np.zeros(1, np.float32)
 
     def save(self, path: str | os.PathLike, *, comment: str = "") -> None:
         """Write ``.npz`` (no pickle): an array per modality, ``epochs``, ``times_s``, ``model``.

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from tiny_models import reread_program
 
 from configs.sleep2vec import pretrain
 from data_pipelines import pipeline
@@ -68,6 +69,18 @@ def test_a_modality_is_not_told_of_the_others(store, embedder):
     np.testing.assert_array_equal(part.epochs, part.modalities["ecg"])
     each = np.stack([x.astype(np.float32) for x in whole.modalities.values()])
     np.testing.assert_allclose(whole.epochs, each.mean(0), atol=2e-3)
+
+
+def test_its_program_gives_what_the_embedder_gives(store, model, embedder):
+    pytest.importorskip("flatbuffers")
+    night, name = store.nights[0], "ecg"
+    ours = embedder.embed_night(store, night, [name])
+    tokens = len(ours.times_s)
+    assert tokens % WINDOW
+    signal = store.signal(night, name, 0, tokens * 30).reshape(1, tokens, -1).astype(np.float32)
+    valid = store.valid(night, name, 0, tokens * 30).reshape(1, tokens, 30).mean(-1) >= 0.5
+    rows = reread_program(model, name)(signal=signal, valid=valid)["rows"]
+    np.testing.assert_allclose(rows[0], ours.modalities[name], atol=2e-3)
 
 
 def test_real_recordings_are_embedded_by_the_same_functions(test_data, model, tmp_path):

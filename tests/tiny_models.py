@@ -4,12 +4,15 @@ import functools
 import json
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from hypnos_jax import checkpoint, plugins, state
 from hypnos_jax.config import frozen
+from hypnos_jax.programs import programs_of
 
 MODALITIES = [
     {"name": "eeg_c3", "levels": 2, "codes": 16, "channel_id": 0, "group": "eeg"},
@@ -126,3 +129,11 @@ def write_run(workdir, config, variables, step=3):
     keep = checkpoint.Checkpoints(workdir)
     keep.save(step, jax.tree.map(jnp.asarray, whole), {"config": config})
     keep.close()
+
+
+def reread_program(model, name):
+    """A program of a model after its way through bytes, as a function of named arrays."""
+    tensors = flax.traverse_util.flatten_dict(model.variables, sep="/")
+    data = programs_of(model.objective, model.config)[name].serialize(tensors)
+    read = jax.export.deserialize(bytearray(data))
+    return lambda **inputs: jax.device_get(read.call(tensors, inputs))

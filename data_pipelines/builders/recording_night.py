@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import multiprocessing
+import os
 import pathlib
 import threading
 import typing
@@ -25,7 +26,7 @@ class Pending:
 
     Attributes:
         name: Its name in the store.
-        path: The file.
+        path: The file, or what else ``open_recording`` takes.
         scoring: Its scoring; None looks for one beside it, False takes it as unscored.
         subject: The person; None derives it from the name (:func:`splits.subject_of`).
         cohort: Whose generic labels its labels are, or None.
@@ -71,7 +72,9 @@ class PrepareRecording:
             return self._night(pending)
         except (RecordingError, scoring.ScoringError) as error:
             # Where the folder lies is nobody's business who is given the store.
-            reason = str(error).replace(f"{pathlib.Path(pending.path).parent}/", "")
+            reason = str(error)
+            if isinstance(pending.path, str | os.PathLike):
+                reason = reason.replace(f"{pathlib.Path(pending.path).parent}/", "")
             raise RecordingError(reason) from None
 
     def _night(self, pending):

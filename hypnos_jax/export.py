@@ -123,7 +123,7 @@ def export(
     tokenizers: str | os.PathLike | None = None,
     step: int | None = None,
     programs: bool = True,
-    licence: str = model_card.UNSPECIFIED,
+    licence: str | None = None,
 ) -> LoadedModel:
     """Write a model as safetensors and JSON; an earlier export at ``output`` is replaced whole.
 
@@ -134,7 +134,7 @@ def export(
             default those beside the tokens that it was trained on.
         step: which checkpoint of a run; the newest good one by default.
         programs: also write what runs without this package; takes seconds.
-        licence: of the weights, for the card.
+        licence: of the weights, for the card; by default that of the export given, else none.
 
     Raises:
         ModelError: no model there; ``output`` holds something that is no export; or a tokenizer
@@ -144,6 +144,8 @@ def export(
     if output.exists() and not _is_export(output) and any(output.iterdir()):
         raise ModelError(f"{output} exists and is no export; give a new folder")
     model, missing = _whole(workdir, tokenizers, step)
+    licence = licence or model.config.get("licence")
+    model = dataclasses.replace(model, config={**model.config, "licence": licence})
     if missing and (model.tokenizers or tokenizers is not None):
         raise ModelError(
             f"no tokenizer for {missing} among {sorted(model.tokenizers)} in"
@@ -161,12 +163,12 @@ def export(
             reasons = own.get("programs_missing", {})
             missing |= {f"{TOKENIZERS}/{name}: {key}": why for key, why in reasons.items()}
         config = _write(model, partial, programs, missing)
-        if programs:
+        if any(partial.rglob(f"*{SUFFIX}")):
             _write_reader(partial / READER)
         run = None
         if not isinstance(workdir, LoadedModel):
             run = model_card.read_run(workdir, model.step)
-        model_card.write(partial, config, run, name=output.name, licence=licence)
+        model_card.write(partial, config, run, name=output.name)
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -536,16 +538,14 @@ def _write_programs(model: LoadedModel, folder: pathlib.Path, missing: dict) -> 
 
 
 def _write_reader(path: pathlib.Path) -> None:
-    """Write the reading half of the package flatbuffers (pure Python, Apache-2.0).
+    """Write the package flatbuffers (pure Python, Apache-2.0) but for a format of its own.
 
     ``jax.export`` reads programs with it, and JAX does not install it.
     """
-    found = importlib.util.find_spec("flatbuffers")
-    if found is None:
-        return  # and then there are no programs either
+    found = importlib.util.find_spec("flatbuffers")  # there, or no program could be written
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(pathlib.Path(found.origin).parent.glob("*.py")):
-            if file.name != "flexbuffers.py":  # another format
+            if file.name != "flexbuffers.py":
                 archive.write(file, f"flatbuffers/{file.name}")
 
 

@@ -14,7 +14,7 @@ import os
 import pathlib
 from typing import Any
 
-from hypnos_jax import plain_example
+from hypnos_jax import metrics, plain_example
 
 CARD, RUN = "README.md", "run.json"
 UNSPECIFIED = "unspecified: set by who publishes"
@@ -95,11 +95,7 @@ def _count(nights):
 
 def _newest(workdir, step):
     """The newest value of each evaluation's metric up to a step: name -> {step, value}."""
-    # Where eval jobs write files of their own, ``metrics.read_run`` merges both: it belongs here.
-    path, lines = workdir / "metrics.jsonl", []
-    if path.is_file():  # of a run in progress the last line may be half written
-        whole, _, _ = path.read_text().rpartition("\n")
-        lines = [json.loads(line) for line in whole.splitlines()]
+    lines = metrics.read_run(workdir)
     job = _read_json(workdir / "evaluation.json")
     if job is not None:
         lines.append({"step": job["step"], **job["results"]})
@@ -116,24 +112,23 @@ def _read_json(path):
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def write(folder: pathlib.Path, config: dict, run: dict | None, *, name: str, licence: str) -> None:
+def write(folder: pathlib.Path, config: dict, run: dict | None, *, name: str) -> None:
     """Write ``README.md`` and, where there is a run, ``run.json``.
 
     Args:
         folder: of the export, as it is being written.
-        config: its ``config.json``.
+        config: its ``config.json``; ``licence`` is an identifier of SPDX, or words, or None.
         run: of ``read_run``.
         name: of the folder when it is done; the example opens it.
-        licence: of the weights: an identifier of SPDX, or words.
     """
     if run is not None:
         (folder / RUN).write_text(json.dumps(run, indent=1) + "\n")
-    (folder / CARD).write_text(card(config, run, name=name, licence=licence))
+    (folder / CARD).write_text(card(config, run, name=name))
 
 
-def card(config: dict, run: dict | None, *, name: str, licence: str = UNSPECIFIED) -> str:
+def card(config: dict, run: dict | None, *, name: str) -> str:
     """Return a model card: YAML that hubs read, then Markdown; arguments as for ``write``."""
-    objective = config["objective"]["name"]
+    objective, licence = config["objective"]["name"], config["licence"] or UNSPECIFIED
     values = sum(math.prod(shape) for _, shape in config["tensors"].values())
     family = FAMILIES.get(objective, f"a model of the objective {objective}")
     parts = [

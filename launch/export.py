@@ -24,7 +24,7 @@ TOKENIZERS = flags.DEFINE_string(
 )
 
 PROGRAMS = flags.DEFINE_bool("programs", True, "write programs that run without hypnos_jax")
-LICENCE = flags.DEFINE_string("licence", None, "of the weights, for the card; yours to say")
+LICENCE = flags.DEFINE_string("licence", None, "of the weights, for the card: yours to say")
 
 
 def main(argv):
@@ -33,14 +33,13 @@ def main(argv):
     logging.set_verbosity(logging.INFO)
     from hypnos_jax import checkpoint  # after the flags: imports start jax
     from hypnos_jax.export import export, export_published
-    from hypnos_jax.model_card import UNSPECIFIED
 
     checkpoint.quiet()
 
     try:
         given = {"tokenizers": TOKENIZERS.value, "step": STEP.value}
         if FORMAT.value == "folder":
-            more = {"programs": PROGRAMS.value, "licence": LICENCE.value or UNSPECIFIED}
+            more = {"programs": PROGRAMS.value, "licence": LICENCE.value}
             model = export(WORKDIR.value, OUTPUT.value, **given, **more)
         else:
             model = export_published(WORKDIR.value, OUTPUT.value, FORMAT.value, **given)

@@ -28,7 +28,7 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
     [n, channels, samples] of microvolts with ``channels`` and ``sfreq_hz``. Labels are resolved and
     signals judged and preprocessed as by every other command.
 
-    Parameters:
+    Args:
         model: path of an export or a run, or of a published file.
         unit: ``"recording"``: a row per item, the mean of its epochs, which pipelines and
             cross-validation want; ``"epoch"``: the epochs of 30 s of all items one after the other;
@@ -42,8 +42,8 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
         on_error: ``"raise"``, or ``"nan"``: an item that cannot be embedded is logged and gets a
             row of NaN.
 
-    Attributes (of a fitted one):
-        n_features_out_: D.
+    Attributes:
+        n_features_out_: D; this and the next of a fitted one.
         checksum_: of the model.
     """
 

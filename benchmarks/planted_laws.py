@@ -89,30 +89,35 @@ def diversity(rng, noise, a, b, c):
     metric = c - a * count**-b + noise * rng.normal(size=len(count))
     fit = laws.fit_diversity(count, metric, seed=int(rng.integers(1e9)))
     gain = a * (8**-b - 16**-b)
-    return [("a", a, fit.a), ("b", b, fit.b), ("c", c, fit.c), ("gain of 16 over 8", gain, fit.gain)]
+    return [
+        ("a", a, fit.a),
+        ("b", b, fit.b),
+        ("c", c, fit.c),
+        ("gain of 16 over 8", gain, fit.gain),
+    ]
 
 
 TABLE = {
     "isoflop": (
         isoflop,
         [
-            ("4 budgets x 5 sizes, noise 0.3 %", dict(noise=0.003, budgets=4, sizes=5)),
-            ("4 budgets x 5 sizes, noise 1 %", dict(noise=0.01, budgets=4, sizes=5)),
-            ("6 budgets x 7 sizes, noise 1 %", dict(noise=0.01, budgets=6, sizes=7)),
+            ("4 budgets x 5 sizes, noise 0.3 %", {"noise": 0.003, "budgets": 4, "sizes": 5}),
+            ("4 budgets x 5 sizes, noise 1 %", {"noise": 0.01, "budgets": 4, "sizes": 5}),
+            ("6 budgets x 7 sizes, noise 1 %", {"noise": 0.01, "budgets": 6, "sizes": 7}),
         ],
     ),
     "parametric": (
         parametric,
         [
-            ("4 budgets x 5 sizes, noise 0.3 %", dict(noise=0.003, budgets=4, sizes=5)),
-            ("4 budgets x 5 sizes, noise 1 %", dict(noise=0.01, budgets=4, sizes=5)),
-            ("6 budgets x 7 sizes, noise 1 %", dict(noise=0.01, budgets=6, sizes=7)),
+            ("4 budgets x 5 sizes, noise 0.3 %", {"noise": 0.003, "budgets": 4, "sizes": 5}),
+            ("4 budgets x 5 sizes, noise 1 %", {"noise": 0.01, "budgets": 4, "sizes": 5}),
+            ("6 budgets x 7 sizes, noise 1 %", {"noise": 0.01, "budgets": 6, "sizes": 7}),
         ],
     ),
-    "repeated": (repeated, [("48 runs, noise 0.3 %", dict(noise=0.003, rd=10.0, rn=4.0))]),
+    "repeated": (repeated, [("48 runs, noise 0.3 %", {"noise": 0.003, "rd": 10.0, "rn": 4.0})]),
     "diversity": (
         diversity,
-        [("8 x 3 runs, noise 0.005", dict(noise=0.005, a=0.3, b=0.8, c=0.8))],
+        [("8 x 3 runs, noise 0.005", {"noise": 0.005, "a": 0.3, "b": 0.8, "c": 0.8})],
     ),
 }
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 DELTA = 1e-3  # of the Huber loss on log losses: Hoffmann et al. 2022
 DRAWS = 400
@@ -867,17 +867,17 @@ def relate(loss, metric, *, seed: int = 0, draws: int = DRAWS) -> Relation:
     def sigmoid(at):
         def form(t):
             low, height, middle, width = (t[:, i, None] for i in range(4))
-            return low + height / (1 + np.exp(np.clip((scaled(at) - middle) / np.exp(width), -50, 50)))
+            return low + height * special.expit((middle - scaled(at)) / np.exp(width))
 
         return numeric(form)
 
-    slope = float(np.polyfit(scaled(loss), metric, 1)[0])
+    slope, height = float(np.polyfit(scaled(loss), metric, 1)[0]), np.ptp(metric)
     begin = {
         "line": (line, [[metric.mean(), slope]]),
         "sigmoid": (
             sigmoid,
             [
-                [metric.max() if slope > 0 else metric.min(), -np.sign(slope) * np.ptp(metric), m, w]
+                [metric.max() if slope > 0 else metric.min(), -np.sign(slope) * height, m, w]
                 for m in (-1.0, 0.0, 1.0)
                 for w in (-1.5, 0.0, 1.0)
             ],

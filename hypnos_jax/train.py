@@ -323,9 +323,10 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         # Compiled once, here: an input of another shape or sharding raises instead of recompiling.
         traced = plan.trace()
         train_step = traced.lower().compile()
-        cost = flops.step_cost(traced, plan.state, plan.batch, source.token_s)
+        cost = dataclasses.asdict(flops.step_cost(traced, plan.state, plan.batch, source.token_s))
+        cost["examples_per_epoch"] = source.num_examples
         if distributed.is_first():
-            (workdir / "cost.tmp").write_text(json.dumps(dataclasses.asdict(cost), indent=1) + "\n")
+            (workdir / "cost.tmp").write_text(json.dumps(cost, indent=1) + "\n")
             os.replace(workdir / "cost.tmp", workdir / "cost.json")
         clock = metrics.Clock(*speed(traced, mesh, logs.mfu), steps=run.steps)
         feed = source.batches(rows, lo, hi, start)

@@ -112,6 +112,7 @@ def test_a_config_trains_an_objective(tmp_path):
         "looked_up": 0,
         "flops_per_step": 2 * 8 * (2 * 4 * 8 + 3 * 8),  # the input has no gradient
         "channel_seconds_per_step": 8,
+        "examples_per_epoch": 40,
     }
     assert "absent" not in steps[0]  # nothing counted for it: 0 would be a lie
     compiled = [line["compiled"] for line in steps]

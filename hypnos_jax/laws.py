@@ -13,12 +13,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 DELTA = 1e-3  # of the Huber loss on log losses: Hoffmann et al. 2022
 DRAWS = 400
 BORROWED = (15.3878, 5.3097)  # R*_D, R*_N of language models, Muennighoff et al. 2023
-NAMES = ("a", "b", "e", "alpha", "beta")  # log A, log B, log E and the exponents
+# Of log A, log B, log E, alpha, beta, log R*_D, log R*_N: an exponent below 0 would follow a single
+# run, and what ends at its bound is told as not determined.
+LOWEST = np.array([-np.inf, -np.inf, -np.inf, 1e-3, 1e-3, -5, -5])
+HIGHEST = np.array([np.inf, np.inf, np.inf, 3, 3, 10, 10])
 
 
 class LawError(ValueError):
@@ -115,7 +118,15 @@ def budgets(flops: np.ndarray, tolerance: float = 0.15) -> np.ndarray:
 # The solver: Huber's loss, many fits at once.
 
 
-def descend(form: Callable, theta: np.ndarray, y: np.ndarray, *, delta: float, steps: int = 200):
+def descend(
+    form: Callable,
+    theta: np.ndarray,
+    y: np.ndarray,
+    *,
+    delta: float,
+    steps: int = 200,
+    bounded: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Minimise Huber's loss of ``y - form(theta)`` by damped least squares with weights.
 
     Args:
@@ -124,6 +135,7 @@ def descend(form: Callable, theta: np.ndarray, y: np.ndarray, *, delta: float, s
         y: [B, n] or [n].
         delta: where Huber's loss turns from square to straight; infinite for least squares.
         steps: at most.
+        bounded: keep theta between ``LOWEST`` and ``HIGHEST``.
 
     Returns:
         theta [B, P] and the losses [B].
@@ -143,6 +155,8 @@ def descend(form: Callable, theta: np.ndarray, y: np.ndarray, *, delta: float, s
         curvature[:, diagonal, diagonal] += 1e-12
         step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
         trial = theta + np.clip(step, -2, 2)
+        if bounded:
+            trial = np.clip(trial, LOWEST[:size], HIGHEST[:size])
         new_values, new_slopes = form(trial)
         new_loss = huber(y - new_values, delta)
         better = new_loss < loss  # never for what is not finite
@@ -248,7 +262,7 @@ class Parametric:
     """L(N, D) = E + A / N^alpha + B / D^beta, fitted; of repeated data where theta has seven.
 
     Attributes:
-        theta: [5 or 7], as ``NAMES``, then log R*_D and log R*_N.
+        theta: [5 or 7]: log A, log B, log E, alpha, beta; log R*_D and log R*_N.
         samples: [B, 5 or 7], refits.
         residuals: [n], of log losses.
         points, compute: what it was fitted to.
@@ -330,7 +344,7 @@ def starts(params, data, loss) -> np.ndarray:
 def fit_parametric(
     points: Points, *, seed: int = 0, draws: int = DRAWS, compute: Compute | None = None
 ) -> Parametric:
-    """Fit Chinchilla's law: a grid of starts, the best by L-BFGS, refits for the intervals.
+    """Fit Chinchilla's law from a grid of starts, and refit it for the intervals.
 
     Args:
         points: runs, each having seen its data about once.
@@ -346,32 +360,17 @@ def fit_parametric(
     form = chinchilla(points.params, points.data)
     grid = starts(points.params, points.data, points.loss)
     loss = huber(y - form(grid)[0], DELTA)
-    theta, loss = descend(form, grid[np.argsort(loss)[:32]], y, delta=DELTA, steps=100)
-    found = min((_polish(form, theta[i], y) for i in np.argsort(loss)[:3]), key=lambda x: x.fun)
-    fitted = form(found.x[None])[0][0]
+    grid = grid[np.argsort(loss)[:32]]
+    theta, loss = descend(form, grid, y, delta=DELTA, steps=400, bounded=True)
+    best = theta[np.argmin(loss)]
+    fitted = form(best[None])[0][0]
     residuals = y - fitted
     rng = np.random.default_rng(seed)
     again = redrawn(fitted, residuals, 5, rng, draws)
-    samples, _ = descend(form, np.tile(found.x, (draws, 1)), again, delta=DELTA)
+    samples, _ = descend(form, np.tile(best, (draws, 1)), again, delta=DELTA, bounded=True)
     compute = compute or measure_compute(points)
-    fit = Parametric(found.x, samples, residuals, points, compute)
+    fit = Parametric(best, samples, residuals, points, compute)
     return dataclasses.replace(fit, warnings=tuple(_doubts(fit)))
-
-
-def _polish(form, theta, y):
-    def loss(theta):
-        values, slopes = form(theta[None])
-        residuals = y - values[0]
-        return huber(residuals, DELTA), -np.clip(residuals, -DELTA, DELTA) @ slopes[0]
-
-    # Huber's loss of log losses is far below 1: without a scale L-BFGS stops at once.
-    scale = 1 / max(loss(theta)[0], 1e-12)
-    scaled = lambda theta: tuple(scale * x for x in loss(theta))
-    found = optimize.minimize(
-        scaled, theta, jac=True, method="L-BFGS-B", options={"ftol": 1e-13, "maxiter": 2000}
-    )
-    found.fun /= scale
-    return found
 
 
 def _refuse_few(points, size):
@@ -429,11 +428,15 @@ def fit_constrained(
     except LawError:  # too few of them: all together
         base = fit_parametric(points, seed=seed, draws=1).theta
     grid = np.log([[d, n] for d in (1, 5, 20, 80) for n in (1, 5, 20, 80)])
-    theta, loss = descend(form, np.hstack([np.tile(base, (16, 1)), grid]), y, delta=DELTA)
+    theta, loss = descend(
+        form, np.hstack([np.tile(base, (16, 1)), grid]), y, delta=DELTA, bounded=True
+    )
     theta = theta[np.argmin(loss)]
     fitted = form(theta[None])[0][0]
     again = redrawn(fitted, y - fitted, 7, np.random.default_rng(seed), draws)
-    samples, _ = descend(form, np.tile(theta, (draws, 1)), again, delta=DELTA, steps=100)
+    samples, _ = descend(
+        form, np.tile(theta, (draws, 1)), again, delta=DELTA, steps=100, bounded=True
+    )
     fit = Parametric(theta, samples, y - fitted, points, compute)
     doubts, found = list(_doubts(fit)), fit.estimates()
     for name, of in (("R*_D", "repeated nights"), ("R*_N", "parameters beyond what suits them")):
@@ -824,7 +827,7 @@ class Relation:
 
     Attributes:
         rank: Spearman's correlation.
-        form: ``"line"`` or ``"sigmoid"``, whichever explains more for its parameters (AICc).
+        form: ``"line"`` or ``"sigmoid"``, where it explains clearly more (AICc, by 4).
         x, y: where the curve goes, [100].
         low, high: its band.
         warnings: what a reader must know.
@@ -891,7 +894,7 @@ def relate(loss, metric, *, seed: int = 0, draws: int = DRAWS) -> Relation:
         theta, wrong = descend(form(loss), np.array(theta), metric, delta=np.inf)
         theta, wrong = theta[np.argmin(wrong)], 2 * wrong.min()
         score = n * np.log(max(wrong, 1e-300) / n) + 2 * (size + 1) * n / (n - size - 2)
-        if best is None or score < best[0]:
+        if best is None or score < best[0] - 4:  # else the simpler one
             best = (score, name, form, theta)
     _, name, form, theta = best
     fitted = form(loss)(theta[None])[0][0]

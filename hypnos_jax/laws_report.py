@@ -238,13 +238,16 @@ def _fitting(of: Table, probes) -> list[str]:
     sizes = lambda group: len(np.unique(points.params[group]))
     groups = of.groups()
     valleys = sum(sizes(groups == g) >= 3 for g in np.unique(groups))
-    several = sizes(slice(None)) >= 3 and len(np.unique(points.data)) >= 3
+    wide = lambda x, least: len(np.unique(x)) >= 3 and x.max() > least * x.min()
+    # More modalities are more parameters too, which is not what such runs are about.
+    alike = len(np.unique(of.modalities)) == 1
+    several = alike and wide(points.params, 2) and wide(points.data, 1.5)
     found = {
-        "isoflop": valleys >= (3 if of.budget is None else 1),
+        "isoflop": alike and valleys >= (3 if of.budget is None else 1),
         "parametric": several,
         "repeated": (points.data > 1.5 * points.unique).any() and several,
         "holdout": several and len(np.unique(groups)) >= 2,
-        "diversity": len(np.unique(of.modalities)) > 1,
+        "diversity": not alike,
         "probe": bool(probes),
     }
     return [law for law, fits in found.items() if fits]
@@ -438,7 +441,11 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
             )
         section.numbers = {"flops": budget, "params": n, "data": d}
     else:
-        section.says = ["None: these runs carry no law of size and data."]
+        best = int(np.argmin(of.points.loss))
+        section.says = [
+            "None: these runs carry no law of size and data. The lowest"
+            f" {of.metric}, {of.points.loss[best]:.4g}, is that of {of.names[best]}."
+        ]
     if any(not v.inside for v in getattr(iso, "valleys", ())):
         section.doubts.append("of some budgets the best size is at the edge of what was run")
     return section
@@ -505,6 +512,7 @@ def _page(of: Table, sections: dict[str, Section], advice: Section, output: path
         f" {text(versions())}</p>",
         "<h2>Recommendation</h2>",
         *(f"<p><b>{text(x)}</b></p>" for x in advice.says),
+        "<p>What to doubt of it:</p>" if advice.doubts else "",
         _list(advice.doubts),
         "<h2>What was run</h2>",
         f"<p>{ran} Data are counted in {of.unit}, each channel for itself. Parameters in tables"

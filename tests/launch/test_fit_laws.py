@@ -49,7 +49,7 @@ def test_a_table_of_runs_becomes_a_report_that_needs_no_other_file(tmp_path):
     page = (out / "laws.html").read_text()
     assert not re.search(r"(src|href)=['\"](?!data:)", page)
     assert page.count("data:image/png") == len(list(out.glob("*.png"))) == 4
-    for words in ("Recommendation", "What was run", "does not hold", "row 20"):
+    for words in ("Recommendation", "What was run", "What to doubt", "borrowed", "row 20"):
         assert words in page
     with (out / "runs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 20

@@ -148,7 +148,7 @@ def main(argv):
                 )
             print(
                 f"<!-- {law}, {runs}: {len(rows)} trials, {refused} refused,"
-                f" {(time.process_time() - then) / TRIALS.value:.2f} CPU-s a trial -->",
+                f" {(time.process_time() - then) / TRIALS.value:.3f} CPU-s a trial -->",
                 flush=True,
             )
 

@@ -394,7 +394,7 @@ def _doubts(fit: Parametric):
                 f"{name} is {found[name]}: the interval reaches 0, so these runs do not show that"
                 f" more {of} lower the loss"
             )
-        elif found[name].high > 4 * found[name].value:
+        elif found[name].high - found[name].low > found[name].value:
             yield f"{name} is {found[name]}: hardly determined"
     if found["E"].low < 0.05 * fit.points.loss.min():
         yield (
@@ -670,10 +670,13 @@ def allocate(fit: Parametric, flops: float, unique: float = np.inf) -> Allocatio
             f"the budget is {flops / points.flops.max():.3g} times the largest run's: the interval"
             " says how far the runs scatter, not whether the law still holds there"
         )
-    for name, value, known in (("model", n[0], points.params), ("data", d[0], points.data)):
+    for name, value, known in (
+        ("size", n[0], points.params),
+        ("amount of data", d[0], points.data),
+    ):
         if not known.min() / 3 <= value <= known.max() * 3:
             warnings.append(
-                f"the best {name} is {value:.3g}; what was run is {known.min():.3g} to"
+                f"the best {name}, {value:.3g}, is far from what was run, {known.min():.3g} to"
                 f" {known.max():.3g}"
             )
     per = lambda x: estimate(x[0], x[1:])

@@ -53,8 +53,20 @@ class Table:
     left_out: dict[str, str]
 
     @classmethod
-    def of_sweep(cls, folder: str | os.PathLike, metric: str, count: str = "used") -> Table:
-        """Read a sweep's finished runs; ``count``: ``"all"`` parameters, or those in products.
+    def of_sweep(
+        cls,
+        folder: str | os.PathLike,
+        metric: str,
+        count: str = "used",
+        unique: float | None = None,
+    ) -> Table:
+        """Read a sweep's finished runs.
+
+        Args:
+            folder: of the sweep.
+            metric: the loss.
+            count: ``"all"`` parameters, or those ``"used"`` in products.
+            unique: channel-seconds of one pass over the corpus, for runs that do not say.
 
         Raises:
             ValueError: no sweep, or no run of it is finished.
@@ -69,7 +81,7 @@ class Table:
         points = Points(
             np.array(sizes, float),
             *(np.array([getattr(run, k) for run in runs]) for k in ("data", "flops", "loss")),
-            np.array([run.unique for run in runs]),
+            np.array([min(run.unique, unique or math.inf) for run in runs]),
         )
         return cls(
             what=f"the sweep {pathlib.Path(folder).resolve().name}",
@@ -303,6 +315,14 @@ def _parametric(of: Table) -> Section:
         f"The best size then grows as compute to the power {power(found['a'])}, the best amount of"
         f" data to the power {power(found['b'])}. Single runs lie about {fit.spread():.2%} off.",
     ]
+    far = np.abs(fit.residuals) > 3 * max(fit.spread(), 1e-12)
+    far |= np.abs(fit.residuals) > 6 * np.median(np.abs(fit.residuals)) + 0.01
+    if far.any():
+        names = ", ".join(np.array(of.names)[far][:6])
+        section.doubts.append(
+            f"{far.sum()} of {len(of.names)} runs lie far off the formula ({names}): it does not"
+            " hold for them, or they were not trained as the others"
+        )
     repeated = (of.points.data > 1.5 * of.points.unique).sum()
     if repeated:
         section.doubts.append(
@@ -427,6 +447,14 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
         loss = best.loss
         says += f". Expect {of.metric} {loss.value:.3f} ({loss.low:.3f} to {loss.high:.3f})."
         section.says, section.doubts = [says], list(best.warnings)
+        if iso and iso.params and not (best.epochs and best.epochs.value > 1):
+            other = iso.params.at(budget)
+            if not 2 / 3 < other.value / best.params.value < 3 / 2:
+                section.doubts.append(
+                    f"the curves of the budgets alone say {count(other.value)} parameters"
+                    f" ({count(other.low)} to {count(other.high)}): two ways that should agree do"
+                    " not, so run a larger budget before spending this one"
+                )
         section.numbers = dataclasses.asdict(best)
     elif iso and iso.params:
         n, d = iso.params.at(budget), iso.data.at(budget)

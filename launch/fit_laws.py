@@ -22,6 +22,7 @@ METRIC = flags.DEFINE_string("metric", "eval/val/loss", "the loss, of the last s
 PROBE = flags.DEFINE_list("probe", [], "metrics to relate to the loss; those of probes by default")
 LAW = flags.DEFINE_list("law", [], "of isoflop, parametric, repeated, diversity, probe, holdout")
 COUNT = flags.DEFINE_enum("count", "used", ["used", "all"], "parameters: without looked-up tables?")
+UNIQUE = flags.DEFINE_float("unique", None, "data in one pass over the runs' corpus, at most")
 BUDGET = flags.DEFINE_float("budget_flops", None, "to spend; 10 x the largest run's by default")
 NIGHTS = flags.DEFINE_float("nights", None, "of the corpus to train on; no limit by default")
 HOURS = flags.DEFINE_float("hours", 8.0, "of a night")
@@ -41,7 +42,7 @@ def main(argv):
     output = pathlib.Path(OUTPUT.value or pathlib.Path(SWEEP.value) / "laws")
     try:
         if SWEEP.value:
-            table = laws_report.Table.of_sweep(SWEEP.value, METRIC.value, COUNT.value)
+            table = laws_report.Table.of_sweep(SWEEP.value, METRIC.value, COUNT.value, UNIQUE.value)
         else:
             table = laws_report.Table.of_csv(POINTS.value)
         said = laws_report.write(

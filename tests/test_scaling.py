@@ -54,7 +54,7 @@ def test_the_towers_cost_is_what_xla_counts():
     resolved = config.resolve(pretrain.get_config("test,info_nce"))
     source = pipeline.find_source(resolved["data"]["name"])
     resolved = config.fill(resolved, source.describe_paper())
-    wide = {"dim": 512, "heads": 8, "ffn_dim": 2048, "unroll": 8}
+    wide = {"dim": 2048, "heads": 16, "ffn_dim": 8192, "token_dim": 2048, "unroll": 8}
     wide = {f"objective.model.{key}": value for key, value in wide.items()}
     resolved = config.change(resolved, {**wide, "train.batch_size": 256})
     assert scaling.cost(resolved).flops_per_step == pytest.approx(xla_flops(resolved), rel=0.02)

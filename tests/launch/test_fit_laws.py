@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
+
+from hypnos_jax import laws_report
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -70,6 +73,11 @@ def test_runs_that_carry_no_law_make_a_report_that_says_so(tmp_path):
 def test_what_cannot_be_read_is_named(tmp_path):
     path = tmp_path / "points.csv"
     write_points(path, ["params", "loss"], [[1, 2]])
-    done = fit_laws(f"--points={path}", f"--output={tmp_path}/out")
-    assert done.returncode == 1
-    assert "has no column data" in done.stderr
+    with pytest.raises(ValueError, match=r"points.csv has no column data"):
+        laws_report.Table.of_csv(path)
+    write_points(path, ["params", "data", "loss"], [[1, "many", 2]])
+    with pytest.raises(ValueError, match=r"points.csv, column data: .*many"):
+        laws_report.Table.of_csv(path)
+    write_points(path, ["params", "data", "loss"], [[1, 0, 2]])
+    with pytest.raises(ValueError, match=r"data of the runs must be 1 numbers above 0"):
+        laws_report.Table.of_csv(path)

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the matrices are small
 import numpy as np
 from absl import app, flags
 
-from hypnos_jax import laws
+from hypnos_jax import isoflop, laws, metric_laws
 
 TRIALS = flags.DEFINE_integer("trials", 200, "of every case")
 CASES = flags.DEFINE_list("cases", [], "isoflop, parametric, repeated, diversity; all by default")
@@ -41,10 +41,10 @@ def isoflop_runs(budgets, sizes, reach=4.0):
     return params, flops / 6 / params, flops
 
 
-def isoflop(rng, noise, budgets, sizes):
+def curves(rng, noise, budgets, sizes):
     params, data, flops = isoflop_runs(budgets, sizes)
     loss = loss_of(params, data) * np.exp(noise * rng.normal(size=len(params)))
-    fit = laws.fit_isoflop(laws.Points(params, data, flops, loss), seed=int(rng.integers(1e9)))
+    fit = isoflop.fit_isoflop(laws.Points(params, data, flops, loss), seed=int(rng.integers(1e9)))
     last = fit.valleys[-1]
     return [
         ("exponent of the best size", EXPONENT, fit.params.exponent),
@@ -87,7 +87,7 @@ def repeated(rng, noise, rd, rn):
 def diversity(rng, noise, a, b, c):
     count = np.repeat(np.arange(1, 9), 3)
     metric = c - a * count**-b + noise * rng.normal(size=len(count))
-    fit = laws.fit_diversity(count, metric, seed=int(rng.integers(1e9)))
+    fit = metric_laws.fit_diversity(count, metric, seed=int(rng.integers(1e9)))
     gain = a * (8**-b - 16**-b)
     return [
         ("a", a, fit.a),
@@ -99,7 +99,7 @@ def diversity(rng, noise, a, b, c):
 
 TABLE = {
     "isoflop": (
-        isoflop,
+        curves,
         [
             ("4 budgets x 5 sizes, noise 0.3 %", {"noise": 0.003, "budgets": 4, "sizes": 5}),
             ("4 budgets x 5 sizes, noise 1 %", {"noise": 0.01, "budgets": 4, "sizes": 5}),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 DELTA = 1e-3  # of the Huber loss on log losses: Hoffmann et al. 2022
 DRAWS = 400
@@ -461,155 +461,6 @@ def with_borrowed_repetition(fit: Parametric) -> Parametric:
     )
 
 
-# IsoFLOP parabolas.
-
-
-@dataclasses.dataclass(frozen=True)
-class Valley:
-    """The parabola of one budget.
-
-    Attributes:
-        flops: the budget.
-        coefficients: of loss over log N, the highest power first.
-        params, data, loss: at its lowest point.
-        inside: the lowest point lies between the smallest and the largest size of the budget.
-        low, high: the sizes that were run.
-    """
-
-    flops: float
-    coefficients: np.ndarray
-    params: Estimate
-    data: Estimate
-    loss: Estimate
-    inside: bool
-    low: float
-    high: float
-
-
-@dataclasses.dataclass(frozen=True)
-class PowerLaw:
-    """y = scale C^exponent."""
-
-    exponent: Estimate
-    log_scale: float
-    samples: np.ndarray  # [B, 2]: exponent, log scale
-
-    def at(self, flops: float) -> Estimate:
-        """Return y of a budget."""
-        log = np.log(flops)
-        return estimate(
-            np.exp(self.log_scale + self.exponent.value * log),
-            np.exp(np.clip(self.samples[:, 1] + self.samples[:, 0] * log, -700, 700)),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class IsoFlop:
-    """Valleys of several budgets, and the power laws through them."""
-
-    valleys: tuple[Valley, ...]
-    params: PowerLaw | None
-    data: PowerLaw | None
-    warnings: tuple[str, ...]
-
-
-def fit_isoflop(
-    points: Points, budget: np.ndarray | None = None, *, seed: int = 0, draws: int = DRAWS
-) -> IsoFlop:
-    """Fit a parabola of loss over log N to the runs of each budget, and power laws to their lowest
-    points.
-
-    Args:
-        points: runs.
-        budget: [n], which budget each belongs to; by default from their FLOPs.
-        seed: of the residuals drawn, from those of all budgets together.
-        draws: refits.
-
-    Raises:
-        LawError: no budget has three sizes, or none bends upwards.
-    """
-    budget = budgets(points.flops) if budget is None else np.asarray(budget, float)
-    compute, warnings, groups, left = measure_compute(points), [], [], []
-    for flops in np.unique(budget):
-        own = points.take(budget == flops)
-        x = np.log(own.params)
-        if len(np.unique(np.round(x, 3))) < 3:
-            warnings.append(f"budget {flops:.3g}: fewer than three sizes, left out")
-            continue
-        centre = x.mean()
-        matrix = np.vander(x - centre, 3)
-        coefficients = np.linalg.lstsq(matrix, own.loss, rcond=None)[0]
-        if coefficients[0] <= 0:
-            warnings.append(f"budget {flops:.3g}: the losses do not bend upwards, left out")
-            continue
-        groups.append((flops, own, x, centre, matrix, coefficients))
-        left.append(own.loss - matrix @ coefficients)
-    if not groups:
-        raise LawError("no budget has three sizes between which the loss has a lowest point")
-    free = sum(len(x) - 3 for x in left)
-    if free < 1:
-        raise LawError("three sizes for every budget leave nothing to tell the noise by: run four")
-    # Each budget's residuals are shrunk by its own fit; the t is of what all leave free.
-    factor = stats.t.ppf(0.975, free) / stats.norm.ppf(0.975)
-    pool = np.concatenate([x * np.sqrt(len(x) / max(len(x) - 3, 1)) for x in left if len(x) > 3])
-    rng = np.random.default_rng(seed)
-    valleys, logs = [], []
-    for flops, own, x, centre, matrix, coefficients in groups:
-        noise = factor * rng.choice(np.concatenate([pool, -pool]), (draws, len(own)))
-        again = (matrix @ coefficients + noise) @ np.linalg.pinv(matrix).T
-        again = np.concatenate([coefficients[None], again])
-        curved = again[:, 0] > 0
-        with np.errstate(all="ignore"):
-            moved = np.where(curved, -again[:, 1] / (2 * again[:, 0]), np.nan)
-        lowest = again[:, 2] + 0.5 * again[:, 1] * moved
-        # A parabola says nothing far from its runs: beyond them by their own width, it is cut.
-        width = np.ptp(x)
-        log_n = np.clip(centre + moved, x.min() - width, x.max() + width)
-        log_d = np.log(flops) - compute.log_k - compute.g * log_n
-        logs.append((np.log(flops), log_n, log_d))
-        inside = bool(x.min() < log_n[0] < x.max())
-        valley = Valley(
-            flops=float(flops),
-            coefficients=np.array(np.polyfit(x, matrix @ coefficients, 2)),
-            params=estimate(np.exp(log_n[0]), np.exp(log_n[1:])),
-            data=estimate(np.exp(log_d[0]), np.exp(log_d[1:])),
-            loss=estimate(lowest[0], lowest[1:]),
-            inside=inside,
-            low=float(own.params.min()),
-            high=float(own.params.max()),
-        )
-        valleys.append(valley)
-        if not inside:
-            warnings.append(
-                f"budget {flops:.3g}: the lowest point lies at the edge of the sizes that were run,"
-                " so the best size is only known to be beyond it: run"
-                f" {'larger' if log_n[0] >= x.max() else 'smaller'} ones"
-            )
-        if (~curved).mean() > 0.05:
-            warnings.append(f"budget {flops:.3g}: noise hides the valley in {(~curved).mean():.0%}")
-    if len(valleys) < 2:
-        warnings.append("one budget only: no power law")
-        return IsoFlop(tuple(valleys), None, None, tuple(warnings))
-    if len(valleys) < 3:
-        warnings.append("two budgets only: a power law through two points cannot be checked")
-    laws = [_power([x[0] for x in logs], np.stack([x[i] for x in logs])) for i in (1, 2)]
-    for law, of in zip(laws, ("best size", "best amount of data")):
-        if law.exponent.low <= 0:
-            warnings.append(f"the {of} does not surely grow with compute: {law.exponent}")
-    return IsoFlop(tuple(valleys), *laws, tuple(warnings))
-
-
-def _power(log_c, logs) -> PowerLaw:
-    """Lines through [budgets, 1 + B] logs, the first the estimate."""
-    x = np.array(log_c)
-    centred = x - x.mean()
-    slope = centred @ logs / (centred @ centred)
-    scale = logs.mean(0) - slope * x.mean()
-    return PowerLaw(
-        estimate(slope[0], slope[1:]), float(scale[0]), np.stack([slope[1:], scale[1:]], 1)
-    )
-
-
 # What is done with the laws.
 
 
@@ -644,7 +495,7 @@ def allocate(fit: Parametric, flops: float, unique: float = np.inf) -> Allocatio
     """
     compute, points = fit.compute, fit.points
     thetas = np.concatenate([fit.theta[None], fit.samples])
-    log_n = _unlimited(thetas, flops, compute)
+    log_n = log_best_params(thetas, flops, compute)
     log_d = np.log(compute.data(np.exp(log_n), flops))
     warnings = []
     if np.isfinite(unique) and np.isfinite(log_d[0]) and log_d[0] > np.log(unique):
@@ -696,7 +547,8 @@ def _single(unique, flops, compute):
     return np.exp((np.log(flops / unique) - compute.log_k) / compute.g)
 
 
-def _unlimited(thetas, flops, compute):
+def log_best_params(thetas: np.ndarray, flops: float, compute: Compute) -> np.ndarray:
+    """Return log N [B] that lowers the loss most for a budget, with endless data."""
     a, b, _, alpha, beta = (thetas[:, i] for i in range(5))
     g = compute.g
     with np.errstate(all="ignore"):
@@ -757,154 +609,3 @@ def hold_out(
         float(within),
         fit.warnings,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Diversity:
-    """metric = c - a M^-b over the number of modalities M.
-
-    Attributes:
-        a, b, c: fitted; a below 0 where the metric falls, as a loss does.
-        gain: what doubling the largest M would add.
-        samples: [B, 3], refits of a, b, c.
-        warnings: what a reader must know.
-    """
-
-    a: Estimate
-    b: Estimate
-    c: Estimate
-    gain: Estimate
-    samples: np.ndarray
-    warnings: tuple[str, ...]
-
-
-def fit_diversity(count, metric, *, seed: int = 0, draws: int = DRAWS) -> Diversity:
-    """Fit metric = c - a M^-b by least squares.
-
-    Args:
-        count: [n] modalities of each run.
-        metric: [n].
-        seed: of the residuals drawn.
-        draws: refits.
-
-    Raises:
-        LawError: fewer than five runs or four numbers of modalities.
-    """
-    count, metric = np.asarray(count, float), np.asarray(metric, float)
-    if len(count) < 5 or len(np.unique(count)) < 4:
-        raise LawError(
-            f"{len(count)} runs of {len(np.unique(count))} numbers of modalities: 3 parameters need"
-            " at least 5 runs of 4"
-        )
-    grid = np.concatenate([np.linspace(0.02, 3, 150), np.linspace(3.05, 6, 60)])
-    bases = np.stack([np.stack([-(count**-b), np.ones(len(count))], 1) for b in grid])
-    inverses = np.linalg.pinv(bases)
-
-    def solve(values):  # [B, n]
-        weights = np.einsum("gpn,bn->bgp", inverses, values)
-        wrong = ((values[:, None] - np.einsum("gnp,bgp->bgn", bases, weights)) ** 2).sum(-1)
-        best = wrong.argmin(1)
-        chosen = weights[np.arange(len(values)), best]
-        return np.stack([chosen[:, 0], grid[best], chosen[:, 1]], 1)
-
-    theta = solve(metric[None])[0]
-    fitted = theta[2] - theta[0] * count ** -theta[1]
-    again = redrawn(fitted, metric - fitted, 3, np.random.default_rng(seed), draws)
-    samples = solve(again)
-    top = count.max()
-    gain = lambda t: t[..., 0] * (top ** -t[..., 1] - (2 * top) ** -t[..., 1])
-    a, b, c = (estimate(theta[i], samples[:, i]) for i in range(3))
-    warnings = []
-    if b.low <= grid[0] or b.high >= grid[-1]:
-        warnings.append(
-            f"the exponent is {b}: not determined, so neither is where more modalities would lead"
-        )
-    if a.low <= 0 <= a.high:
-        warnings.append(f"a is {a}: the runs do not show that modalities matter at all")
-    return Diversity(a, b, c, estimate(gain(theta), gain(samples)), samples, tuple(warnings))
-
-
-@dataclasses.dataclass(frozen=True)
-class Relation:
-    """A probe's metric against the loss.
-
-    Attributes:
-        rank: Spearman's correlation.
-        form: ``"line"`` or ``"sigmoid"``, where it explains clearly more (AICc, by 4).
-        x, y: where the curve goes, [100].
-        low, high: its band.
-        warnings: what a reader must know.
-    """
-
-    rank: Estimate
-    form: str
-    x: np.ndarray
-    y: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    warnings: tuple[str, ...]
-
-
-def relate(loss, metric, *, seed: int = 0, draws: int = DRAWS) -> Relation:
-    """Relate a metric to the loss of the same runs.
-
-    Raises:
-        LawError: fewer than five runs, or a metric that is the same in all.
-    """
-    loss, metric = np.asarray(loss, float), np.asarray(metric, float)
-    n = len(loss)
-    if n < 5 or np.ptp(loss) == 0 or np.ptp(metric) == 0:
-        raise LawError(f"{n} runs with loss and metric, 5 that differ are needed")
-    rng = np.random.default_rng(seed)
-    ranks = lambda x: stats.rankdata(x, axis=-1)
-    chosen = rng.integers(n, size=(draws, n))
-    with np.errstate(all="ignore"):
-        pairs = np.stack([ranks(loss[chosen]), ranks(metric[chosen])])
-        pairs -= pairs.mean(-1, keepdims=True)
-        samples = (pairs[0] * pairs[1]).sum(-1) / np.sqrt((pairs**2).sum(-1).prod(0))
-    rank = estimate(stats.spearmanr(loss, metric).statistic, samples)
-
-    scaled = lambda x: (np.asarray(x) - loss.mean()) / loss.std()
-    x = np.linspace(loss.min(), loss.max(), 100)
-
-    def line(at):
-        return numeric(lambda t: t[:, :1] + t[:, 1:2] * scaled(at))
-
-    def sigmoid(at):
-        def form(t):
-            low, height, middle, width = (t[:, i, None] for i in range(4))
-            return low + height * special.expit((middle - scaled(at)) / np.exp(width))
-
-        return numeric(form)
-
-    slope, height = float(np.polyfit(scaled(loss), metric, 1)[0]), np.ptp(metric)
-    begin = {
-        "line": (line, [[metric.mean(), slope]]),
-        "sigmoid": (
-            sigmoid,
-            [
-                [metric.max() if slope > 0 else metric.min(), -np.sign(slope) * height, m, w]
-                for m in (-1.0, 0.0, 1.0)
-                for w in (-1.5, 0.0, 1.0)
-            ],
-        ),
-    }
-    best = None
-    for name, (form, theta) in begin.items():
-        size = len(theta[0])
-        if n < size + 3:
-            continue
-        theta, wrong = descend(form(loss), np.array(theta), metric, delta=np.inf)
-        theta, wrong = theta[np.argmin(wrong)], 2 * wrong.min()
-        score = n * np.log(max(wrong, 1e-300) / n) + 2 * (size + 1) * n / (n - size - 2)
-        if best is None or score < best[0] - 4:  # else the simpler one
-            best = (score, name, form, theta)
-    _, name, form, theta = best
-    fitted = form(loss)(theta[None])[0][0]
-    again = redrawn(fitted, metric - fitted, len(theta), rng, draws)
-    refits, _ = descend(form(loss), np.tile(theta, (draws, 1)), again, delta=np.inf, steps=60)
-    low, high = np.percentile(form(x)(refits)[0], [2.5, 97.5], axis=0)
-    warnings = []
-    if rank.low <= 0 <= rank.high:
-        warnings.append(f"the rank correlation is {rank}: these runs show no relation")
-    return Relation(rank, name, x, form(x)(theta[None])[0][0], low, high, tuple(warnings))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hypnos_jax import laws, scaling
+from hypnos_jax import isoflop, laws, metric_laws, scaling
 from hypnos_jax.laws import Estimate, LawError, Points
 from hypnos_jax.report import STYLE, table, text, versions, write_whole
 from hypnos_jax.result_figures import BLUE, GREEN, GREY, ORANGE, new_figure, save_figure
@@ -280,7 +280,7 @@ def _probes(of: Table, asked) -> list[str]:
 
 
 def _isoflop(of: Table) -> Section:
-    fit = laws.fit_isoflop(of.points, of.groups())
+    fit = isoflop.fit_isoflop(of.points, of.groups())
     section = Section(TITLES["isoflop"], fit=fit, doubts=list(fit.warnings))
     section.says.append(
         "Each curve is one budget of compute, spent on models of several sizes: small ones see more"
@@ -382,7 +382,7 @@ def _holdout(of: Table) -> Section:
 
 
 def _diversity(of: Table) -> Section:
-    fit = laws.fit_diversity(of.modalities, of.points.loss)
+    fit = metric_laws.fit_diversity(of.modalities, of.points.loss)
     section = Section(TITLES["diversity"], fit=fit, doubts=list(fit.warnings))
     top = int(of.modalities.max())
     section.says.append(
@@ -399,7 +399,7 @@ def _probe(of: Table, probes) -> Section:
     for name in probes:
         own = np.isfinite(of.others[name])
         try:
-            found[name] = laws.relate(of.points.loss[own], of.others[name][own])
+            found[name] = metric_laws.relate(of.points.loss[own], of.others[name][own])
         except LawError as error:
             section.doubts.append(f"{name}: {error}")
     for name, relation in found.items():
@@ -604,7 +604,7 @@ def _bars(axis, x, estimates, colour, **options):
     axis.errorbar(x, y, error, color=colour, capsize=3, linewidth=1.2, **options)
 
 
-def _draw_iso(of: Table, path, fit: laws.IsoFlop):
+def _draw_iso(of: Table, path, fit: isoflop.IsoFlop):
     figure, (left, middle, right) = new_figure(1, 3, (15, 4.8))
     points, groups = of.points, of.groups()
     for valley, colour in zip(fit.valleys, _shades(len(fit.valleys))):
@@ -667,7 +667,9 @@ def _draw_parametric(of: Table, path, fit: laws.Parametric):
     right.clabel(drawn, fontsize=7, fmt="%.2f")
     right.plot(points.params, points.data, "o", color="black", markersize=4, label="runs")
     path_c = np.geomspace(points.flops.min() / 10, points.flops.max() * 10, 50)
-    best_n = np.array([np.exp(laws._unlimited(fit.theta[None], c, compute)[0]) for c in path_c])
+    best_n = np.array(
+        [np.exp(laws.log_best_params(fit.theta[None], c, compute)[0]) for c in path_c]
+    )
     best_d = compute.data(best_n, path_c)
     if np.isfinite(best_n).all():
         right.plot(best_n, best_d, "--", color=ORANGE, linewidth=2, label="best for its compute")
@@ -718,7 +720,7 @@ def _draw_holdout(of: Table, path, held: laws.HeldOut):
     _finish(figure, path, axis)
 
 
-def _draw_diversity(of: Table, path, fit: laws.Diversity):
+def _draw_diversity(of: Table, path, fit: metric_laws.Diversity):
     figure, (axis,) = new_figure(1, 1, (7, 4.8))
     top = of.modalities.max()
     x = np.linspace(max(of.modalities.min(), 1), 1.5 * top, 100)
@@ -736,7 +738,7 @@ def _draw_diversity(of: Table, path, fit: laws.Diversity):
     _finish(figure, path, axis)
 
 
-def _draw_probe(of: Table, path, found: dict[str, laws.Relation]):
+def _draw_probe(of: Table, path, found: dict[str, metric_laws.Relation]):
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
     figure, axes = new_figure(rows, columns, (5 * columns, 4.4 * rows))

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from hypnos_jax import laws, laws_report
+from hypnos_jax import isoflop, laws, laws_report, metric_laws
 from hypnos_jax.laws import LawError, Points
 
 PUBLISHED = pathlib.Path(__file__).parent / "published"
@@ -60,7 +60,7 @@ def test_intervals_of_a_noisy_law_hold_what_was_planted():
 
 
 def test_isoflop_intervals_hold_the_planted_exponent_as_often_as_they_claim():
-    fits = [laws.fit_isoflop(planted(0.005, seed=seed), draws=200) for seed in range(100)]
+    fits = [isoflop.fit_isoflop(planted(0.005, seed=seed), draws=200) for seed in range(100)]
     assert 88 <= sum(holds(fit.params.exponent, EXPONENT) for fit in fits) <= 100
     assert sum(holds(fit.valleys[1].params, best_size(fit.valleys[1].flops)) for fit in fits) >= 88
     found = np.median([fit.params.exponent.value for fit in fits])
@@ -69,7 +69,7 @@ def test_isoflop_intervals_hold_the_planted_exponent_as_often_as_they_claim():
 
 
 def test_a_valley_beyond_the_sizes_that_were_run_is_told():
-    fit = laws.fit_isoflop(planted(1e-4, centre=1 / 16), draws=50)
+    fit = isoflop.fit_isoflop(planted(1e-4, centre=1 / 16), draws=50)
     assert not any(valley.inside for valley in fit.valleys)
     assert "edge" in fit.warnings[0]
     assert "larger" in fit.warnings[0]
@@ -85,17 +85,17 @@ def test_what_the_runs_cannot_carry_is_refused_in_words():
     with pytest.raises(LawError, match="fewer than three sizes"):
         laws.fit_parametric(same)
     with pytest.raises(LawError, match="no budget has three sizes"):
-        laws.fit_isoflop(same)
+        isoflop.fit_isoflop(same)
     with pytest.raises(LawError, match="three sizes for every budget leave nothing"):
-        laws.fit_isoflop(planted(0.0, sizes=3))
+        isoflop.fit_isoflop(planted(0.0, sizes=3))
     with pytest.raises(LawError, match="0 runs saw their corpus"):
         laws.fit_constrained(points)
     with pytest.raises(LawError, match="one budget"):
         laws.hold_out(points, np.ones(20))
     with pytest.raises(LawError, match="5 runs of 4"):
-        laws.fit_diversity([1, 2, 3], [0.1, 0.2, 0.3])
+        metric_laws.fit_diversity([1, 2, 3], [0.1, 0.2, 0.3])
     with pytest.raises(LawError, match="5 that differ"):
-        laws.relate([1, 2, 3, 4, 5], [1, 1, 1, 1, 1])
+        metric_laws.relate([1, 2, 3, 4, 5], [1, 1, 1, 1, 1])
     with pytest.raises(LawError, match="above 0"):
         Points(points.params, points.data, points.flops, -points.loss)
 
@@ -187,22 +187,22 @@ def test_modalities_planted_are_found_and_their_intervals_hold_them():
     count, inside = np.repeat(np.arange(1, 9), 3), 0
     for seed in range(40):
         noise = 0.005 * np.random.default_rng(seed).normal(size=24)
-        fit = laws.fit_diversity(count, 0.8 - 0.3 * count**-0.8 + noise, draws=100)
+        fit = metric_laws.fit_diversity(count, 0.8 - 0.3 * count**-0.8 + noise, draws=100)
         inside += holds(fit.b, 0.8)
     assert inside >= 34
-    flat = laws.fit_diversity(count, 0.5 + noise, draws=100)
+    flat = metric_laws.fit_diversity(count, 0.5 + noise, draws=100)
     assert any("not determined" in text for text in flat.warnings)
 
 
 def test_a_probe_follows_the_loss_or_does_not():
     loss, rng = np.linspace(2.0, 4.0, 20), np.random.default_rng(1)
-    bent = laws.relate(loss, 0.8 / (1 + np.exp((loss - 3) / 0.2)), draws=50)
+    bent = metric_laws.relate(loss, 0.8 / (1 + np.exp((loss - 3) / 0.2)), draws=50)
     assert bent.form == "sigmoid"
     assert bent.rank.value == pytest.approx(-1)
-    straight = laws.relate(loss, 1 - 0.2 * loss + 0.01 * rng.normal(size=20), draws=50)
+    straight = metric_laws.relate(loss, 1 - 0.2 * loss + 0.01 * rng.normal(size=20), draws=50)
     assert straight.form == "line"
     assert straight.rank.high < -0.9
-    none = laws.relate(loss, rng.normal(size=20), draws=100)
+    none = metric_laws.relate(loss, rng.normal(size=20), draws=100)
     assert "no relation" in none.warnings[0]
 
 

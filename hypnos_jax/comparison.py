@@ -138,6 +138,31 @@ def hand_features(store: NightStore) -> Features:
     return {night.recording: features.epoch_features(store, night)[0] for night in store.nights}
 
 
+def stage_examples(store: NightStore, sets: Mapping[str, Features]) -> probe.Examples:
+    """Return the epochs of all nights with their stages.
+
+    Args:
+        store: the nights' stages and people.
+        sets: name -> features of every night.
+    """
+    labels, any_set = [], next(iter(sets.values()))
+    for night in store.nights:
+        own = np.full(len(any_set[night.recording]), -1)
+        stages = store.stages(night)[: len(own)]
+        own[: len(stages)] = stages
+        labels.append(own)
+    return probe.Examples(
+        recordings=[night.recording for night in store.nights],
+        subjects=[night.subject for night in store.nights],
+        splits=[night.split for night in store.nights],
+        labels=labels,
+        features={
+            name: [own[night.recording] for night in store.nights] for name, own in sets.items()
+        },
+        classes=("W", "N1", "N2", "N3", "R"),
+    )
+
+
 def stage_counts(store: NightStore, own: Features, unseen: Sequence[str]) -> dict[str, list]:
     """Return test recording -> confusion counts [5][5] of a probe.
 
@@ -146,19 +171,7 @@ def stage_counts(store: NightStore, own: Features, unseen: Sequence[str]) -> dic
         own: features of every night.
         unseen: sites that the probe is not fitted on; all of their nights are tested.
     """
-    labels = {}
-    for night in store.nights:
-        labels[night.recording] = np.full(len(own[night.recording]), -1)
-        stages = store.stages(night)[: len(own[night.recording])]
-        labels[night.recording][: len(stages)] = stages
-    examples = probe.Examples(
-        recordings=[night.recording for night in store.nights],
-        subjects=[night.subject for night in store.nights],
-        splits=[night.split for night in store.nights],
-        labels=[labels[night.recording] for night in store.nights],
-        features={"own": [own[night.recording] for night in store.nights]},
-        classes=("W", "N1", "N2", "N3", "R"),
-    )
+    examples = stage_examples(store, {"own": own})
     test = {n.subject for n in store.nights if n.split == "test" or n.metadata["site"] in unseen}
     train = sorted({night.subject for night in store.nights} - test)
     found = probe.cross_predict(examples, "own", [(train, sorted(test))], strength=STRENGTH)

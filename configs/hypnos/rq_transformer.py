@@ -156,9 +156,16 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
             "split": "validation",
             "limit": 64 if accelerator else 8,  # batches
         },
+        # Of jobs: python -m launch.evaluate [--follow]
+        "nll": {
+            "type": "mean_loss",
+            "every": "job",
+            "split": "validation",
+            "limit": 512 if accelerator else 16,  # batches
+        },
         "probe": {
             "type": "linear_probe",
-            "every": "final" if accelerator else "job",  # job: python -m launch.evaluate
+            "every": "job",
             "nights": "",  # the signal nights that the tokens were made of, for their features
         },
     }

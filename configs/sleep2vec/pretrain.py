@@ -180,12 +180,19 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "split": "validation",
             "limit": 72 if accelerator else 8,  # batches, spread over the pairs
         },
+        # Of jobs: python -m launch.evaluate [--follow]
         "retrieval": {
             "type": "retrieval",
-            "every": 10_000 if accelerator else "job",  # job: python -m launch.evaluate
+            "every": "job",
             "split": "validation",
             "windows": 128,  # of each pair; N of the accuracy
             "pairs": (),  # all; or (("eeg", "ecg"),), for runs on different modalities
+        },
+        "probe": {
+            "type": "tower_probe",
+            "every": "job",
+            "batch_size": 32,  # windows at once
+            "strength": 100.0,  # of the probe's penalty
         },
     }
     return config.lock()

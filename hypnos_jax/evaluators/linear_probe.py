@@ -139,6 +139,9 @@ class LinearProbe:
         self.fractions, self.repeats, self.strength = sorted(fractions), repeats, strength
         self.fewest = {False: fewest_test_subjects, True: fewest_test_records}
         self.chunk_s, self.draws = chunk_s, draws
+        # What does not depend on the model's variables is found once for all checkpoints of a job.
+        self._baselines: dict[bool, tuple[dict, dict]] = {}
+        self._judged: dict[tuple[str, str], tuple[dict, list]] = {}
 
     def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
         """Yield ``<task>/<feature set>/<metric>``, and write and draw everything.
@@ -232,8 +235,15 @@ class LinearProbe:
 
     def _features(self, context, variables, by_record, store, nights, names, signals):
         """Feature set -> per night [N, F]; and why a set was not run."""
+        embedded = self._embed(context, by_record, store, nights, names, variables)
+        if by_record not in self._baselines:
+            given = (context, by_record, store, nights, names, signals)
+            self._baselines[by_record] = self._baselines_of(*given)
+        sets, reasons = self._baselines[by_record]
+        return {EMBEDDING: embedded, **sets}, reasons
+
+    def _baselines_of(self, context, by_record, store, nights, names, signals):
         sets, reasons = {}, {}
-        sets[EMBEDDING] = self._embed(context, by_record, store, nights, names, variables)
         fresh = context.init(context.config.get("seed", 0) + 1)
         sets[RANDOM] = self._embed(context, by_record, store, nights, names, fresh)
         folder = store.path / TOKENIZERS
@@ -310,15 +320,18 @@ class LinearProbe:
         scored = functools.partial(probe.score, classes=size, ranked=task.ranked)
         for name in [*examples.features, NOTHING]:
             self.context.go_on()
+            if (task.name, name) in self._judged:
+                score, curve = self._judged[task.name, name]
+                out["sets"][name] = score
+                out["label_efficiency"] |= {name: curve} if curve else {}
+                continue
             own = "" if name == NOTHING else name
             cross = functools.partial(
                 probe.cross_predict, examples, own, pairs, strength=self.strength
             )
             out["sets"][name] = scored(cross(), draws=draws)
-            if name == NOTHING:
-                continue
             curve, before = [], None
-            for fraction in self.fractions:
+            for fraction in self.fractions if name != NOTHING else ():
                 taken = [
                     len(probe.nested_subsets(train, [fraction], 0)[fraction]) for train, _ in pairs
                 ]
@@ -335,7 +348,9 @@ class LinearProbe:
                 before = taken
                 row = {"fraction": fraction, "subjects": float(np.mean(taken)), "values": values}
                 curve.append(row)
-            out["label_efficiency"][name] = curve
+            out["label_efficiency"] |= {name: curve} if curve else {}
+            if name != EMBEDDING:
+                self._judged[task.name, name] = out["sets"][name], curve
         return out
 
 

@@ -57,14 +57,14 @@ def write_report(
     manifest = read_json(folder / "nights" / "manifest.json")
     if manifest is None and not runs and not model.is_dir():
         raise ValueError(f"{folder} holds neither nights, nor tokenizers, nor a model")
-    probe = read_json(model / "probe.json")
+    probed, probe = newest_probe(model)
     rows = probe_rows(probe)
     picture = draw_summary(runs, model, probe)
     write_whole(folder / "report.png", picture)
     parts = [
         f"<p class=note>{text(datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z'))},"
         f" {text(versions())}</p>",
-        _results(probe, rows, model),
+        _results(probe, rows, probed),
         _figure("Training and results", picture),
         _recordings(manifest, folder / "nights" / "rejects.jsonl"),
         _tokenizers(runs),
@@ -199,7 +199,15 @@ def _finish(axis, title, drawn):
         axis.legend(fontsize=8, frameon=False)
 
 
-def _results(probe, rows, model):
+def newest_probe(workdir: pathlib.Path) -> tuple[pathlib.Path, dict | None]:
+    """Return a run's newest probe, by ``launch.evaluate`` or an eval job, and its folder."""
+    folders = [workdir, *workdir.glob(f"{metrics.EVALUATIONS}/*/[0-9]*/")]
+    found = [(path, read_json(path / "probe.json")) for path in folders]
+    found = [(path, probe) for path, probe in found if probe is not None]
+    return max(found, key=lambda pair: pair[1]["step"], default=(workdir, None))
+
+
+def _results(probe, rows, probed):
     if probe is None:
         return "<h2>Results</h2><p>No probe was run.</p>"
     out = ["<h2>Results</h2>", table(rows), f"<p class=note>{text(probe['protocol'])}</p><ul>"]
@@ -212,7 +220,7 @@ def _results(probe, rows, model):
         )
     out += [f"<li><b>{text(k)}</b>: left out, {text(v)}</li>" for k, v in probe["left_out"].items()]
     out.append("</ul>")
-    picture = model / "figures" / f"{probe['step']}_probe.png"
+    picture = probed / "figures" / f"{probe['step']}_probe.png"
     if picture.is_file():
         out.append(_figure("Probes", picture.read_bytes()))
     for task, found in probe["tasks"].items():

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 
 STOPPED_EARLY = 75  # exit code: saved, start me again (EX_TEMPFAIL)
+CLEAN_S = 5.0  # ours
 AT_ONCE = 130  # exit code after a second SIGINT, as of a shell
 
 _heard: list[int] = []
@@ -52,7 +53,7 @@ def leave_at_once(clean: Callable[[], None]) -> None:
     For a program that may be killed at any moment, as an eval job may.
 
     Args:
-        clean: called before, in another thread.
+        clean: called before, in another thread; it has ``CLEAN_S``.
     """
     global _leave
     _leave = clean
@@ -63,10 +64,10 @@ def _hear(number: int) -> None:
     if number not in (signal.SIGTERM, signal.SIGINT):
         return
     if _leave is not None:
-        try:
-            _leave()
-        finally:
-            os._exit(STOPPED_EARLY)
+        cleaning = threading.Thread(target=_leave, daemon=True)
+        cleaning.start()
+        cleaning.join(CLEAN_S)
+        os._exit(STOPPED_EARLY)
     if number == signal.SIGINT and signal.SIGINT in _heard:
         os._exit(AT_ONCE)
     _heard.append(number)

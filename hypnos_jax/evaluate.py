@@ -358,6 +358,8 @@ def evaluate(
         ConfigError: an evaluator or option that does not exist, or one that is missing.
         ModelError: no model there.
     """
+    if "://" in os.fspath(workdir):
+        raise configs.ConfigError(f"{workdir}: a run behind a URL can be followed (--follow) alone")
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:
         if _is_other_model(workdir):

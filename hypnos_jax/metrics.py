@@ -23,7 +23,7 @@ import time
 import numpy as np
 from absl import logging
 
-from hypnos_jax import compile_cache, distributed
+from hypnos_jax import compile_cache, distributed, folders
 
 EVALUATIONS = "evaluations"  # folder of a workdir: what eval jobs found
 # What of a step's line is of this process and its clock: all else is equal in a resumed run.
@@ -136,20 +136,19 @@ def read_run(workdir: str | os.PathLike) -> list[dict]:
     The run may be in progress.
 
     Args:
-        workdir: the run's folder; nothing is returned where it has no metrics.
+        workdir: the run's folder, or its URL; nothing is returned where it has no metrics.
 
     Returns:
         Objects as in ``metrics.jsonl``: an evaluation's are ``{"step", "eval/<name>/<metric>"}``.
     """
-    workdir, found = pathlib.Path(workdir), []
-    path = workdir / "metrics.jsonl"
-    if path.is_file():
-        whole, _, _ = path.read_text().rpartition("\n")  # the last line may be half written
-        found = [json.loads(line) for line in whole.splitlines()]
-    for path in sorted(workdir.glob(f"{EVALUATIONS}/*/*.json")):
-        result = read_result(path.read_bytes())
+    folder = folders.open_folder(workdir)
+    content = folder.read("metrics.jsonl") or b""
+    whole, _, _ = content.decode().rpartition("\n")  # the last line may be half written
+    found = [json.loads(line) for line in whole.splitlines()]
+    for name in folder.glob(f"{EVALUATIONS}/*/*.json"):
+        result = read_result(folder.read(name) or b"")
         if result is None:
-            logging.warning("%s is not a result", path)
+            logging.warning("%s/%s is not a result", folder, name)
         elif result["results"]:
             found.append({"step": result["step"], **result["results"]})
     return sorted(found, key=lambda line: line["step"])  # stable

@@ -317,6 +317,7 @@ def test_a_run_behind_a_url_gives_the_same_results(run, tmp_path):
         assert found[step]["results"] == json.loads(content)["results"]
         assert found[step]["checkpoint"] == json.loads(content)["checkpoint"]
     assert memory.glob(f"{tmp_path}/run/tensorboard/evaluations/*")
+    assert metrics.read_run(url) == metrics.read_run(run)
     with pytest.raises(ValueError, match="nosuch://x cannot be reached"):
         folders.open_folder("nosuch://x")
 

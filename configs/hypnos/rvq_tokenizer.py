@@ -169,7 +169,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     }
     if size in ("test", "smoke"):
         return config.lock()
-    when = 10_000 if accelerator else "final"
+    when = "job" if accelerator else "final"  # job: python -m launch.evaluate --follow
     config.evals.usage = {"type": "codebook_usage", "every": when, "limit": limit}
     config.evals.reconstruction = {
         "type": "reconstruction",

@@ -426,6 +426,7 @@ def test_two_jobs_killed_over_and_over_beside_a_run_that_prunes_and_crashes(tmp_
         for job in jobs:
             job.kill()
     follow(run)
+    print(f"{kills} kills")
     assert kills >= 8
     assert sorted(results(run)) == list(range(1, steps + 1))
     assert sorted(metrics_of(run)) == list(range(1, steps + 1))

@@ -108,7 +108,8 @@ def name_of(given: dict) -> str:
     The same for the same settings in any order; places (``data.path``, ``mesh``, ...) do not count.
     """
     counts = {k: v for k, v in given.items() if k != STEM and not PLACES.fullmatch(k)}
-    text = json.dumps(canonical(counts), separators=(",", ":"), sort_keys=True)
+    counts = canonical(counts)
+    text = json.dumps(counts, separators=(",", ":"), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
     stem = given.get(STEM) or "-".join(
         f"{key.rpartition('.')[2]}{value}" for key, value in sorted(counts.items()) if key != CONFIG
@@ -336,8 +337,8 @@ def expand(
         config_file, colon, argument = whole[CONFIG].partition(":")
         if path := _find(config_file):  # named alike from wherever
             whole[CONFIG] = _relative(path) + colon + argument
-        called = name_of(whole)
-        with _naming(f"{name}, run {number} ({called})"):
+        with _naming(f"{name}, run {number}"):
+            called = name_of(whole)
             check_budgets(whole)
             same = [other for other in entries if other["name"] == called]
             if same:

@@ -101,6 +101,7 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
         "name": "token_windows",
         "path": "",
         "window_s": window_s,
+        "modalities": (),  # all of the store
         "nights": 0,  # of the training split, so many alone; 0: all
         "max_damaged": 0.01,  # share of the nights
         "fill": (("objective.model.modalities", "modalities"),),

@@ -26,6 +26,8 @@ setup(
         "tensorboardX>=2.6",  # TensorBoard files without TensorFlow
         "psutil>=6",  # whether the process that works on a checkpoint still lives; orbax has it too
         "tqdm>=4.66",  # progress with rate and time left
+        "rich>=13",  # the live table of a sweep's runs; flax brings it
+        "PyYAML>=6",  # Kubernetes manifests of a sweep; ml-collections brings it
     ],
     extras_require={
         "prepare": [
@@ -43,6 +45,7 @@ setup(
         ],
         # eval jobs on runs behind a URL; beside it the package of your store, such as gcsfs or s3fs
         "remote": ["fsspec>=2024.12"],
+        "slurm": ["submitit>=1.5.4"],  # sweeps on Slurm: arrays, requeueing when preempted
         # the TPU compiler that this jax wants: to train on TPUs, or to compile for them without any
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
@@ -50,6 +53,8 @@ setup(
             "pytest-xdist>=3.6",  # two tests at a time: most of them wait for one core
             "hypothesis>=6.100",  # property-based tests of parsers and samplers
             "ruff>=0.9",  # linter and formatter
+            "submitit>=1.5.4",  # its local executor, and the sbatch files that it writes
+            "kubeflow-trainer-api>=2.3",  # JobSet's and the pods' OpenAPI schema, as pydantic models
         ],
     },
 )

@@ -54,7 +54,7 @@ setup(
             "hypothesis>=6.100",  # property-based tests of parsers and samplers
             "ruff>=0.9",  # linter and formatter
             "submitit>=1.5.4",  # its local executor, and the sbatch files that it writes
-            "kubeflow-trainer-api>=2.3",  # JobSet's and the pods' OpenAPI schema, as pydantic models
+            "kubeflow-trainer-api>=2.3",  # the schema of JobSets and pods, as pydantic models
         ],
     },
 )

@@ -78,9 +78,12 @@ class Command:
         """Ask what runs to save and end; return what shall be submitted again: the same."""
         from submitit.helpers import DelayedSubmission
 
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait()
+        if self.process is not None:
+            # This is a signal's handler: what it has interrupted is ``process.wait``, whose lock it
+            # must not wait for.
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.process.pid, signal.SIGTERM)
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(Command(self.words, self.log, self.kill_wait_s))
 
 

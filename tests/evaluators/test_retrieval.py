@@ -125,3 +125,13 @@ def test_every_pair_is_reported_in_both_directions(tmp_path):
     assert max(by_way["ibi", "ecg"], by_way["ecg", "eeg"]) < 0.5
     assert found["same_night"] == pytest.approx(1 / 7)
     assert (tmp_path / "figures" / "7_retrieval_validation.png").stat().st_size > 5000
+
+
+def test_runs_on_different_modalities_are_compared_by_the_pairs_that_they_share(tmp_path):
+    options = {"windows": 8, "batch_size": 4}
+    evaluator = Retrieval(FakeContext(tmp_path), pairs=(("eeg", "ibi"),), **options)
+    assert dict(evaluator.run({"noise": [0.0, 0.1, 30.0]}, 7))["accuracy"] == 1
+    report = json.loads((tmp_path / "retrieval_validation.json").read_text())
+    assert [(row["from"], row["to"]) for row in report["pairs"]] == [("ibi", "eeg"), ("eeg", "ibi")]
+    with pytest.raises(ValueError, match=r"\['eeg', 'ppg'\] are not two of"):
+        dict(Retrieval(FakeContext(tmp_path), pairs=(("eeg", "ppg"),), **options).run({}, 7))

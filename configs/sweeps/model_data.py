@@ -9,8 +9,8 @@ once or more than once. ``SIZE,repeated`` adds nights as a third axis, ``data.ni
 signal out of fewer nights, for the law of repeated data. A run on n nights has the first n of the
 training split, so that fewer are a part of more. Models are those of ``isoflop.py``.
 
-Sizes: ``full`` for pods (6 x 5), ``cpu`` (4 x 4, about half an hour on two cores with token nights
-of 4 x 128 codes), ``gpu`` (2 x 2, minutes on one accelerator), ``smoke`` (2 x 2).
+Sizes: ``full`` for pods (6 x 5), ``gpu`` (2 x 2, minutes on one accelerator), ``cpu`` for token
+nights of 4 x 128 codes (4 x 4), ``smoke`` (2 x 2).
 """
 
 from configs.grids import axis, chain, product

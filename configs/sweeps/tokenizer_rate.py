@@ -8,7 +8,7 @@ it buys is in ``eval/val/snr_db`` and ``eval/val/loss``; ``eval/val/perplexity``
 the codes are in use. ``SIZE,SIGNAL`` trains the tokenizers of another signal type (``eeg`` by
 default; ``eog emg ecg resp``).
 
-Sizes: ``full`` for accelerators (5 x 4), ``cpu`` (4 x 3, about an hour on two cores), ``smoke``.
+Sizes: ``full`` for accelerators (5 x 4), ``cpu`` (4 x 3), ``smoke`` (2 x 2).
 """
 
 from configs.grids import axis, product

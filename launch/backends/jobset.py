@@ -33,11 +33,12 @@ ACCELERATOR, TOPOLOGY = (f"cloud.google.com/gke-tpu-{name}" for name in ("accele
 GRACE_S = 120  # for the step, the batch of an evaluation or a save that is under way
 
 # cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus: label of the nodes, chips of a host in
-# a slice of several hosts, largest slice that one host has, and how many dimensions a shape has.
+# a slice of several hosts, largest slice that one host has, and shapes.
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CHIPS = {
-    "v5e": ("tpu-v5-lite-podslice", 4, 8, 2),
-    "v5p": ("tpu-v5p-slice", 4, 4, 3),
-    "v6e": ("tpu-v6e-slice", 4, 8, 2),
+    "v5e": ("tpu-v5-lite-podslice", 4, 8, FLAT),
+    "v5p": ("tpu-v5p-slice", 4, 4, ("2x2x1", "2x2x2", "2x2x4", "2x4x4")),  # and multiples of 4
+    "v6e": ("tpu-v6e-slice", 4, 8, FLAT),
 }
 
 
@@ -50,21 +51,16 @@ def slice_of(text: str) -> tuple[str, str, int, int]:
     Raises:
         ValueError: no such chip, or no such shape.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", text)
-    if not match or match[1] not in CHIPS:
-        raise ValueError(
-            f"--tpu={text}: give one of {sorted(CHIPS)} and a shape, such as v5e:4x4 or v5p:2x2x4"
-        )
-    label, per_host, alone, dimensions = CHIPS[match[1]]
-    shape = [int(n) for n in match[2].split("x")]
-    chips = math.prod(shape)
-    if len(shape) != dimensions or (chips > alone and chips % per_host) or not chips:
-        raise ValueError(
-            f"--tpu={text}: a slice of {match[1]} has {dimensions} dimensions, and chips that"
-            f" fill hosts of {per_host}"
-        )
+    chip, _, shape = text.partition(":")
+    if chip not in CHIPS:
+        raise ValueError(f"--tpu={text}: give one of {sorted(CHIPS)} and a shape, as in v5e:4x4")
+    label, per_host, alone, shapes = CHIPS[chip]
+    large = re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", shape) and chip == "v5p"
+    if shape not in shapes and not (large and all(int(n) % 4 == 0 for n in shape.split("x"))):
+        raise ValueError(f"--tpu={text}: slices of {chip} are {', '.join(shapes)}")
+    chips = math.prod(map(int, shape.split("x")))
     hosts = 1 if chips <= alone else chips // per_host
-    return label, match[2], hosts, chips // hosts
+    return label, shape, hosts, chips // hosts
 
 
 def manifest(

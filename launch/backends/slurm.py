@@ -23,18 +23,36 @@ import sys
 import tempfile
 import time
 
+from hypnos_jax.progress import tail
 from hypnos_jax.sweeps import ROOT, Run, evaluated, trained, workdir_of
+from launch.children import end_with_parent
 
 STOPPED_EARLY = 75  # hypnos_jax/stopping.py, whose import is not needed
 REQUEUES = 1000  # times that a job may run out of its time
 KILL_WAIT_S = 300.0  # for Slurm to end a job whose training was stopped, before it begins again
 THERE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING"}
-SHARED = ("slurm_account", "slurm_partition", "slurm_qos", "timeout_min")
+SHARED = (
+    "slurm_account",
+    "slurm_additional_parameters",
+    "slurm_partition",
+    "slurm_qos",
+    "timeout_min",
+)
 STAND_IN = """#!/bin/sh
 # sbatch of a dry run: submits nothing, and gives numbers as Slurm would
 echo x >> "$(dirname "$0")/count"
 echo "Submitted batch job $(wc -l < "$(dirname "$0")/count")"
 """
+
+
+def _begin() -> None:
+    """In a child that was just forked: end with the job, and leave its warning to submitit.
+
+    Slurm sends the warning to every process of a job; it would end those that do not know it.
+    """
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
 
 
 class Command:
@@ -54,9 +72,6 @@ class Command:
         Raises:
             RuntimeError: it failed; the message has the end of its log.
         """
-        from hypnos_jax.progress import tail
-        from launch.children import end_with_parent
-
         while True:
             with open(self.log, "a") as log:
                 self.process = subprocess.Popen(
@@ -64,7 +79,7 @@ class Command:
                     cwd=ROOT,
                     stdout=log,
                     stderr=log,
-                    preexec_fn=end_with_parent,
+                    preexec_fn=_begin,
                 )
             code = self.process.wait()
             if code == 0:
@@ -107,7 +122,7 @@ def submit(
         evaluate: submit a job that evaluates for each that trains.
         jobs: tasks of the array at a time.
         parameters: submitit's, such as ``{"slurm_partition": "gpu", "gpus_per_node": 1}``.
-        evaluate_parameters: of the jobs that evaluate, beside partition, account and time.
+        evaluate_parameters: of the jobs that evaluate, beside what of those is in ``SHARED``.
         cluster: ``"slurm"``, or ``"local"`` to run them here, which the tests do.
 
     Raises:

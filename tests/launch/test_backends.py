@@ -99,7 +99,7 @@ def test_a_dry_run_writes_what_sbatch_would_get(tmp_path):
     assert [one["dependency"] for one in found] == [f"after:1_{i}" for i in range(3)]
     for one in found:
         assert one["partition"] == "gpu" and one["cpus-per-task"] == "4"
-        assert "array" not in one and "gpus-per-node" not in one
+        assert "array" not in one and "gpus-per-node" not in one and one["requeue"] is True
 
     # What the jobs run are the commands that ``print`` says, in the real folder.
     from submitit.core.utils import DelayedSubmission
@@ -198,7 +198,8 @@ def test_a_preempted_job_saves_and_goes_on_by_submitits_local_executor(tmp_path,
         assert time.monotonic() < end and train.state != "FINISHED", train.stderr()
         time.sleep(0.05)
     [task] = psutil.Process(int(train.job_id)).children()  # of submitit's local controller
-    task.send_signal(signal.SIGUSR2)  # as Slurm does
+    for process in (*task.children(), task):  # as Slurm does, which knows no difference
+        process.send_signal(signal.SIGUSR2)
     assert train.result() == 0
     assert (workdir / "saved").exists() and (workdir / "attempt_1").exists()
     assert "no labels" in str(evaluate.exception())
@@ -244,6 +245,18 @@ def test_a_jobset_fits_its_schema_and_says_the_plain_commands(tmp_path):
         train, evaluate = content["spec"]["replicatedJobs"]
         said = printing.commands(run, f"/shared/mine/runs/{run.name}", True)
         assert [command_of(job) for job in (train, evaluate)] == said
+
+
+def test_the_schema_knows_a_wrong_field_and_a_wrong_type(tmp_path):
+    [run] = make_runs(tmp_path, 1)
+    content = jobset.manifest(run, "/shared/a", **CLUSTER)
+    pod = content["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    pod["nodeSelecter"] = {}
+    assert JobsetV1alpha2JobSet.from_dict(content).to_dict() != content
+    del pod["nodeSelecter"]
+    pod["containers"][0]["args"] = "launch.train"
+    with pytest.raises(ValueError, match="args"):
+        JobsetV1alpha2JobSet.from_dict(content)
 
 
 def command_of(job):
@@ -323,7 +336,9 @@ def test_who_fails_begins_again_but_for_an_error_and_evaluation_is_not_cut_off(t
     assert alone["spec"]["successPolicy"]["targetReplicatedJobs"] == ["train"]
 
 
-@pytest.mark.parametrize("tpu", ["v4:2x2x1", "v5e", "v5e:4", "v5e:3x3", "v5p:4x4", "v5e:0x4"])
+@pytest.mark.parametrize(
+    "tpu", ["v4:2x2x1", "v5e", "v5e:4", "v5e:3x3", "v5p:4x4", "v5e:0x4", "v5e:1x8"]
+)
 def test_a_slice_that_there_is_not_is_refused(tpu):
     with pytest.raises(ValueError, match=f"--tpu={tpu}"):
         jobset.slice_of(tpu)

@@ -16,7 +16,8 @@ for the same settings, wherever the data lie. Every backend starts the same two 
             with the end of its log (``train.log``, ``evaluate.log`` in its workdir) and holds up no
             other. Ctrl-C or SIGTERM: all save and end; a second Ctrl-C ends them at once. They end,
             saved, as well when this process is killed. The same command goes on: what is done is
-            skipped, what was begun is resumed, what failed is tried again.
+            skipped, what was begun is resumed, what failed is tried again. Several on one GPU want
+            ``XLA_PYTHON_CLIENT_PREALLOCATE=false``.
 ``slurm``   an array of trainings, at most ``--jobs`` at a time, and a job each that evaluates once
             its training has begun, by submitit (``pip install -e '.[slurm]'``); preempted or out of
             time they save and requeue. ``--slurm`` has submitit's parameters, repeatedly:
@@ -88,7 +89,7 @@ def run_local(runs: list, folder: pathlib.Path) -> int:
 
     options = {"jobs": JOBS.value, "evaluate": EVAL_JOBS.value}
     if DRY_RUN.value:
-        pool = local.Local(runs, folder, **options)
+        pool = local.Local(runs, folder, held=local.is_held(folder), **options)
         pool.table.tell(local.ALL)
         return 0
     with local.take_lock(folder) as lock:
@@ -129,10 +130,10 @@ def main(argv):
         given = settings("set", SET.value)
         name, dicts = sweeps.load_sweep(SWEEP.value)
         sweeps.check_folder(folder, name)
-        folder.mkdir(parents=True, exist_ok=True)
         runs = sweeps.expand(
             name, dicts, given=given, folder=folder, data_here=DATA_HERE.value, jobs=JOBS.value
         )
+        folder.mkdir(parents=True, exist_ok=True)
         sweeps.write_sweep(folder, name, given, runs)
         if BACKEND.value == "print":
             from launch.backends import print as backend
@@ -156,6 +157,8 @@ def main(argv):
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1
+    except KeyboardInterrupt:  # before anything was started
+        return 130
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 from absl import logging
 
 from hypnos_jax.progress import Progress, newest_step, read_progress, tail
@@ -36,6 +37,8 @@ from launch.children import end_with_parent
 
 ALL = (DONE, RUNNING, STOPPED, FAILED, WAITING)
 STOPPED_EARLY = 75  # hypnos_jax/stopping.py, whose import is not needed
+DONE_CODE, STOPPED_CODES = 0, (STOPPED_EARLY, -signal.SIGTERM)
+WORDS = {"train": "training", "evaluate": "evaluation"}
 LOOK_S = 0.2
 TABLE_S = 1.0
 IN_VAIN = 3  # times in a row that a run was stopped from outside and had saved nothing new
@@ -72,22 +75,36 @@ class Job:
     first_step: int = 0  # of this process, for the rate
 
 
-def read_job(run: Run, folder: pathlib.Path, evaluate: bool) -> Job:
-    """Return a run as its folder tells it, nothing of it running."""
+def read_job(run: Run, folder: pathlib.Path, evaluate: bool, held: bool = False) -> Job:
+    """Return a run as its folder tells it.
+
+    Args:
+        run: which.
+        folder: of the sweep.
+        evaluate: whether it is done only when it is evaluated too.
+        held: some launcher, or what it started, is at work in the folder.
+    """
     workdir = workdir_of(folder, run)
     job = Job(run, workdir, progress=read_progress(workdir))
     job.saved = newest_step(workdir)
     try:
         job.codes = json.loads((workdir / "ended.json").read_text())
     except (OSError, ValueError):
-        job.codes = {}
+        job.codes, held = {}, False
     trained = job.saved >= run.steps
+    kinds = {"train", "evaluate"} if evaluate else {"train"}
+    if held and not kinds <= job.codes.keys():
+        job.state = RUNNING
+        return job
     if trained and (not evaluate or evaluated(folder, run)):
         job.state = DONE
-    elif job.codes.get("train") not in (None, 0, STOPPED_EARLY) and not trained:
-        job.state, job.why = FAILED, f"training ended with code {job.codes['train']}"
-    elif job.codes.get("evaluate") not in (None, 0, STOPPED_EARLY, -signal.SIGTERM):
-        job.state, job.why = FAILED, f"evaluation ended with code {job.codes['evaluate']}"
+    elif failed := [
+        kind
+        for kind, code in job.codes.items()
+        if code not in (DONE_CODE, *STOPPED_CODES) and not (trained and kind == "train")
+    ]:
+        job.state = FAILED
+        job.why = f"{WORDS[failed[0]]} ended with code {job.codes[failed[0]]}"
     elif workdir.exists() and (job.saved >= 0 or job.codes):
         job.state = STOPPED
     return job
@@ -96,7 +113,15 @@ def read_job(run: Run, folder: pathlib.Path, evaluate: bool) -> Job:
 class Local:
     """A pool of runs on this machine."""
 
-    def __init__(self, runs: list[Run], folder: pathlib.Path, *, jobs: int, evaluate: bool):
+    def __init__(
+        self,
+        runs: list[Run],
+        folder: pathlib.Path,
+        *,
+        jobs: int,
+        evaluate: bool,
+        held: bool = False,
+    ):
         """Read where every run is.
 
         Args:
@@ -104,9 +129,10 @@ class Local:
             folder: its folder.
             jobs: runs at a time.
             evaluate: start a process that evaluates beside each that trains.
+            held: another launcher is at work in the folder.
         """
         self.folder, self.count, self.evaluate = folder, jobs, evaluate
-        self.jobs = [read_job(run, folder, evaluate) for run in runs]
+        self.jobs = [read_job(run, folder, evaluate, held) for run in runs]
         self.signals: list[int] = []
         self.table = Table(self.jobs)
 
@@ -212,33 +238,30 @@ class Local:
 
     def close(self, job: Job) -> None:
         """Judge a run whose processes have ended."""
-        train, evaluate = job.codes["train"], job.codes.get("evaluate", 0)
+        codes = {"train": job.codes["train"], "evaluate": job.codes.get("evaluate", DONE_CODE)}
+        bad = [kind for kind, code in codes.items() if code not in (DONE_CODE, *STOPPED_CODES)]
         saved = newest_step(job.workdir)
-        if train == 0 and evaluate == 0:
+        if set(codes.values()) == {DONE_CODE}:
             job.state = DONE
             self.table.say(f"done {job.run.name}")
-            return
-        ended = (STOPPED_EARLY, -signal.SIGTERM)
-        if self.signals or (train in (0, *ended) and evaluate in (0, *ended)):
+        elif self.signals:
             job.state = STOPPED
-            job.in_vain = 0 if saved > job.saved else job.in_vain + 1
             self.table.say(f"stopped {job.run.name} at step {max(saved, 0)}")
-            if not self.signals:
-                if job.in_vain < IN_VAIN:
-                    job.state = WAITING
-                    return
-                job.why = f"stopped {IN_VAIN} times, and nothing saved"
-            else:
-                return
-        kind = "train" if train not in (0, *ended) else "evaluate"
-        what = "training" if kind == "train" else "evaluation"
-        job.state = FAILED
-        job.why = job.why or f"{what} ended with code {job.codes[kind]}"
+        elif not bad:  # somebody else stopped it
+            job.in_vain = 0 if saved > job.saved else job.in_vain + 1
+            job.state = WAITING
+            self.table.say(f"stopped from outside {job.run.name} at step {max(saved, 0)}")
+            if job.in_vain == IN_VAIN:
+                self.fail(job, "train", f"stopped {IN_VAIN} times, and nothing saved")
+        else:
+            self.fail(job, bad[0], f"{WORDS[bad[0]]} ended with code {codes[bad[0]]}")
+
+    def fail(self, job: Job, kind: str, why: str) -> None:
+        """Give a run up, and say why, with the end of its log."""
+        job.state, job.why = FAILED, why
         log = job.workdir / f"{kind}.log"
         lines = tail(log).splitlines()[-LAST_LINES:]
-        self.table.say(
-            "\n  ".join([f"failed {job.run.name}: {job.why}; the end of {log}:", *lines])
-        )
+        self.table.say("\n  ".join([f"failed {job.run.name}: {why}; the end of {log}:", *lines]))
 
     def note(self, job: Job) -> None:
         """Write a run's exit codes, whole or not at all."""
@@ -255,8 +278,7 @@ def take_lock(folder: pathlib.Path):
             end.
     """
     lock = (folder / "lock").open("a+")
-    end = time.monotonic() + LOCK_WAIT_S
-    told = False
+    end, told = time.monotonic() + LOCK_WAIT_S, False
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,7 +286,7 @@ def take_lock(folder: pathlib.Path):
         except BlockingIOError:
             lock.seek(0)
             owner = lock.read().strip()
-            if owner.isdecimal() and pathlib.Path(f"/proc/{owner}").exists():
+            if owner.isdecimal() and _lives(int(owner)):
                 raise LockedError(
                     f"{folder} is in use by process {owner}; one sweep at a time in a folder"
                 ) from None
@@ -281,3 +303,23 @@ def take_lock(folder: pathlib.Path):
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return lock
+
+
+def _lives(number: int) -> bool:
+    """Whether there is such a process, and its parent has not just not heard of its end."""
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_held(folder: pathlib.Path) -> bool:
+    """Whether a launcher, or what one has started, is at work in a folder."""
+    if not (folder / "lock").exists():
+        return False
+    with (folder / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

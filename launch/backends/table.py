@@ -81,30 +81,20 @@ class Table:
         left = self.left_s()
         return words if left is None else f"{words}; {clock(left)} left"
 
-    def work(self) -> float:
-        """FLOPs done so far; those of a failed run do not count, nor what is left of it."""
+    def work(self, of_all: bool = False) -> float:
+        """FLOPs done so far, or of all; those of a failed run do not count."""
         return sum(
-            job.run.cost["flops_per_step"] * min(job.progress.step, job.run.steps)
+            job.run.cost["flops_per_step"]
+            * (job.run.steps if of_all else min(job.progress.step, job.run.steps))
             for job in self.jobs
             if job.state != FAILED
         )
 
     def left_s(self) -> float | None:
-        """Seconds that all will take at the rate so far; None before anything was done."""
-        rate = (self.work() - self.done_before) / max(time.monotonic() - self.began, 1e-3)
-        if not rate > 0:
-            return None
-        whole = sum(
-            job.run.cost["flops_per_step"] * job.run.steps
-            for job in self.jobs
-            if job.state in (RUNNING, WAITING, STOPPED)
-        )
-        done = sum(
-            job.run.cost["flops_per_step"] * min(job.progress.step, job.run.steps)
-            for job in self.jobs
-            if job.state in (RUNNING, WAITING, STOPPED)
-        )
-        return (whole - done) / rate
+        """Seconds that all will take at the rate so far; None where all is done, or nothing."""
+        done, whole = self.work(), self.work(of_all=True)
+        rate = (done - self.done_before) / max(time.monotonic() - self.began, 1e-3)
+        return (whole - done) / rate if rate > 0 and whole > done else None
 
     def cells(self, job) -> tuple[str, str, str, str]:
         """State, step, loss, time left of a run."""
@@ -113,7 +103,8 @@ class Table:
         if job.state == RUNNING and at.step_s:
             left = clock(at.step_s * (steps - at.step))
         loss = "" if at.loss is None else f"{at.loss:.4f}"
-        return job.why or job.state, f"{at.step}/{steps}", loss, left
+        state = f"{job.state}: {job.why}" if job.why else job.state
+        return state, f"{at.step}/{steps}", loss, left
 
     def render(self):
         """Return the table."""

@@ -15,6 +15,7 @@ import time
 import pytest
 
 from hypnos_jax import metrics, sweeps
+from launch.backends import local
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 4
@@ -199,8 +200,13 @@ def test_two_sweeps_in_a_folder_are_refused(tmp_path):
         wait_for(lambda: (tmp_path / "runs/a/checkpoints/0").exists())
         code, said = launch(tmp_path, plans)
         assert code == 1 and f"in use by process {process.pid}" in said
+        assert local.is_held(tmp_path)
+        fake = sweeps.Run("a", {}, "", {}, STEPS, {"flops_per_step": 1.0})
+        assert local.read_job(fake, tmp_path, True, held=True).state == "running"
         process.terminate()
         assert process.wait(30) == 75
+    assert not local.is_held(tmp_path)
+    assert local.read_job(fake, tmp_path, True).state == "stopped"
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path):
@@ -211,6 +217,12 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 75
     assert not (tmp_path / "runs/a/checkpoints/1").exists() and not left_behind(tmp_path)
+
+
+def test_the_launcher_holds_no_accelerator():
+    code = "import sys, launch.sweep, launch.backends.local, launch.backends.slurm"
+    code += ", launch.backends.jobset, launch.backends.print; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 # --- the command itself

@@ -43,7 +43,7 @@ LOOK_S = 0.2
 TABLE_S = 1.0
 IN_VAIN = 3  # times in a row that a run was stopped from outside and had saved nothing new
 LAST_LINES = 12
-LOCK_WAIT_S = 120.0  # ours: for the processes of a launcher that was killed to save and end
+LOCK_WAIT_S = 600.0  # ours: for what a killed launcher has started to save and end: a compilation
 
 
 class LockedError(ValueError):

@@ -397,12 +397,13 @@ def _cost(entries, known, folder, data_here, jobs, sweep) -> None:
     if not wanted:
         return
     spawn = multiprocessing.get_context("spawn")
-    answers, futures = {}, {}
+    answers, futures, seen = {}, {}, set()
     with concurrent.futures.ProcessPoolExecutor(min(jobs, len(wanted)), spawn) as pool:
         for question in wanted:
             futures[question] = pool.submit(ask_cost, *question)
-            if len(futures) == 1:  # it may write synthetic data, which the others read
-                concurrent.futures.wait(futures.values())
+            if question[1] not in seen:  # it may write synthetic data, which the others read
+                concurrent.futures.wait([futures[question]])
+            seen.add(question[1])
         for question, future in futures.items():
             with _naming(f"{sweep}, run {wanted[question]}"):
                 try:

@@ -6,7 +6,7 @@ EXTRAS ?= prepare,probe,test
 # Two at a time; a file's tests stay together while there is enough of them, for what they share.
 PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
 
-.PHONY: setup demo demo-real compare test test-all lint format clean
+.PHONY: setup demo demo-real compare sweep-demo test test-all lint format clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,11 @@ demo-real: setup
 compare: setup
 	$(RUN) -m launch.compare --output=.compare
 
+# A small sweep, an eval job beside each run, and the laws of it; the same command goes on
+sweep-demo: setup
+	$(RUN) -m launch.sweep --sweep=configs/sweeps/isoflop.py:smoke --output=.sweep-demo --jobs=2
+	$(RUN) -m launch.fit_laws --sweep=.sweep-demo
+
 test: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -45,4 +50,4 @@ format: setup
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .demo .compare .pytest_cache .ruff_cache
+	rm -rf $(VENV) .demo .compare .sweep-demo .pytest_cache .ruff_cache

@@ -45,6 +45,7 @@ UNITS = {"budget.flops": "flops_per_step", "budget.channel_seconds": "channel_se
 BUDGETS = (*UNITS, "budget.warmup_share", "budget.checkpoints")
 # Where data and devices are, and what is said meanwhile, does not make another run.
 PLACES = re.compile(r"data\.path|evals\.\w+\.nights|(mesh|logs|watchdog)(\..*)?")
+SYNTHETIC = "synthetic"  # folder of a sweep's own data
 HASH_DIGITS = 8
 STEM_LENGTH = 30  # with the hash within what Kubernetes allows a job's pods
 DONE, RUNNING, STOPPED, FAILED, WAITING = "done", "running", "stopped", "failed", "waiting"
@@ -380,7 +381,7 @@ class _naming:
 
 
 def _synthetic(folder: pathlib.Path, config: dict) -> pathlib.Path:
-    return folder.resolve() / "synthetic" / config["data"]["name"]
+    return folder.resolve() / SYNTHETIC / config["data"]["name"]
 
 
 def _cost(entries, known, folder, data_here, jobs, sweep) -> None:
@@ -444,7 +445,12 @@ def ask_cost(config: str, path: str) -> dict:
 
     config = json.loads(config)
     config["data"]["path"] = path
-    if not pathlib.Path(path).exists() and pathlib.Path(path).parent.name == "synthetic":
+    if not pathlib.Path(path).exists():
+        if pathlib.Path(path).parent.name != SYNTHETIC:
+            raise ConfigError(
+                f"data.path={path!r} is not there, and the data say what a step costs; where the"
+                " runs find them elsewhere, --data_here says where they are here"
+            )
         pipeline.write_synthetic(config["data"]["name"], path, 0)
     source = load_source(config, pathlib.Path(path), split="train")
     return dataclasses.asdict(scaling.cost(fill(config, source.describe())))

@@ -158,6 +158,12 @@ def test_a_budget_of_less_than_a_step_is_an_error():
         sweeps.resolved({"config": RQ, "budget.flops": 1e6}, sweeps.read_config(RQ, {}), COST)
 
 
+def test_data_that_are_not_here_are_asked_for():
+    config = json.dumps(sweeps.read_config(RQ, {}))
+    with pytest.raises(ConfigError, match="'/pods/tokens' is not there.*--data_here"):
+        sweeps.ask_cost(config, "/pods/tokens")
+
+
 # --- flags
 
 

@@ -4,6 +4,7 @@ Most have a stand-in for what a run starts, which leaves in its workdir what ``l
 """
 
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -13,9 +14,11 @@ import sys
 import time
 
 import pytest
+import rich.console
 
 from hypnos_jax import metrics, sweeps
-from launch.backends import local
+from hypnos_jax.progress import Progress
+from launch.backends import local, table
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 4
@@ -217,6 +220,23 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 75
     assert not (tmp_path / "runs/a/checkpoints/1").exists() and not left_behind(tmp_path)
+
+
+def test_a_terminal_is_shown_where_all_are(tmp_path):
+    make = lambda name: sweeps.Run(name, {}, "", {}, STEPS, {"flops_per_step": 2.0})
+    jobs = [local.read_job(make(name), tmp_path, False) for name in ("a", "b", "c")]
+    jobs[0].state, jobs[0].progress = "done", Progress(STEPS, 1.25, 0.5)
+    jobs[1].state, jobs[1].progress = "running", Progress(1, 2.5, 60.0)
+    jobs[2].state, jobs[2].why = "failed", "training ended with code 1"
+    drawn = table.Table(jobs)
+    drawn.began = time.monotonic() - 10  # in which 5 of 8 steps were done
+    console = rich.console.Console(record=True, width=100, file=io.StringIO())
+    console.print(drawn.render())
+    lines = console.export_text().splitlines()
+    assert lines[0].startswith("1 done, 1 running, 1 failed; 0:00:06 left")
+    assert lines[2].split() == ["b", "running", "1/4", "2.5000", "0:03:00"]
+    assert lines[3].split("  ")[0].strip() == "c" and "failed: training ended with" in lines[3]
+    assert lines[4].split() == ["a", "done", "4/4", "1.2500"]
 
 
 def test_the_launcher_holds_no_accelerator():

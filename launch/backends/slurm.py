@@ -72,6 +72,7 @@ class Command:
         Raises:
             RuntimeError: it failed; the message has the end of its log.
         """
+        pathlib.Path(self.log).parent.mkdir(parents=True, exist_ok=True)
         while True:
             with open(self.log, "a") as log:
                 self.process = subprocess.Popen(
@@ -181,7 +182,6 @@ def _executor(submitit, place, kind, cluster, parameters):
 
 def _command(folder: pathlib.Path, run: Run, kind: str) -> Command:
     workdir = workdir_of(folder, run)
-    workdir.mkdir(parents=True, exist_ok=True)
     return Command(getattr(run, kind)(workdir), str(workdir / f"{kind}.log"))
 
 

@@ -59,7 +59,7 @@ def sweep(folder, *words, path="", **environment):
         env={**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -111,7 +111,7 @@ def test_a_dry_run_writes_what_sbatch_would_get(tmp_path):
         said = printing.commands(run, workdir, True)
         assert [shlex.join(["python", *one.words]) for one in (train, evaluate)] == said
         assert train.log == f"{workdir}/train.log"
-    assert not (folder / "slurm").exists()
+    assert not (folder / "slurm").exists() and not (folder / "runs").exists()
 
 
 STATES = """#!/bin/sh
@@ -155,7 +155,7 @@ attempts = len(list(workdir.glob("attempt_*")))
 signal.signal(signal.SIGTERM, lambda *_: (workdir / "saved").touch() or sys.exit(75))
 if attempts == 0:
     (workdir / "waiting").touch()
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -187,13 +187,13 @@ def test_a_preempted_job_saves_and_goes_on_by_submitits_local_executor(tmp_path,
         tmp_path / "slurm",
         evaluate=True,
         jobs=1,
-        parameters={"timeout_min": 2},
+        parameters={"timeout_min": 10},
         evaluate_parameters={},
         cluster="local",
     )
     train, evaluate = submitted[f"{workdir}/train.log"], submitted[f"{workdir}/evaluate.log"]
     assert found == {"a": {"train": train.job_id, "evaluate": evaluate.job_id}}
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not (workdir / "waiting").exists():
         assert time.monotonic() < end and train.state != "FINISHED", train.stderr()
         time.sleep(0.05)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 # What passes a parameter on as it is: to a product or a look-up, perhaps.
 LAYOUT = {
     *("broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice"),
-    *("reshape", "sharding_constraint", "slice", "split", "squeeze", "transpose"),
+    *("reshape", "sharding_constraint", "slice", "split", "squeeze", "transpose", "unstack"),
 }
 
 

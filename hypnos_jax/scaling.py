@@ -23,7 +23,8 @@ __all__ = ["Cost", "Run", "cost", "read_sweep"]
 def cost(config: dict) -> Cost:
     """Count what a config's train step costs; it is traced, nothing is compiled, no data are read.
 
-    The same numbers as in the ``cost.json`` of a run: none depends on the devices.
+    The same numbers as in the ``cost.json`` of a run. None depends on the devices: products are
+    counted as a CPU would compute them, where no fused kernel hides any.
 
     Args:
         config: resolved and filled.
@@ -38,13 +39,15 @@ def cost(config: dict) -> Cost:
     from hypnos_jax import batch as batches
     from hypnos_jax import config as configs
     from hypnos_jax import flops, sharding, train
+    from hypnos_jax.nn import backend
 
     objective = configs.make_objective(config)
     run = configs.call(train.Run, config["train"], "config.train")
     mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     train.check_batch_size(objective, run, mesh)
     token_s = pipeline.find_source(config["data"]["name"]).TOKEN_S
-    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+    rules = nn.logical_axis_rules(sharding.RULES)
+    with jax.set_mesh(mesh), rules, backend.assume("cpu"):
         plan = train.make_plan(config, objective, mesh, batches.shapes(config))
         return flops.step_cost(plan.trace(), plan.state, plan.batch, token_s)
 

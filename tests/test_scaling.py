@@ -8,6 +8,7 @@ import pytest
 from tiny_models import MODALITIES, rq_config, rvq_config
 
 from hypnos_jax import batch, config, scaling, sharding, train
+from hypnos_jax.nn import backend
 
 
 def xla_flops(resolved):
@@ -36,6 +37,13 @@ def test_a_cost_is_what_xla_counts_of_the_unrolled_program():
     tables = (512 + 256) * sum(groups.values())  # of the backbone and of the depth transformer
     assert tables <= cost.looked_up < 1.1 * tables
     assert cost.channel_seconds_per_step == 32 * 64 * len(MODALITIES)
+
+
+def test_a_cost_is_the_same_wherever_it_is_counted():
+    wide = rq_config(dtype="bfloat16", chunk=64)
+    here = scaling.cost(wide)
+    with backend.assume("gpu"):  # where a kernel that needs one would be traced
+        assert scaling.cost(wide) == here
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ ON_ONE_GPU = {
 
 # size -> config, window (s), {budget (FLOPs): (rows, widths)}
 PLANS = {
-    "smoke": ("test", 64, dict.fromkeys((1e10, 2e10, 4e10), (2, (8, 12, 16)))),
+    "smoke": ("test", 64, dict.fromkeys((1e10, 2e10, 4e10), (2, (8, 12, 16, 24)))),
     "cpu": (
         "demo",
         256,

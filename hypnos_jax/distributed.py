@@ -116,7 +116,19 @@ def _initialize_from_environment(options: dict) -> bool:
         if "coordinator_address should be defined" not in str(error):
             raise
         return False
+    if _is_alone_on_its_node() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        # jax takes each process of Slurm and Open MPI for that of one GPU.
+        for kind in ("cuda", "rocm"):
+            jax.config.update(f"jax_{kind}_visible_devices", "all")
     return True
+
+
+def _is_alone_on_its_node() -> bool:
+    """Whether a launcher has started one process on each node, for all devices there."""
+    if "OMPI_COMM_WORLD_LOCAL_SIZE" in os.environ:
+        return os.environ["OMPI_COMM_WORLD_LOCAL_SIZE"] == "1"
+    nodes = os.environ.get("SLURM_STEP_NUM_NODES")
+    return nodes is not None and nodes == os.environ.get("SLURM_NTASKS")
 
 
 def free_port() -> int:

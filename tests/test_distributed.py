@@ -14,6 +14,7 @@ from hypnos_jax import distributed
 distributed.initialize(*(json.loads(sys.argv[1])))
 import jax
 index, found = jax.process_index(), {"count": jax.process_count()}
+found["gpus"] = jax.config.values["jax_cuda_visible_devices"]
 found["gathered"] = distributed.gather("numbers", index * 2)
 found["told"] = distributed.broadcast("a choice", {"step": 7} if index == 0 else None)
 def write():
@@ -59,14 +60,18 @@ def test_processes_that_are_told_where_they_are(tmp_path):
     check(talk(tmp_path, [(f"127.0.0.1:{port}", 2, i) for i in range(2)], [{}, {}]))
 
 
-def test_processes_that_slurm_has_started(tmp_path):
+@pytest.mark.parametrize("nodes, gpus", [(1, ["0", "1"]), (2, ["all", "all"])])
+def test_processes_that_slurm_has_started(tmp_path, nodes, gpus):
     common = {
         "SLURM_JOB_ID": str(distributed.free_port()),  # jax takes the port from it
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_NODES": str(nodes),
     }
-    environments = [{**common, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
-    check(talk(tmp_path, [(), ()], environments))
+    places = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i % (2 // nodes))} for i in range(2)]
+    found = talk(tmp_path, [(), ()], [common | place for place in places])
+    check(found)
+    assert [told["gpus"] for told in found] == gpus
 
 
 FAIL = """

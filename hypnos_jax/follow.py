@@ -94,18 +94,21 @@ class Follower:
         last_news, waiting_for = time.monotonic(), None
         while True:
             self._prepare()
-            news = self._read_results()
+            # In this order: a step that goes meanwhile has been evaluated, or is told as lost.
             steps = self._steps() if self._evaluation is not None else {}
-            news |= bool(steps.keys() - self._seen)
+            news = self._read_results() or bool(steps.keys() - self._seen)
             self._seen |= steps.keys()
             self._tell_lost(steps)
             pending = [step for step in steps if self._is_pending(step, steps[step])]
             for step in pending:
                 if self._claims.take(str(step)):
                     try:
-                        news |= self._evaluate(step, steps[step], len(pending))
+                        done = self._evaluate(step, steps[step], len(pending))
                     finally:
                         self._claims.release()
+                    if not done:  # a file system may show for a while what has gone
+                        time.sleep(self._poll_s)
+                    news |= done
                     break  # look again: older ones may have gone, and newer ones come
             else:
                 if self._evaluation is not None and self._is_done(steps, pending):
@@ -257,7 +260,7 @@ class Follower:
                     if checkpoint.seal_of(folder) == seal:
                         self._damaged.pop(step, None)
                         return variables, seal
-        except (OSError, checkpoint.CheckpointError) as error:
+        except (FileNotFoundError, checkpoint.CheckpointError) as error:
             fault = str(error)
         finally:
             if isinstance(self._folder, RemoteFolder):

@@ -327,6 +327,26 @@ def test_a_run_behind_a_url_gives_the_same_results(run, tmp_path):
         folders.open_folder("nosuch://x")
 
 
+def test_a_network_that_breaks_off_ends_the_job_and_damages_nothing(run, tmp_path, monkeypatch):
+    memory, url = fsspec.filesystem("memory"), f"memory://{tmp_path}/run"
+    memory.put(str(run), f"{tmp_path}/run", recursive=True)
+    fetch = folders.RemoteFolder.fetch
+
+    def broken(self, name, path):
+        fetch(self, name, path)
+        if name == "checkpoints/10":
+            raise TimeoutError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.RemoteFolder, "fetch", broken)
+        with pytest.raises(TimeoutError):
+            follow(url)
+    names = f"{tmp_path}/run/evaluations/late/*.json"
+    assert len(memory.glob(names)) == 4
+    follow(url)
+    assert len(memory.glob(names)) == len(STEPS)
+
+
 def test_tensorboard_has_the_results_of_all_jobs_once(run):
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import RecordWriter  # noqa: F401, has the format

@@ -12,6 +12,8 @@ looked for in the folder that the command names with ``--workdir``. Exit codes: 
 On Linux the processes get SIGTERM when the supervisor is gone (SIGKILL), so that they save and end.
 """
 
+import functools
+import os
 import pathlib
 import signal
 import subprocess
@@ -84,10 +86,9 @@ class Supervisor:
                 for i in range(self.processes)
             ]
         # Sessions of their own: the terminal's Ctrl-C would reach them twice.
+        begin = functools.partial(end_with_parent, os.getpid())
         self.running = [
-            subprocess.Popen(
-                [*self.command, *flags_], start_new_session=True, preexec_fn=end_with_parent
-            )
+            subprocess.Popen([*self.command, *flags_], start_new_session=True, preexec_fn=begin)
             for flags_ in extra
         ]
         try:

@@ -1,7 +1,7 @@
 """Runs of a sweep on this machine: some at a time, a process that trains and one that evaluates.
 
-Who started a run and how it ended is in ``runs/<name>/ended.json``; whether its last step is saved
-is read from its checkpoints. The processes hold the sweep's lock with the launcher: after a SIGKILL
+How a run's processes ended is in ``runs/<name>/ended.json``; whether its last step is saved is read
+from its checkpoints. The processes hold the sweep's lock with the launcher: after a SIGKILL
 of the launcher they are asked to save and end, and the lock is free when the last of them has.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -39,8 +40,9 @@ ALL = (DONE, RUNNING, STOPPED, FAILED, WAITING)
 STOPPED_EARLY = 75  # hypnos_jax/stopping.py, whose import is not needed
 DONE_CODE, STOPPED_CODES = 0, (STOPPED_EARLY, -signal.SIGTERM)
 WORDS = {"train": "training", "evaluate": "evaluation"}
+# In a job of Slurm or Open MPI: each run would take itself for that job, and its port.
+LAUNCHERS = ("SLURM_", "OMPI_")
 LOOK_S = 0.2
-TABLE_S = 1.0
 IN_VAIN = 3  # times in a row that a run was stopped from outside and had saved nothing new
 LAST_LINES = 12
 LOCK_WAIT_S = 600.0  # ours: for what a killed launcher has started to save and end: a compilation
@@ -70,9 +72,7 @@ class Job:
     processes: dict = dataclasses.field(default_factory=dict)
     in_vain: int = 0
     saved: int = -1
-    began: float = 0.0
     progress: Progress = Progress()
-    first_step: int = 0  # of this process, for the rate
 
 
 def read_job(run: Run, folder: pathlib.Path, evaluate: bool, held: bool = False) -> Job:
@@ -193,8 +193,7 @@ class Local:
     def begin(self, job: Job, lock) -> None:
         """Start a run's processes: to train where its last step is not saved, and to evaluate."""
         job.workdir.mkdir(parents=True, exist_ok=True)
-        job.state, job.codes, job.began = RUNNING, {}, time.monotonic()
-        job.saved, job.first_step = newest_step(job.workdir), job.progress.step
+        job.state, job.codes, job.saved = RUNNING, {}, newest_step(job.workdir)
         if job.saved < job.run.steps:
             job.processes["train"] = self.spawn(job, "train", job.run.train(job.workdir), lock)
         else:
@@ -211,12 +210,13 @@ class Local:
             return subprocess.Popen(
                 [sys.executable, *words],
                 cwd=ROOT,
+                env={k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # the terminal's Ctrl-C would reach it twice
-                preexec_fn=end_with_parent,
+                preexec_fn=functools.partial(end_with_parent, os.getpid()),
             )
 
     def reap(self) -> None:

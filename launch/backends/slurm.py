@@ -13,6 +13,7 @@ again. The workdirs, this checkout and its environment must be at the same place
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -45,14 +46,14 @@ echo "Submitted batch job $(wc -l < "$(dirname "$0")/count")"
 """
 
 
-def _begin() -> None:
+def _begin(parent: int) -> None:
     """In a child that was just forked: end with the job, and leave its warning to submitit.
 
     Slurm sends the warning to every process of a job; it would end those that do not know it.
     """
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
+    end_with_parent(parent)
 
 
 class Command:
@@ -80,7 +81,7 @@ class Command:
                     cwd=ROOT,
                     stdout=log,
                     stderr=log,
-                    preexec_fn=_begin,
+                    preexec_fn=functools.partial(_begin, os.getpid()),
                 )
             code = self.process.wait()
             if code == 0:

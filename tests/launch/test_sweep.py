@@ -4,6 +4,7 @@ Most have a stand-in for what a run starts, which leaves in its workdir what ``l
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import rich.console
 
 from hypnos_jax import metrics, sweeps
 from hypnos_jax.progress import Progress
+from launch import children
 from launch.backends import local, table
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -35,6 +37,7 @@ def save(step):
     sealed.touch()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "loss": 1.5, "step_s": 0.1}) + "\\n")
+assert "SLURM_PROCID" not in os.environ
 def end(code):
     (workdir / f"ended_{kind}_{os.getpid()}").write_text(str(code))
     os._exit(code)
@@ -148,7 +151,8 @@ def test_runs_are_bounded_a_failure_is_told_and_what_is_done_is_skipped(tmp_path
     assert [len(began(tmp_path, f"run{i}", "evaluate")) for i in range(4)] == [1] * 4
 
 
-def test_a_failed_evaluation_is_told_and_alone_done_again(tmp_path):
+def test_a_failed_evaluation_is_told_and_alone_done_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "0")  # in a job of Slurm each run is still one of its own
     plans = {"a": {"train": "0", "evaluate": "1,judge"}}
     code, said = launch(tmp_path, plans)
     assert code == 1 and "failed a: evaluation ended with code 1" in said
@@ -195,6 +199,12 @@ def test_a_killed_sweep_leaves_nobody_behind_and_the_same_command_goes_on(tmp_pa
         assert ended.read_text() == "75"
         assert second.stat().st_mtime >= ended.stat().st_mtime  # never two in a folder
     assert not left_behind(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_a_process_whose_parent_went_before_it_began_ends():
+    begin = functools.partial(children.end_with_parent, os.getpid() + 1)
+    assert subprocess.run(["sleep", "60"], preexec_fn=begin).returncode == -signal.SIGTERM
 
 
 def test_two_sweeps_in_a_folder_are_refused(tmp_path):

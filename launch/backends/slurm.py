@@ -2,9 +2,10 @@
 evaluates.
 
 The array has a task for each run that is not done; the job that evaluates a run begins when its
-task does (``--dependency=after:``) and follows its checkpoints. When Slurm wants a node back or the
-time is up, submitit hears of it (SIGUSR2, ``slurm_signal_delay_s`` before the end): the training is
-asked to save and end, and the job requeues itself with the same command, which goes on.
+task does (``--dependency=after:``), follows its checkpoints, and ends when the task has failed.
+When Slurm wants a node back or the time is up, submitit hears of it (SIGUSR2,
+``slurm_signal_delay_s`` before the end): the training is asked to save and end, and the job
+requeues itself with the same command, which goes on.
 
 What was submitted is in ``DIR/slurm/submitted.json``; a run that Slurm still has is not submitted
 again. The workdirs, this checkout and its environment must be at the same place on all nodes.
@@ -30,6 +31,7 @@ from launch.children import end_with_parent
 
 STOPPED_EARLY = 75  # hypnos_jax/stopping.py, whose import is not needed
 REQUEUES = 1000  # times that a job may run out of its time
+LOOK_S = 1.0
 KILL_WAIT_S = 300.0  # for Slurm to end a job whose training was stopped, before it begins again
 THERE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING"}
 SHARED = (
@@ -62,16 +64,22 @@ class Command:
     Pickled with the job: plain values alone until it is called.
     """
 
-    def __init__(self, words: list[str], log: str, kill_wait_s: float = KILL_WAIT_S):
-        """Hold the arguments of ``python``, and where its words go."""
-        self.words, self.log, self.kill_wait_s = words, log, kill_wait_s
-        self.process = None
+    def __init__(self, words: list[str], log: str, training: str = ""):
+        """Hold what to run.
+
+        Args:
+            words: arguments of ``python``.
+            log: where its words go.
+            training: the file that submitit writes when the job that trains is over, for one that
+                evaluates and would wait for more.
+        """
+        self.words, self.log, self.training, self.process = words, log, training, None
 
     def __call__(self) -> int:
         """Run it to its end, again where it was stopped from outside and nobody ends this job.
 
         Raises:
-            RuntimeError: it failed; the message has the end of its log.
+            RuntimeError: it failed; the message has the end of its log. Or the training did.
         """
         pathlib.Path(self.log).parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -83,25 +91,35 @@ class Command:
                     stderr=log,
                     preexec_fn=functools.partial(_begin, os.getpid()),
                 )
-            code = self.process.wait()
+            while (code := self.process.poll()) is None:
+                if self._training_failed():
+                    self.process.terminate()
+                    self.process.wait()
+                    raise RuntimeError(f"the training failed, as {self.training} tells")
+                time.sleep(LOOK_S)
             if code == 0:
                 return 0
             if code != STOPPED_EARLY:
                 lines = "\n".join(tail(self.log).splitlines()[-12:])
                 raise RuntimeError(f"ended with code {code}; the end of {self.log}:\n{lines}")
-            time.sleep(self.kill_wait_s)
+            time.sleep(KILL_WAIT_S)
+
+    def _training_failed(self) -> bool:
+        from submitit.core.utils import pickle_load
+
+        return os.path.exists(self.training) and pickle_load(self.training)[0] == "error"
 
     def checkpoint(self):
         """Ask what runs to save and end; return what shall be submitted again: the same."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
-            # This is a signal's handler: what it has interrupted is ``process.wait``, whose lock it
-            # must not wait for.
+            # This is a signal's handler: what it has interrupted may hold the lock of ``process``,
+            # for which it must not wait.
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self.process.pid, signal.SIGTERM)
                 os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(Command(self.words, self.log, self.kill_wait_s))
+        return DelayedSubmission(Command(self.words, self.log, self.training))
 
 
 def submit(
@@ -162,8 +180,10 @@ def submit(
                 own["slurm_dependency"] = f"after:{submitted[run.name]['train']}"
             own |= evaluate_parameters
             judge = _executor(submitit, place, "evaluate", cluster, own)
-            task = judge.submit(_command(folder, run, "evaluate"))
-            submitted.setdefault(run.name, {})["evaluate"] = task.job_id
+            known = submitted.setdefault(run.name, {})
+            training = _result(submitit, place, known["train"]) if "train" in known else ""
+            task = judge.submit(_command(folder, run, "evaluate", training))
+            known["evaluate"] = task.job_id
     except (submitit.core.utils.FailedJobError, RuntimeError, NameError, AssertionError) as error:
         raise ValueError(f"submitit: {error}") from error
     finally:
@@ -181,9 +201,13 @@ def _executor(submitit, place, kind, cluster, parameters):
     return executor
 
 
-def _command(folder: pathlib.Path, run: Run, kind: str) -> Command:
+def _command(folder: pathlib.Path, run: Run, kind: str, training: str = "") -> Command:
     workdir = workdir_of(folder, run)
-    return Command(getattr(run, kind)(workdir), str(workdir / f"{kind}.log"))
+    return Command(getattr(run, kind)(workdir), str(workdir / f"{kind}.log"), training)
+
+
+def _result(submitit, place: pathlib.Path, number: str) -> str:
+    return str(submitit.core.utils.JobPaths(place / "train", number, 0).result_pickle)
 
 
 def _there(submitit, place, submitted, run, kind) -> bool:

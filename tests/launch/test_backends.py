@@ -205,6 +205,28 @@ def test_a_preempted_job_saves_and_goes_on_by_submitits_local_executor(tmp_path,
     assert "no labels" in str(evaluate.exception())
 
 
+class Failing(sweeps.Run):
+    """A run whose training fails, and whose evaluation waits for more."""
+
+    def train(self, workdir):
+        return ["-c", "import sys; sys.exit('no nights')"]
+
+    def evaluate(self, workdir):
+        return ["-c", "import time; time.sleep(600)"]
+
+
+def test_a_job_that_evaluates_ends_when_its_training_has_failed(tmp_path):
+    from submitit import LocalJob
+
+    run = Failing("a", {}, CONFIG, {}, 4, COST)
+    place, options = tmp_path / "slurm", {"evaluate": True, "jobs": 1, "cluster": "local"}
+    given = {"parameters": {"timeout_min": 10}, "evaluate_parameters": {}}
+    found = slurm.submit([run], tmp_path, place, **options, **given)["a"]
+    train, evaluate = (LocalJob(place / kind, found[kind]) for kind in ("train", "evaluate"))
+    assert "no nights" in str(train.exception())
+    assert "the training failed" in str(evaluate.exception())
+
+
 def test_submitit_that_is_missing_and_parameters_that_it_does_not_know(tmp_path, monkeypatch):
     options = {"evaluate": False, "jobs": 1, "evaluate_parameters": {}, "cluster": "local"}
     with pytest.raises(ValueError, match="slurm_partitoin"):

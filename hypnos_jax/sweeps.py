@@ -399,7 +399,8 @@ def _cost(entries, known, folder, data_here, jobs, sweep) -> None:
         return
     spawn = multiprocessing.get_context("spawn")
     answers, futures, seen = {}, {}, set()
-    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(wanted)), spawn) as pool:
+    workers = min(jobs, len(wanted), os.cpu_count() or 1)  # jobs may be those of a cluster
+    with concurrent.futures.ProcessPoolExecutor(workers, spawn) as pool:
         for question in wanted:
             futures[question] = pool.submit(ask_cost, *question)
             if question[1] not in seen:  # it may write synthetic data, which the others read

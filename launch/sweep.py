@@ -22,7 +22,8 @@ for the same settings, wherever the data lie. Every backend starts the same two 
             its training has begun, by submitit (``pip install -e '.[slurm]'``); preempted or out of
             time they save and requeue. ``--slurm`` has submitit's parameters, repeatedly:
             ``--slurm=slurm_partition=gpu --slurm=gpus_per_node=1 --slurm=timeout_min=720``.
-``jobset``  a Kubernetes JobSet each for a TPU slice, written to ``DIR/jobsets`` for ``kubectl``.
+``jobset``  a Kubernetes JobSet each for a TPU slice, written to ``DIR/jobsets`` for ``kubectl``;
+            evaluations of models that are not small want ``--eval_tpu=v5e:1x1``.
             ``--seen`` and ``--set=data.path`` are places as the pods see them; what here is in
             ``--data_here`` is read for what the runs will find in ``data.path``.
 ``print``   the commands, one a line, for a shell.
@@ -55,7 +56,12 @@ SLURM = flags.DEFINE_multi_string("slurm", [], "slurm: KEY=VALUE of submitit, fo
 SLURM_EVAL = flags.DEFINE_multi_string("slurm_eval", [], "slurm: for the jobs that evaluate")
 
 TPU = flags.DEFINE_string("tpu", "v5e:2x4", "jobset: slice of a run")
-IMAGE = flags.DEFINE_string("image", None, "jobset: with this project and jax[tpu] installed")
+EVAL_TPU = flags.DEFINE_string("eval_tpu", "", "jobset: slice of a job that evaluates, v5e:1x1")
+EVAL_CPUS = flags.DEFINE_integer("eval_cpus", 4, "jobset: of a job that evaluates without", 1)
+EVAL_MEMORY = flags.DEFINE_string("eval_memory", "16Gi", "jobset: of a job that evaluates without")
+IMAGE = flags.DEFINE_string(
+    "image", None, "jobset: begins in this project's folder, with it and jax[tpu] installed"
+)
 CLAIM = flags.DEFINE_string("claim", None, "jobset: PersistentVolumeClaim for workdirs and data")
 MOUNT = flags.DEFINE_string("mount", "/shared", "jobset: where the pods see it")
 SEEN = flags.DEFINE_string("seen", None, "jobset: the sweep's folder as pods see it; MOUNT/name")
@@ -118,6 +124,9 @@ def write_jobsets(runs: list, folder: pathlib.Path) -> int:
         namespace=NAMESPACE.value,
         max_restarts=MAX_RESTARTS.value,
         evaluate=EVAL_JOBS.value,
+        evaluate_tpu=EVAL_TPU.value,
+        evaluate_cpus=EVAL_CPUS.value,
+        evaluate_memory=EVAL_MEMORY.value,
     )
 
 

@@ -1,10 +1,11 @@
 """Runs of a sweep on TPU slices of a Kubernetes cluster: a JobSet manifest each.
 
 A manifest (``jobset.x-k8s.io/v1alpha2``) has two jobs. ``train`` has a pod on each host of one
-slice, all of one node pool and none of it shared; GKE tells them their numbers and each other's
-names (``TPU_WORKER_ID``, ``TPU_WORKER_HOSTNAMES``), by which ``launch.train`` finds the others.
-``evaluate`` is one pod without TPUs that follows the checkpoints. Both see one volume. With a queue
-(Kueue) a JobSet waits until there is room for all of it.
+slice, where there are several all of one node pool and none of it shared; GKE tells them their
+numbers and each other's names (``TPU_WORKER_ID``, ``TPU_WORKER_HOSTNAMES``), by which
+``launch.train`` finds the others. ``evaluate`` is one pod that follows the checkpoints, on a CPU or
+a slice of its own. Both see one volume. With a queue (Kueue) a JobSet waits until there is room for
+all of it.
 
 A host that is preempted, a process that was stopped and saved (exit code 75), stuck (76) or crashed
 fails its job, and all pods begin again with the same commands, at most ``max_restarts`` times; an
@@ -23,13 +24,14 @@ import re
 
 import yaml
 
-from hypnos_jax.sweeps import Run, workdir_of
+from hypnos_jax.sweeps import Run, evaluated, trained, workdir_of
 
 FAILED, STOPPED_EARLY = 1, 75  # exit codes: an error of config or data; saved, start me again
 TRAIN, EVALUATE = "train", "evaluate"
 EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 NODE_POOL = "cloud.google.com/gke-nodepool"
 ACCELERATOR, TOPOLOGY = (f"cloud.google.com/gke-tpu-{name}" for name in ("accelerator", "topology"))
+REPLACEMENTS = 1000  # of a pod that evaluates: days at 6 minutes each; then all would begin again
 GRACE_S = 120  # for the step, the batch of an evaluation or a save that is under way
 
 # cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus: label of the nodes, chips of a host in
@@ -42,22 +44,23 @@ CHIPS = {
 }
 
 
-def slice_of(text: str) -> tuple[str, str, int, int]:
+def slice_of(text: str, flag: str = "tpu") -> tuple[str, str, int, int]:
     """Return accelerator label, topology, hosts, and chips of a host.
 
     Args:
         text: ``"v5e:4x4"``.
+        flag: that gave it, for errors.
 
     Raises:
         ValueError: no such chip, or no such shape.
     """
     chip, _, shape = text.partition(":")
     if chip not in CHIPS:
-        raise ValueError(f"--tpu={text}: give one of {sorted(CHIPS)} and a shape, as in v5e:4x4")
+        raise ValueError(f"--{flag}={text}: give one of {sorted(CHIPS)} and a shape, as in v5e:4x4")
     label, per_host, alone, shapes = CHIPS[chip]
     large = re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", shape) and chip == "v5p"
     if shape not in shapes and not (large and all(int(n) % 4 == 0 for n in shape.split("x"))):
-        raise ValueError(f"--tpu={text}: slices of {chip} are {', '.join(shapes)}")
+        raise ValueError(f"--{flag}={text}: slices of {chip} are {', '.join(shapes)}")
     chips = math.prod(map(int, shape.split("x")))
     hosts = 1 if chips <= alone else chips // per_host
     return label, shape, hosts, chips // hosts
@@ -75,6 +78,7 @@ def manifest(
     namespace: str = "",
     max_restarts: int = 20,
     evaluate: bool = True,
+    evaluate_tpu: str = "",
     evaluate_cpus: int = 4,
     evaluate_memory: str = "16Gi",
 ) -> dict:
@@ -83,18 +87,21 @@ def manifest(
     Args:
         run: of a sweep.
         workdir: its folder as the pods see it.
-        image: with this project installed, and ``jax[tpu]``.
+        image: that begins in this project's folder, with it and ``jax[tpu]`` installed.
         tpu: the slice, such as ``"v5e:4x4"``.
         claim: a PersistentVolumeClaim that many pods may write (ReadWriteMany).
         mount: where the pods see it.
         queue: of Kueue; "" for none.
         namespace: "" for kubectl's own.
-        max_restarts: of all pods, before the JobSet has failed.
+        max_restarts: of all pods, for the training, before the JobSet has failed.
         evaluate: a job that evaluates beside the one that trains.
-        evaluate_cpus, evaluate_memory: of its pod.
+        evaluate_tpu: the slice of its pod, of one host; "" for none.
+        evaluate_cpus, evaluate_memory: of its pod without a slice.
+
+    Raises:
+        ValueError: a slice that there is not, or one of several hosts to evaluate on.
     """
-    label, topology, hosts, chips = slice_of(tpu)
-    tpus = {"google.com/tpu": str(chips)}
+    hosts, tpus, nodes = _on_slice(tpu, "tpu")
     train = _job(
         TRAIN,
         _container(TRAIN, image, run.train(workdir), mount, tpus),
@@ -103,16 +110,23 @@ def manifest(
         # One pod alone cannot go on: where one fails, the JobSet begins them all again.
         retries=0,
         rule={"action": "FailJob", "onExitCodes": _codes(TRAIN, FAILED)},
-        nodes={ACCELERATOR: label, TOPOLOGY: topology},
-        annotations={EXCLUSIVE: NODE_POOL},
+        nodes=nodes,
+        annotations={EXCLUSIVE: NODE_POOL} if hosts > 1 else None,
     )
     jobs = [train]
     if evaluate:
+        hosts, nodes = 1, None
         room = {"cpu": str(evaluate_cpus), "memory": evaluate_memory}
+        if evaluate_tpu:
+            hosts, room, nodes = _on_slice(evaluate_tpu, "eval_tpu")
+        if hosts > 1:
+            raise ValueError(f"--eval_tpu={evaluate_tpu} has {hosts} hosts; one evaluates")
         container = _container(EVALUATE, image, run.evaluate(workdir), mount, room)
-        container["env"] = [{"name": "JAX_PLATFORMS", "value": "cpu"}]
+        if not evaluate_tpu:
+            container["env"] = [{"name": "JAX_PLATFORMS", "value": "cpu"}]
         rule = {"action": "Ignore", "onExitCodes": _codes(EVALUATE, STOPPED_EARLY)}
-        jobs.append(_job(EVALUATE, container, claim, pods=1, retries=max_restarts, rule=rule))
+        given = {"pods": 1, "retries": REPLACEMENTS, "rule": rule, "nodes": nodes}
+        jobs.append(_job(EVALUATE, container, claim, **given))
     names = [job["name"] for job in jobs]
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
@@ -139,6 +153,12 @@ def manifest(
             "replicatedJobs": jobs,
         },
     }
+
+
+def _on_slice(text: str, flag: str) -> tuple[int, dict, dict]:
+    """Hosts of a slice; what a container asks for, and which nodes, to have all of one."""
+    label, topology, hosts, chips = slice_of(text, flag)
+    return hosts, {"google.com/tpu": str(chips)}, {ACCELERATOR: label, TOPOLOGY: topology}
 
 
 def _container(name: str, image: str, words: list[str], mount: str, room: dict) -> dict:
@@ -184,21 +204,28 @@ def _job(name, container, claim, *, pods, retries, rule, nodes=None, annotations
     }
 
 
-def start(runs: list[Run], folder: pathlib.Path, seen: str, **options) -> int:
-    """Write the manifests; return the exit code.
+def start(runs: list[Run], folder: pathlib.Path, seen: str, *, evaluate: bool, **options) -> int:
+    """Write the manifests of what is not done, as far as that is seen here; return the exit code.
 
     Args:
         runs: of the sweep.
         folder: its folder here, for the manifests.
         seen: its folder as the pods see it.
+        evaluate: see ``manifest``.
         **options: of ``manifest``.
     """
     place = folder / "jobsets"
     place.mkdir(exist_ok=True)
+    for path in place.glob("*.yaml"):  # all that is there is applied
+        path.unlink()
+    done = [run for run in runs if trained(folder, run)]
+    done = [run for run in done if not evaluate or evaluated(folder, run)]
     for run in runs:
-        text = yaml.safe_dump(
-            manifest(run, str(workdir_of(seen, run)), **options), sort_keys=False, width=1000
-        )
+        if run in done:
+            continue
+        content = manifest(run, str(workdir_of(seen, run)), evaluate=evaluate, **options)
+        text = yaml.safe_dump(content, sort_keys=False, width=1000)
         (place / f"{run.name}.yaml").write_text(text)
-    print(f"{len(runs)} manifests written; to start them: kubectl apply -f {place}")
+    words = f"{len(runs) - len(done)} manifests written, {len(done)} runs are done"
+    print(f"{words}; to start them: kubectl apply -f {place}")
     return 0

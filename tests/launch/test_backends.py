@@ -247,10 +247,18 @@ def test_submitit_that_is_missing_and_parameters_that_it_does_not_know(tmp_path,
 
 def test_a_jobset_fits_its_schema_and_says_the_plain_commands(tmp_path):
     folder = tmp_path / "mine"
-    runs = make_runs(folder)
+    runs = make_runs(folder, 3)
     words = [f"--{key}={value}" for key, value in CLUSTER.items()]
+    [*runs, finished] = runs
+    workdir = sweeps.workdir_of(folder, finished)
+    (workdir / "checkpoints/4").mkdir(parents=True)
+    (workdir / "checkpoints/4/sha256.json").touch()
+    (workdir / "config.json").write_text('{"evals": {"val": {"every": 2}}}')
+    (folder / "jobsets").mkdir()
+    (folder / "jobsets/of-another-day.yaml").touch()
     done = sweep(folder, "--backend=jobset", "--namespace=sleep", *words)
     assert done.returncode == 0, done.stderr
+    assert "2 manifests written, 1 runs are done" in done.stdout
     assert f"kubectl apply -f {folder}/jobsets" in done.stdout
     files = sorted((folder / "jobsets").glob("*.yaml"))
     assert [file.stem for file in files] == sorted(run.name for run in runs)
@@ -319,9 +327,9 @@ def test_a_slice_has_a_pod_on_each_host_with_all_its_chips(
     }
     room = container_of(train)["resources"]
     assert room["limits"] == room["requests"] == {"google.com/tpu": str(chips)}
-    assert train["template"]["metadata"]["annotations"] == {
-        "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
-    }
+    # A node pool is one slice of several hosts, or any number of slices of one.
+    exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+    assert train["template"].get("metadata") == ({"annotations": exclusive} if hosts > 1 else None)
 
 
 def test_who_fails_begins_again_but_for_an_error_and_evaluation_is_not_cut_off(tmp_path):
@@ -342,7 +350,7 @@ def test_who_fails_begins_again_but_for_an_error_and_evaluation_is_not_cut_off(t
     }
     assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
     job = evaluate["template"]["spec"]
-    assert job["backoffLimit"] == 7 and job["completions"] == 1
+    assert job["backoffLimit"] == 1000 and job["completions"] == 1  # does not end the training
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [75]
     assert "nodeSelector" not in job["template"]["spec"]
     assert container_of(evaluate)["env"] == [{"name": "JAX_PLATFORMS", "value": "cpu"}]
@@ -353,6 +361,13 @@ def test_who_fails_begins_again_but_for_an_error_and_evaluation_is_not_cut_off(t
         [volume], [mount] = pod["volumes"], container_of(one)["volumeMounts"]
         assert volume["name"] == mount["name"] and mount["mountPath"] == "/shared"
         assert volume["persistentVolumeClaim"] == {"claimName": "nights"}
+    faster = jobset.manifest(run, "/shared/a", evaluate_tpu="v5e:1x1", **CLUSTER)
+    pod = faster["spec"]["replicatedJobs"][1]["template"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "1x1"
+    assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": "1"}
+    assert "env" not in pod["containers"][0]
+    with pytest.raises(ValueError, match="--eval_tpu=v5e:4x4 has 4 hosts"):
+        jobset.manifest(run, "/shared/a", evaluate_tpu="v5e:4x4", **CLUSTER)
     alone = jobset.manifest(run, "/shared/a", evaluate=False, **CLUSTER)
     assert [job["name"] for job in alone["spec"]["replicatedJobs"]] == ["train"]
     assert alone["spec"]["successPolicy"]["targetReplicatedJobs"] == ["train"]

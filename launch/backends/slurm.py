@@ -34,11 +34,13 @@ REQUEUES = 1000  # times that a job may run out of its time
 LOOK_S = 1.0
 KILL_WAIT_S = 300.0  # for Slurm to end a job whose training was stopped, before it begins again
 THERE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING"}
-SHARED = (
+SHARED = (  # what a job that evaluates has from one that trains; not its nodes and devices
     "slurm_account",
     "slurm_additional_parameters",
+    "slurm_exclude",
     "slurm_partition",
     "slurm_qos",
+    "slurm_setup",
     "timeout_min",
 )
 STAND_IN = """#!/bin/sh
@@ -156,9 +158,10 @@ def submit(
     given = {
         "timeout_min": 24 * 60,
         "slurm_array_parallelism": jobs,
-        "slurm_additional_parameters": {"requeue": True},
         **parameters,
     }
+    more = given.get("slurm_additional_parameters") or {}
+    given["slurm_additional_parameters"] = {"requeue": True, **more}
     shared = {key: given[key] for key in SHARED if key in given}
     submitted = read_submitted(place)
     open_ = [

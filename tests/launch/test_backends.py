@@ -78,6 +78,7 @@ def test_a_dry_run_writes_what_sbatch_would_get(tmp_path):
     runs = make_runs(folder, 3)
     words = ["--slurm=slurm_partition=gpu", "--slurm=gpus_per_node=2", "--slurm=timeout_min=90"]
     words += ["--slurm=slurm_account=sleep", "--slurm_eval=cpus_per_task=4"]
+    words += ['--slurm=slurm_additional_parameters={"reservation": "night"}']
     done = sweep(folder, "--backend=slurm", "--dry_run", "--jobs=2", *words)
     assert done.returncode == 0, done.stderr
     assert "3 runs would be submitted" in done.stdout
@@ -87,7 +88,7 @@ def test_a_dry_run_writes_what_sbatch_would_get(tmp_path):
     given = flags_of(script.read_text())
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     assert given["array"] == "0-2%2"
-    assert given["requeue"] is True
+    assert given["requeue"] is True and given["reservation"] == "night"
     assert given["signal"].startswith("USR2@")
     assert (given["partition"], given["account"], given["time"]) == ("gpu", "sleep", "90")
     assert given["gpus-per-node"] == "2" and given["nodes"] == "1"

@@ -16,8 +16,8 @@ for the same settings, wherever the data lie. Every backend starts the same two 
             with the end of its log (``train.log``, ``evaluate.log`` in its workdir) and holds up no
             other. Ctrl-C or SIGTERM: all save and end; a second Ctrl-C ends them at once. They end,
             saved, as well when this process is killed. The same command goes on: what is done is
-            skipped, what was begun is resumed, what failed is tried again. Several on one GPU want
-            ``XLA_PYTHON_CLIENT_PREALLOCATE=false``.
+            skipped, what was begun is resumed, what failed is tried again. They share a GPU: each
+            takes the memory that it needs, unless ``XLA_PYTHON_CLIENT_PREALLOCATE`` is set.
 ``slurm``   an array of trainings, at most ``--jobs`` at a time, and a job each that evaluates once
             its training has begun, by submitit (``pip install -e '.[slurm]'``); preempted or out of
             time they save and requeue. ``--slurm`` has submitit's parameters, repeatedly:
@@ -52,7 +52,9 @@ JOBS = flags.DEFINE_integer("jobs", 1, "local, slurm: runs at a time", lower_bou
 EVAL_JOBS = flags.DEFINE_bool("eval_jobs", True, "a job that evaluates beside each training")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "start nothing")
 
-SLURM = flags.DEFINE_multi_string("slurm", [], "slurm: KEY=VALUE of submitit, for all jobs")
+SLURM = flags.DEFINE_multi_string(
+    "slurm", [], "slurm: KEY=VALUE of submitit; devices are not for the jobs that evaluate"
+)
 SLURM_EVAL = flags.DEFINE_multi_string("slurm_eval", [], "slurm: for the jobs that evaluate")
 
 TPU = flags.DEFINE_string("tpu", "v5e:2x4", "jobset: slice of a run")

@@ -206,11 +206,13 @@ class Local:
 
     def spawn(self, job: Job, kind: str, words: list[str], lock) -> subprocess.Popen:
         """Start one process, its words in a log of the run's folder."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
+        environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # there are others
         with (job.workdir / f"{kind}.log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, *words],
                 cwd=ROOT,
-                env={k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -38,6 +38,7 @@ def save(step):
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "loss": 1.5, "step_s": 0.1}) + "\\n")
 assert "SLURM_PROCID" not in os.environ
+assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 def end(code):
     (workdir / f"ended_{kind}_{os.getpid()}").write_text(str(code))
     os._exit(code)

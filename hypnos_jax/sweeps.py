@@ -25,6 +25,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -291,7 +292,7 @@ def resolved(given: dict, config: dict, cost: dict) -> dict:
     if "budget.warmup_share" in given:
         derived["optim.warmup_steps"] = max(1, round(given["budget.warmup_share"] * steps))
     if "budget.checkpoints" in given:
-        every = max(1, -(-steps // given["budget.checkpoints"]))
+        every = max(1, math.ceil(steps / given["budget.checkpoints"]))
         derived["checkpoints.every"] = every
         for name, options in config["evals"].items():
             if isinstance(options.get("every"), int):

@@ -45,7 +45,8 @@ STEM, CONFIG, PREFIX = "stem", "config", "budget."
 UNITS = {"budget.flops": "flops_per_step", "budget.channel_seconds": "channel_seconds_per_step"}
 BUDGETS = (*UNITS, "budget.warmup_share", "budget.checkpoints")
 # Where data and devices are, and what is said meanwhile, does not make another run.
-PLACES = re.compile(r"data\.path|evals\.\w+\.nights|(mesh|logs|watchdog)(\..*)?")
+PATHS = re.compile(r"data\.path|evals\.\w+\.nights")
+PLACES = re.compile(PATHS.pattern + r"|(mesh|logs|watchdog)(\..*)?")
 SYNTHETIC = "synthetic"  # folder of a sweep's own data
 HASH_DIGITS = 8
 STEM_LENGTH = 30  # with the hash within what Kubernetes allows a job's pods
@@ -312,6 +313,7 @@ def expand(
     given: dict,
     folder: pathlib.Path,
     data_here: str = "",
+    seen: str | os.PathLike = "",
     jobs: int = 1,
 ) -> list[Run]:
     """Return the named runs of a sweep, every key of every run checked.
@@ -322,15 +324,14 @@ def expand(
         given: dotted key -> value of all runs; takes precedence.
         folder: of the sweep; its ``sweep.json`` is read, and synthetic data are written there.
         data_here: where this process finds what the runs find in ``data.path``; there by default.
+        seen: ``folder`` as the runs see it; the same by default.
         jobs: processes that count costs.
 
     Raises:
         ConfigError: names sweep, run and key.
     """
     known = {row["name"]: row for row in read_sweep(folder).get("runs", ())}
-    data_path = given.get("data.path")
-    if data_path and pathlib.Path(data_path).exists():
-        given = {**given, "data.path": str(pathlib.Path(data_path).resolve())}
+    given = {k: os.path.abspath(v) if _is_path_here(k, v) else v for k, v in given.items()}
     entries = []
     for number, run in enumerate(runs):
         whole = {**run, **given}
@@ -361,7 +362,7 @@ def expand(
             else:
                 overrides = resolved(given_, config, entry["cost"])
             if not given_.get("data.path") and not config["data"].get("path"):
-                overrides["data.path"] = str(_synthetic(folder, config))
+                overrides["data.path"] = _synthetic(seen or folder, config)
             steps = read_config(given_[CONFIG], overrides)["train"]["steps"]
         out.append(Run(entry["name"], given_, given_[CONFIG], overrides, steps, entry["cost"]))
     return out
@@ -381,8 +382,12 @@ class _naming:
             raise ConfigError(f"{self.where}: {error}") from error
 
 
-def _synthetic(folder: pathlib.Path, config: dict) -> pathlib.Path:
-    return folder.resolve() / SYNTHETIC / config["data"]["name"]
+def _is_path_here(key: str, value) -> bool:
+    return bool(PATHS.fullmatch(key)) and isinstance(value, str) and os.path.exists(value)
+
+
+def _synthetic(folder: str | os.PathLike, config: dict) -> str:
+    return os.path.join(os.path.abspath(folder), SYNTHETIC, config["data"]["name"])
 
 
 def _cost(entries, known, folder, data_here, jobs, sweep) -> None:
@@ -393,7 +398,7 @@ def _cost(entries, known, folder, data_here, jobs, sweep) -> None:
             entry["cost"] = known[entry["name"]]["cost"]
             continue
         config = entry["config"]
-        path = data_here or config["data"].get("path") or str(_synthetic(folder, config))
+        path = data_here or config["data"].get("path") or _synthetic(folder, config)
         entry["question"] = (json.dumps(_costly(config)), path)
         wanted.setdefault(entry["question"], entry["number"])
     if not wanted:

@@ -107,7 +107,7 @@ def run_local(runs: list, folder: pathlib.Path) -> int:
         return pool.run(lock)
 
 
-def write_jobsets(runs: list, folder: pathlib.Path) -> int:
+def write_jobsets(runs: list, folder: pathlib.Path, seen: str) -> int:
     """Write a manifest for each."""
     from launch.backends import jobset
 
@@ -117,7 +117,7 @@ def write_jobsets(runs: list, folder: pathlib.Path) -> int:
     return jobset.start(
         runs,
         folder,
-        SEEN.value or f"{MOUNT.value}/{folder.name}",
+        seen,
         image=IMAGE.value,
         tpu=TPU.value,
         claim=CLAIM.value,
@@ -141,9 +141,11 @@ def main(argv):
         given = settings("set", SET.value)
         name, dicts = sweeps.load_sweep(SWEEP.value)
         sweeps.check_folder(folder, name)
-        runs = sweeps.expand(
-            name, dicts, given=given, folder=folder, data_here=DATA_HERE.value, jobs=JOBS.value
-        )
+        seen = str(folder)
+        if BACKEND.value == "jobset":
+            seen = SEEN.value or f"{MOUNT.value}/{folder.name}"
+        places = {"folder": folder, "data_here": DATA_HERE.value, "seen": seen}
+        runs = sweeps.expand(name, dicts, given=given, jobs=JOBS.value, **places)
         folder.mkdir(parents=True, exist_ok=True)
         sweeps.write_sweep(folder, name, given, runs)
         if BACKEND.value == "print":
@@ -163,7 +165,7 @@ def main(argv):
                 evaluate_parameters=settings("slurm_eval", SLURM_EVAL.value),
             )
         if BACKEND.value == "jobset":
-            return write_jobsets(runs, folder)
+            return write_jobsets(runs, folder, seen)
         return run_local(runs, folder)
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)

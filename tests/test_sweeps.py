@@ -193,7 +193,7 @@ def test_a_value_comes_through_the_command_line(key, value):
 # --- what was begun goes on as it began
 
 
-def test_a_run_that_was_begun_keeps_its_steps_and_cost(tmp_path):
+def test_a_run_that_was_begun_keeps_its_steps_and_cost(tmp_path, monkeypatch):
     run = {"config": RQ, "stem": "a", "budget.flops": 1e9, "budget.checkpoints": 2}
     old = sweeps.Run(
         sweeps.name_of(run), run, RQ, {"train.steps": 11, "data.path": "/old"}, 11, COST
@@ -201,14 +201,17 @@ def test_a_run_that_was_begun_keeps_its_steps_and_cost(tmp_path):
     sweeps.write_sweep(tmp_path, "s", {}, [old])
     data = tmp_path / "tokens"
     data.mkdir()
-    given_ = {"data.path": str(data)}
+    monkeypatch.chdir(tmp_path)  # the runs begin elsewhere
+    given_ = {"data.path": "tokens", "evals.probe.nights": "tokens"}
     [new] = sweeps.expand("s", [run], given=given_, folder=tmp_path)
     assert new.name == old.name and new.steps == 11 and new.cost == COST
-    assert new.overrides == {"train.steps": 11, "data.path": str(data)}
+    assert new.overrides == {"train.steps": 11, **dict.fromkeys(given_, str(data))}
     sweeps.write_sweep(tmp_path, "s", given_, [new])
     written = sweeps.read_sweep(tmp_path)
     assert written["sweep"] == "s" and written["set"] == given_
     assert written["runs"] == [json.loads(json.dumps(dataclasses.asdict(new)))]
+    [other] = sweeps.expand("s", [run], given={}, folder=tmp_path, seen="/shared/s")
+    assert other.overrides["data.path"] == "/shared/s/synthetic/token_windows"
 
 
 def test_a_folder_is_of_one_sweep(tmp_path):

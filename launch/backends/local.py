@@ -173,9 +173,8 @@ class Local:
                 time.sleep(LOOK_S)
         finally:
             for job in self.jobs:
-                for process in job.processes.values():
-                    process.kill()
-                    process.wait()
+                for process in job.processes.values():  # none, unless something was raised
+                    process.terminate()
             self.table.end()
         states = [job.state for job in self.jobs]
         if FAILED in states:

@@ -94,9 +94,10 @@ class Follower:
         last_news, waiting_for = time.monotonic(), None
         while True:
             self._prepare()
-            # In this order: a step that goes meanwhile has been evaluated, or is told as lost.
+            # In this order: who sees the last step's result sees all steps before it too.
+            news = self._read_results()
             steps = self._steps() if self._evaluation is not None else {}
-            news = self._read_results() or bool(steps.keys() - self._seen)
+            news |= bool(steps.keys() - self._seen)
             self._seen |= steps.keys()
             self._tell_lost(steps)
             pending = [step for step in steps if self._is_pending(step, steps[step])]
@@ -204,6 +205,8 @@ class Follower:
         every = self._config["checkpoints"].get("every", 1000)
         expected = self._seen | set(range(every, max(steps), every))
         lost = expected - steps.keys() - self._told - self._damaged.keys()
+        if any(map(self._missing, lost)):
+            self._read_results()  # of a step that went since the last look, another job's
         lost = [step for step in sorted(lost) if self._missing(step)]
         if lost:
             self._told |= set(lost)

@@ -132,7 +132,7 @@ def card(config: dict, run: dict | None, *, name: str) -> str:
     values = sum(math.prod(shape) for _, shape in config["tensors"].values())
     family = FAMILIES.get(objective, f"a model of the objective {objective}")
     parts = [
-        _front(objective, licence),
+        _front(config, licence),
         f"# {name}\n\n{family[0].upper()}{family[1:]}.",
         f"Step {config['step']}, {values:,} values, seed {config['seed']}; hypnos_jax"
         f" {config['hypnos_jax']}. Checksum (SHA-256 over objective, tensors and tokenizers):"
@@ -160,13 +160,16 @@ disorders that its data did not hold. Metrics above are of the data named above 
 may carry age, sex, site and identity of the sleeper: treat it as the recording itself."""
 
 
-def _front(objective, licence):
+def _front(config, licence):
     """Hubs know a licence by its identifier; words go into ``license_name``."""
     plain = licence.replace("-", "").replace(".", "").isalnum()
     own = [f"license: {json.dumps(licence.lower())}"]
     if not plain:
         own = ["license: other", f"license_name: {json.dumps(licence)}"]
-    tags = ["sleep", "polysomnography", "eeg", "jax", "flax", "embeddings", objective]
+    signals = {row["signal_type"] for row in config["channels"]}
+    signals = signals or {row["name"] for row in config["modalities"]}
+    tags = ["sleep", "polysomnography", *sorted(signals), "jax", "flax"]
+    tags.append(config["objective"]["name"])
     lines = ["---", *own, "library_name: hypnos_jax", "pipeline_tag: feature-extraction", "tags:"]
     return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
 

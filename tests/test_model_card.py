@@ -58,7 +58,8 @@ def test_hubs_read_the_card(exported):
     card = hub.ModelCard.load(exported / "README.md")
     assert card.data.license == "cc-by-4.0"
     assert card.data.library_name == "hypnos_jax"
-    assert "polysomnography" in card.data.tags
+    signals = ["ecg", "eeg", "resp"]  # of this model
+    assert card.data.tags == ["sleep", "polysomnography", *signals, "jax", "flax", "rq_next_token"]
     text = (exported / "README.md").read_text()
     for word in (
         "| val/loss | 3 | 1.25 |",

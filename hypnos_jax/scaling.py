@@ -42,6 +42,8 @@ def cost(config: dict) -> Cost:
     from hypnos_jax.nn import backend
 
     objective = configs.make_objective(config)
+    if "attention" in (getattr(objective, "model", None) or {}):  # a kernel may hide products
+        objective = objective.clone(model={**objective.model, "attention": "blocks"})
     run = configs.call(train.Run, config["train"], "config.train")
     mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     train.check_batch_size(objective, run, mesh)

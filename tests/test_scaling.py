@@ -44,6 +44,7 @@ def test_a_cost_is_the_same_wherever_it_is_counted():
     here = scaling.cost(wide)
     with backend.assume("gpu"):  # where a kernel that needs one would be traced
         assert scaling.cost(wide) == here
+    assert scaling.cost(rq_config(dtype="bfloat16", chunk=64, attention="splash")) == here
 
 
 @pytest.mark.slow

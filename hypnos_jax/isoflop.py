@@ -82,6 +82,9 @@ def fit_isoflop(
         if len(np.unique(np.round(x, 3))) < 3:
             warnings.append(f"budget {flops:.3g}: fewer than three sizes, left out")
             continue
+        apart = own.flops.max() / own.flops.min() - 1
+        if apart > 0.1:
+            warnings.append(f"budget {flops:.3g}: some runs spent {apart:.0%} more than others")
         centre = x.mean()
         matrix = np.vander(x - centre, 3)
         coefficients = np.linalg.lstsq(matrix, own.loss, rcond=None)[0]
@@ -107,12 +110,13 @@ def fit_isoflop(
         curved = again[:, 0] > 0
         with np.errstate(all="ignore"):
             moved = np.where(curved, -again[:, 1] / (2 * again[:, 0]), np.nan)
-        lowest = again[:, 2] + 0.5 * again[:, 1] * moved
         # A parabola says nothing far from its runs: beyond them by their own width, it is cut.
         width = np.ptp(x)
         log_n = np.clip(centre + moved, x.min() - width, x.max() + width)
-        log_d = np.log(flops) - compute.log_k - compute.g * log_n
-        logs.append((np.log(flops), log_n, log_d))
+        lowest = (again * np.vander(log_n - centre, 3)).sum(1)
+        log_c = np.log(own.flops).mean()  # what was spent: the budget may be a name
+        log_d = log_c - compute.log_k - compute.g * log_n
+        logs.append((log_c, log_n, log_d))
         inside = bool(x.min() < log_n[0] < x.max())
         valley = Valley(
             flops=float(flops),
@@ -132,7 +136,10 @@ def fit_isoflop(
                 f" {'larger' if log_n[0] >= x.max() else 'smaller'} ones"
             )
         if (~curved).mean() > 0.05:
-            warnings.append(f"budget {flops:.3g}: noise hides the valley in {(~curved).mean():.0%}")
+            warnings.append(
+                f"budget {flops:.3g}: {(~curved).mean():.0%} of the refits with other noise have no"
+                " lowest point, so its interval is too narrow"
+            )
     if len(valleys) < 2:
         warnings.append("one budget only: no power law")
         return IsoFlop(tuple(valleys), None, None, tuple(warnings))

@@ -394,6 +394,11 @@ def _doubts(fit: Parametric):
                 f"{name} is {found[name]}: the interval reaches 0, so these runs do not show that"
                 f" more {of} lower the loss"
             )
+        elif found[name].high > 0.99 * HIGHEST[3]:
+            yield (
+                f"{name} is {found[name]}: not determined, its interval ends where the fit stops"
+                " looking"
+            )
         elif found[name].high - found[name].low > found[name].value:
             yield f"{name} is {found[name]}: hardly determined"
     if found["E"].low < 0.05 * fit.points.loss.min():
@@ -498,13 +503,16 @@ def allocate(fit: Parametric, flops: float, unique: float = np.inf) -> Allocatio
     log_n = log_best_params(thetas, flops, compute)
     log_d = np.log(compute.data(np.exp(log_n), flops))
     warnings = []
-    if np.isfinite(unique) and np.isfinite(log_d[0]) and log_d[0] > np.log(unique):
+    # Where it is not sure that the corpus lasts, the interval has to know what more passes bring.
+    if np.isfinite(unique) and np.nanpercentile(log_d, 97.5) > np.log(unique):
         if len(fit.theta) == 5:
             fit = with_borrowed_repetition(fit)
             warnings.append(fit.warnings[-1])
             thetas = np.concatenate([fit.theta[None], fit.samples])
-        # Fewer passes than an endless corpus would have, so larger: up to where one pass is left.
-        grid = np.linspace(log_n[0] - 1, np.log(_single(unique, flops, compute)) + 0.5, 400)
+        # Larger and fewer passes, up to one, or smaller where too many parameters are worth little.
+        low, high = np.clip(np.nanpercentile(log_n, [1, 99]), log_n[0] - 4, log_n[0] + 4)
+        single = np.log(_single(unique, flops, compute))
+        grid = np.linspace(low - 3, max(high, single) + 0.5, 500)
         n = np.exp(grid)
         d = compute.data(n, flops)
         form = constrained(n, d, unique, compute.g)
@@ -525,10 +533,11 @@ def allocate(fit: Parametric, flops: float, unique: float = np.inf) -> Allocatio
         ("size", n[0], points.params),
         ("amount of data", d[0], points.data),
     ):
-        if not known.min() / 3 <= value <= known.max() * 3:
+        if value > 3 * known.max():
+            warnings.append(f"the best {name} is {value / known.max():.3g} times the most that ran")
+        elif value < known.min() / 3:
             warnings.append(
-                f"the best {name}, {value:.3g}, is far from what was run, {known.min():.3g} to"
-                f" {known.max():.3g}"
+                f"the best {name} is only {value / known.min():.2g} of the least that ran"
             )
     per = lambda x: estimate(x[0], x[1:])
     return Allocation(

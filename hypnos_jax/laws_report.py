@@ -22,6 +22,7 @@ from hypnos_jax.result_figures import BLUE, GREEN, GREY, ORANGE, new_figure, sav
 
 LAWS = ("isoflop", "parametric", "repeated", "holdout", "diversity", "probe")
 MOST_PROBES = 6  # panels
+ENOUGH = 0.75  # of the runs held out, of which 95 % should lie in their intervals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +120,9 @@ class Table:
                 raise ValueError(f"{path}, column {name}: {error}") from error
 
         params, data = column("params"), column("data")
-        points = Points(
-            params, data, column("flops", 6 * params * data), column("loss"), column("unique")
-        )
+        unique = column("unique", np.full(len(rows), math.inf))
+        unique[np.isnan(unique)] = math.inf  # empty, as in our own runs.csv: unknown
+        points = Points(params, data, column("flops", 6 * params * data), column("loss"), unique)
         return cls(
             what=f"the table {pathlib.Path(path).name}",
             metric="loss",
@@ -314,6 +315,8 @@ def _parametric(of: Table) -> Section:
         "; ".join(f"{k} = {found[k]}" for k in ("E", "A", "B", "alpha", "beta")) + ".",
         f"The best size then grows as compute to the power {power(found['a'])}, the best amount of"
         f" data to the power {power(found['b'])}. Single runs lie about {fit.spread():.2%} off.",
+        f"Compute is taken as {math.exp(fit.compute.log_k):.3g} N^{fit.compute.g:.3g} D FLOPs,"
+        f" which the runs' own counts meet within {_off(fit):.1%}.",
     ]
     far = np.abs(fit.residuals) > 3 * max(fit.spread(), 1e-12)
     far |= np.abs(fit.residuals) > 6 * np.median(np.abs(fit.residuals)) + 0.01
@@ -336,6 +339,12 @@ def _parametric(of: Table) -> Section:
     }
     section.figure = ("parametric.png", "The formula", lambda p: _draw_parametric(of, p, fit))
     return section
+
+
+def _off(fit: laws.Parametric) -> float:
+    """How far a run's compute is from what is taken for it, at most."""
+    said = fit.compute.flops(fit.points.params, fit.points.data)
+    return float(np.abs(np.log(said / fit.points.flops)).max())
 
 
 def _repeated(of: Table) -> Section:
@@ -369,7 +378,7 @@ def _holdout(of: Table) -> Section:
         f" {'more' if held.error > 0 else 'less'} loss than predicted, where single runs"
         f" scatter by {held.spread:.2%}; {held.within:.0%} lie in their 95 % intervals."
     )
-    if held.within < 0.75:
+    if held.within < ENOUGH:
         section.doubts.append(
             "the intervals are too narrow: the formula does not hold over this range, and what it"
             " says of larger budgets is worth less than its intervals claim"
@@ -387,7 +396,7 @@ def _diversity(of: Table) -> Section:
     top = int(of.modalities.max())
     section.says.append(
         f"{of.metric} = c - a M^-b over M modalities: a = {fit.a}, b = {fit.b}, c = {fit.c}."
-        f" Going from {top} to {2 * top} would add {fit.gain}."
+        f" Going from {top} to {2 * top} would change it by {fit.gain}."
     )
     section.numbers = {"a": fit.a, "b": fit.b, "c": fit.c, "gain_of_doubling": fit.gain}
     section.figure = ("diversity.png", "By modalities", lambda p: _draw_diversity(of, p, fit))
@@ -405,7 +414,7 @@ def _probe(of: Table, probes) -> Section:
     for name, relation in found.items():
         section.says.append(
             f"{name}: rank correlation with the loss {relation.rank} (-1: the lower the loss, the"
-            f" better the probe, without exception); a {relation.form} describes it best."
+            f" higher this, without exception); a {relation.form} describes it best."
         )
         section.doubts += [f"{name}: {x}" for x in relation.warnings]
         section.numbers[name] = {"rank": relation.rank, "form": relation.form}
@@ -430,13 +439,13 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
             f"With {budget:.3g} FLOPs and {corpus}: train {count(best.params.value)} parameters"
             f" ({count(best.params.low)} to {count(best.params.high)})"
         )
-        if best.epochs and best.epochs.value >= 1:
+        if best.epochs and best.epochs.high > 1:
             e = best.epochs
             says += f" for {e.value:.3g} passes ({e.low:.3g} to {e.high:.3g}) over all of them"
         elif best.epochs:
             e = best.epochs
             says += (
-                f" on {min(e.value, 1) * nights:,.0f} nights ({e.low * nights:,.0f} to"
+                f" on {e.value * nights:,.0f} nights ({e.low * nights:,.0f} to"
                 f" {e.high * nights:,.0f}) once; more would be left over"
             )
         else:
@@ -445,15 +454,20 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
                 f" {of.data(best.data.high)})"
             )
         loss = best.loss
-        says += f". Expect {of.metric} {loss.value:.3f} ({loss.low:.3f} to {loss.high:.3f})."
-        section.says, section.doubts = [says], list(best.warnings)
+        law = repeated or plain
+        says += f". Expect {of.metric} {loss.value:.3f} ({loss.low:.3f} to {loss.high:.3f}),"
+        says += f" about which single runs scatter by {law.spread():.2%}."
+        section.says, section.doubts = [says], [*best.warnings, *law.warnings]
         if iso and iso.params and not (best.epochs and best.epochs.value > 1):
             other = iso.params.at(budget)
             if not 2 / 3 < other.value / best.params.value < 3 / 2:
+                agree = other.low <= best.params.value <= other.high
+                agree |= best.params.low <= other.value <= best.params.high
+                how = "the two agree but loosely" if agree else "two ways that should agree do not"
                 section.doubts.append(
                     f"the curves of the budgets alone say {count(other.value)} parameters"
-                    f" ({count(other.low)} to {count(other.high)}): two ways that should agree do"
-                    " not, so run a larger budget before spending this one"
+                    f" ({count(other.low)} to {count(other.high)}): {how}, so run a larger budget"
+                    " before spending this one"
                 )
         section.numbers = dataclasses.asdict(best)
     elif iso and iso.params:
@@ -474,6 +488,17 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
             "None: these runs carry no law of size and data. The lowest"
             f" {of.metric}, {of.points.loss[best]:.4g}, is that of {of.names[best]}."
         ]
+    held = getattr(sections.get("holdout"), "fit", None)
+    if held and held.within < ENOUGH:
+        section.doubts.append(
+            f"the smaller budgets did not predict the largest: {held.within:.0%} of its runs lie in"
+            " the intervals that should hold 95 %, so those above are too narrow"
+        )
+    if nights and of.unit != "channel-seconds":
+        section.doubts.append(
+            f"the corpus is taken as {unique:.3g} {of.unit}, one for each second and channel: the"
+            " table must count so"
+        )
     if any(not v.inside for v in getattr(iso, "valleys", ())):
         section.doubts.append("of some budgets the best size is at the edge of what was run")
     return section
@@ -543,10 +568,8 @@ def _page(of: Table, sections: dict[str, Section], advice: Section, output: path
         "<p>What to doubt of it:</p>" if advice.doubts else "",
         _list(advice.doubts),
         "<h2>What was run</h2>",
-        f"<p>{ran} Data are counted in {of.unit}, each channel for itself. Parameters in tables"
-        " that are only looked up (embeddings) are not counted unless the command said so. Numbers"
-        " in brackets are 95 % intervals: what the fit gives when the runs' scatter falls"
-        " otherwise.</p>",
+        f"<p>{ran} {_counted(of)} Numbers in brackets are 95 % intervals: what the fit gives when"
+        " the runs' scatter falls otherwise.</p>",
     ]
     if of.left_out:
         out.append("<p>Left out:</p>" + _list([f"{k} {v}" for k, v in of.left_out.items()]))
@@ -579,6 +602,17 @@ def _page(of: Table, sections: dict[str, Section], advice: Section, output: path
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{text(title)}</title>"
         f"<style>{STYLE}</style><h1>{text(title)}</h1>{''.join(out)}</html>\n"
+    )
+
+
+def _counted(of: Table) -> str:
+    if of.unit != "channel-seconds":
+        return "Parameters and data are as the table counts them."
+    tables = " that are only looked up (embeddings) are left out"
+    whole = (of.points.params == of.parameters).all()
+    return (
+        f"Data are counted in {of.unit}, each channel for itself."
+        f" Parameters are {'all that the models have' if whole else 'counted; tables' + tables}."
     )
 
 

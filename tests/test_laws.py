@@ -151,6 +151,10 @@ def test_without_repeated_runs_the_constants_of_language_models_stand_in_and_are
     best = laws.allocate(fit, 1e14, unique=1e6)
     assert any("borrowed from language models" in text for text in best.warnings)
     assert best.epochs.low <= best.epochs.value <= best.epochs.high
+    noisy = laws.fit_parametric(planted(0.01), draws=100)
+    just = laws.allocate(noisy, 1e14, unique=1.1 * laws.allocate(noisy, 1e14).data.value)
+    assert just.epochs.low < 1 < just.epochs.high  # the corpus may not last: that is told too
+    assert any("borrowed" in text for text in just.warnings)
     plenty = laws.allocate(fit, 1e13, unique=1e12)
     assert not any("borrowed" in text for text in plenty.warnings)
     assert plenty.epochs.value < 1
@@ -204,6 +208,18 @@ def test_a_probe_follows_the_loss_or_does_not():
     assert straight.rank.high < -0.9
     none = metric_laws.relate(loss, rng.normal(size=20), draws=100)
     assert "no relation" in none.warnings[0]
+
+
+def test_a_budget_is_what_was_spent_and_not_its_name():
+    points = planted(1e-4)
+    named = isoflop.fit_isoflop(points, 2 * laws.budgets(points.flops), draws=20)
+    plain = isoflop.fit_isoflop(points, draws=20)
+    assert named.valleys[0].data.value == pytest.approx(plain.valleys[0].data.value)
+    assert named.params.at(1e15).value == pytest.approx(plain.params.at(1e15).value)
+    uneven = np.where(points.params < np.median(points.params), 0.8, 1.0)
+    spent = Points(points.params, points.data, points.flops * uneven, points.loss)
+    fit = isoflop.fit_isoflop(spent, laws.budgets(points.flops), draws=20)
+    assert any("spent 25% more" in text for text in fit.warnings)
 
 
 def test_budgets_are_told_apart_by_their_flops():

@@ -466,6 +466,12 @@ def with_borrowed_repetition(fit: Parametric) -> Parametric:
     )
 
 
+def worth(fit: Parametric, passes: float) -> Estimate:
+    """Return how many passes of new data so many passes over the same are worth."""
+    one = lambda log: 1 + np.exp(log) * -np.expm1(-(passes - 1) / np.exp(log))
+    return estimate(one(fit.theta[5]), one(fit.samples[:, 5]))
+
+
 # What is done with the laws.
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import datetime
-import io
 import json
 import math
 import os
@@ -15,137 +13,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hypnos_jax import isoflop, laws, metric_laws, scaling
-from hypnos_jax.laws import Estimate, LawError, Points
+from hypnos_jax import isoflop, laws, laws_figures, metric_laws
+from hypnos_jax.laws import Estimate, LawError
+from hypnos_jax.laws_table import Table, count
 from hypnos_jax.report import STYLE, table, text, versions, write_whole
-from hypnos_jax.result_figures import BLUE, GREEN, GREY, ORANGE, new_figure, save_figure
 
 LAWS = ("isoflop", "parametric", "repeated", "holdout", "diversity", "probe")
 MOST_PROBES = 6  # panels
 ENOUGH = 0.75  # of the runs held out, of which 95 % should lie in their intervals
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Runs to fit laws to.
-
-    Attributes:
-        what: where they are from, in words.
-        metric: the loss's name.
-        unit: of data: ``"channel-seconds"``, or the table's own.
-        names: of the runs.
-        points: their numbers.
-        budget: [n], runs of one budget have one number; None where none was given.
-        modalities: [n], 0 where unknown.
-        others: name -> [n], NaN where a run lacks it: other metrics.
-        parameters: [n], all of them, looked-up tables too.
-        left_out: name -> why.
-    """
-
-    what: str
-    metric: str
-    unit: str
-    names: list[str]
-    points: Points
-    budget: np.ndarray | None
-    modalities: np.ndarray
-    others: dict[str, np.ndarray]
-    parameters: np.ndarray
-    left_out: dict[str, str]
-
-    @classmethod
-    def of_sweep(
-        cls,
-        folder: str | os.PathLike,
-        metric: str,
-        count: str = "used",
-        unique: float | None = None,
-    ) -> Table:
-        """Read a sweep's finished runs.
-
-        Args:
-            folder: of the sweep.
-            metric: the loss.
-            count: ``"all"`` parameters, or those ``"used"`` in products.
-            unique: channel-seconds of one pass over the corpus, for runs that do not say.
-
-        Raises:
-            ValueError: no sweep, or no run of it is finished.
-        """
-        runs, left_out = scaling.read_sweep(folder, metric)
-        if not runs:
-            why = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
-            raise ValueError(f"{folder}: no run is finished: {why}")
-        keys = sorted({key for run in runs for key in run.metrics if key != metric})
-        sizes = [run.parameters - (run.looked_up if count == "used" else 0) for run in runs]
-        given = [run.given.get("budget.flops") for run in runs]
-        points = Points(
-            np.array(sizes, float),
-            *(np.array([getattr(run, k) for run in runs]) for k in ("data", "flops", "loss")),
-            np.array([min(run.unique, unique or math.inf) for run in runs]),
-        )
-        return cls(
-            what=f"the sweep {pathlib.Path(folder).resolve().name}",
-            metric=metric,
-            unit="channel-seconds",
-            names=[run.name for run in runs],
-            points=points,
-            budget=None if None in given else np.array(given, float),
-            modalities=np.array([run.modalities for run in runs]),
-            others={k: np.array([run.metrics.get(k, np.nan) for run in runs]) for k in keys},
-            parameters=np.array([run.parameters for run in runs]),
-            left_out=left_out,
-        )
-
-    @classmethod
-    def of_csv(cls, path: str | os.PathLike) -> Table:
-        """Read a CSV; see ``launch/fit_laws.py`` for its columns.
-
-        Raises:
-            ValueError: a column or a number is missing.
-        """
-        with open(path, newline="") as file:
-            lines = (line for line in file if not line.startswith("#"))
-            rows = list(csv.DictReader(lines))
-        lacking = {"params", "data", "loss"} - set(rows[0] if rows else ())
-        if lacking:
-            raise ValueError(f"{path} has no column {', '.join(sorted(lacking))}")
-
-        def column(name, default=None):
-            if name not in rows[0]:
-                return default
-            try:
-                return np.array([float(row[name] or "nan") for row in rows])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, column {name}: {error}") from error
-
-        params, data = column("params"), column("data")
-        unique = column("unique", np.full(len(rows), math.inf))
-        unique[np.isnan(unique)] = math.inf  # empty, as in our own runs.csv: unknown
-        points = Points(params, data, column("flops", 6 * params * data), column("loss"), unique)
-        return cls(
-            what=f"the table {pathlib.Path(path).name}",
-            metric="loss",
-            unit="units of data",
-            names=[row.get("name") or f"row {i + 1}" for i, row in enumerate(rows)],
-            points=points,
-            budget=column("budget"),
-            modalities=column("modalities", np.zeros(len(rows))),
-            others={k: column(k) for k in rows[0] if k.startswith("eval/")},
-            parameters=column("parameters", params),
-            left_out={},
-        )
-
-    def groups(self) -> np.ndarray:
-        """Each run's budget, as given or else from its FLOPs."""
-        return laws.budgets(self.points.flops) if self.budget is None else self.budget
-
-    def data(self, amount: float) -> str:
-        """An amount of data in words."""
-        if self.unit != "channel-seconds":
-            return f"{amount:.3g} {self.unit}"
-        hours = amount / 3600
-        return f"{hours:,.0f} channel-hours" if hours >= 10 else f"{hours:.2g} channel-hours"
 
 
 @dataclasses.dataclass
@@ -157,7 +32,7 @@ class Section:
         says: sentences.
         doubts: sentences on what does not hold.
         numbers: for ``laws.json``.
-        figure: ``(file name, caption, draw)``, draw taking a path.
+        figure: ``(file name, caption, draw)``, draw taking the table, a path and ``fit``.
         fit: what was fitted.
     """
 
@@ -220,8 +95,8 @@ def write(
             old.unlink()
     for section in sections.values():
         if section.figure:
-            section.figure[2](output / section.figure[0])
-    write_whole(output / "runs.csv", _csv(of).encode())
+            section.figure[2](of, output / section.figure[0], section.fit)
+    write_whole(output / "runs.csv", of.csv().encode())
     numbers = {
         "runs": len(of.names),
         "left_out": of.left_out,
@@ -297,11 +172,7 @@ def _isoflop(of: Table) -> Section:
         {k: getattr(v, k) for k in ("flops", "params", "data", "loss", "inside")}
         for v in fit.valleys
     ]
-    section.figure = (
-        "isoflop.png",
-        "Loss over size for each budget",
-        lambda p: _draw_iso(of, p, fit),
-    )
+    section.figure = ("isoflop.png", "Loss over size for each budget", laws_figures.draw_isoflop)
     return section
 
 
@@ -337,7 +208,7 @@ def _parametric(of: Table) -> Section:
         "spread": fit.spread(),
         "flops": f"{math.exp(fit.compute.log_k):.6g} * N^{fit.compute.g:.6g} * D",
     }
-    section.figure = ("parametric.png", "The formula", lambda p: _draw_parametric(of, p, fit))
+    section.figure = ("parametric.png", "The formula", laws_figures.draw_parametric)
     return section
 
 
@@ -351,7 +222,7 @@ def _repeated(of: Table) -> Section:
     fit = laws.fit_constrained(of.points)
     found = fit.estimates()
     section = Section(TITLES["repeated"], fit=fit, doubts=list(fit.warnings), numbers=found)
-    few, many = (_worth(fit, passes) for passes in (4, 16))
+    few, many = (laws.worth(fit, passes) for passes in (4, 16))
     section.says += [
         "Each further pass over the same nights is worth less than the one before. Four passes are"
         f" worth {few.value:.3g} ({few.low:.3g} to {few.high:.3g}) passes of new nights, sixteen"
@@ -359,13 +230,8 @@ def _repeated(of: Table) -> Section:
         f" {1 + found['R*_D'].value:.3g}.",
         "; ".join(f"{k} = {x}" for k, x in found.items() if k not in "ab") + ".",
     ]
-    section.figure = ("repeated.png", "Repeated nights", lambda p: _draw_repeated(of, p, fit))
+    section.figure = ("repeated.png", "Repeated nights", laws_figures.draw_repeated)
     return section
-
-
-def _worth(fit, passes) -> Estimate:
-    one = lambda log: 1 + np.exp(log) * -np.expm1(-(passes - 1) / np.exp(log))
-    return laws.estimate(one(fit.theta[5]), one(fit.samples[:, 5]))
 
 
 def _holdout(of: Table) -> Section:
@@ -386,7 +252,7 @@ def _holdout(of: Table) -> Section:
     section.numbers = {
         k: getattr(held, k) for k in ("flops", "error", "spread", "within", "predicted", "reached")
     }
-    section.figure = ("holdout.png", "Predicted and reached", lambda p: _draw_holdout(of, p, held))
+    section.figure = ("holdout.png", "Predicted and reached", laws_figures.draw_holdout)
     return section
 
 
@@ -399,12 +265,13 @@ def _diversity(of: Table) -> Section:
         f" Going from {top} to {2 * top} would change it by {fit.gain}."
     )
     section.numbers = {"a": fit.a, "b": fit.b, "c": fit.c, "gain_of_doubling": fit.gain}
-    section.figure = ("diversity.png", "By modalities", lambda p: _draw_diversity(of, p, fit))
+    section.figure = ("diversity.png", "By modalities", laws_figures.draw_diversity)
     return section
 
 
 def _probe(of: Table, probes) -> Section:
-    found, section = {}, Section(TITLES["probe"])
+    found = {}
+    section = Section(TITLES["probe"], fit=found)
     for name in probes:
         own = np.isfinite(of.others[name])
         try:
@@ -419,7 +286,7 @@ def _probe(of: Table, probes) -> Section:
         section.doubts += [f"{name}: {x}" for x in relation.warnings]
         section.numbers[name] = {"rank": relation.rank, "form": relation.form}
     if found:
-        section.figure = ("probe.png", "Probes", lambda p: _draw_probe(of, p, found))
+        section.figure = ("probe.png", "Probes", laws_figures.draw_probe)
     return section
 
 
@@ -509,36 +376,6 @@ def power(x: Estimate) -> str:
     return f"{x.value:.2f} ({x.low:.2f} to {x.high:.2f})"
 
 
-def count(x: float) -> str:
-    """A number of parameters, short."""
-    for size, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if x >= size:
-            return f"{x / size:.3g} {name}"
-    return f"{x:.3g}"
-
-
-def _csv(of: Table) -> str:
-    file = io.StringIO()
-    head = ("name", "params", "parameters", "data", "flops", "budget", "unique", "modalities")
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow([*head, "loss", *of.others])
-    p, groups = of.points, of.groups()
-    for i, name in enumerate(of.names):
-        numbers = (
-            p.params,
-            of.parameters,
-            p.data,
-            p.flops,
-            groups,
-            p.unique,
-            of.modalities,
-            p.loss,
-        )
-        values = [f"{x[i]:.10g}" for x in (*numbers, *of.others.values())]
-        rows.writerow([name, *("" if x in ("nan", "inf") else x for x in values)])
-    return file.getvalue()
-
-
 def _plain(x):
     """JSON of anything here; intervals as dicts, what is not finite as null."""
     if isinstance(x, Estimate):
@@ -618,172 +455,3 @@ def _counted(of: Table) -> str:
 
 def _list(items) -> str:
     return "<ul>" + "".join(f"<li>{text(x)}</li>" for x in items) + "</ul>" if items else ""
-
-
-# The figures.
-
-
-def _shades(n: int):
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](x) for x in np.linspace(0, 0.88, max(n, 1))]
-
-
-def _bars(axis, x, estimates, colour, **options):
-    y = np.array([e.value for e in estimates])
-    error = [
-        [max(e.value - e.low, 0) for e in estimates],
-        [max(e.high - e.value, 0) for e in estimates],
-    ]
-    axis.errorbar(x, y, error, color=colour, capsize=3, linewidth=1.2, **options)
-
-
-def _draw_iso(of: Table, path, fit: isoflop.IsoFlop):
-    figure, (left, middle, right) = new_figure(1, 3, (15, 4.8))
-    points, groups = of.points, of.groups()
-    for valley, colour in zip(fit.valleys, _shades(len(fit.valleys))):
-        own = groups == valley.flops
-        left.plot(points.params[own], points.loss[own], "o", color=colour, markersize=5)
-        x = np.geomspace(valley.low / 1.15, valley.high * 1.15, 100)
-        label = f"{valley.flops:.3g} FLOPs"
-        left.plot(x, np.polyval(valley.coefficients, np.log(x)), color=colour, label=label)
-        if valley.inside:
-            n = valley.params
-            low = float(np.polyval(valley.coefficients, np.log(n.value)))
-            inside = [max(n.low, x[0]), min(n.high, x[-1])]
-            left.plot(inside, [low, low], color=colour, linewidth=1, alpha=0.6)
-            left.plot(n.value, low, "D", color=ORANGE, markersize=9, fillstyle="none", mew=2)
-    left.set(xscale="log", xlabel="parameters", ylabel=of.metric)
-    left.set_title("loss by size, one curve a budget; diamonds: lowest", fontsize=10)
-    flops = np.array([v.flops for v in fit.valleys])
-    x = np.geomspace(flops.min() / 1.5, flops.max() * 10, 60)
-    for axis, name, law, label in (
-        (middle, "params", fit.params, "best size, parameters"),
-        (right, "data", fit.data, f"best amount of data, {of.unit}"),
-    ):
-        _bars(axis, flops, [getattr(v, name) for v in fit.valleys], BLUE, fmt="o", label="budgets")
-        if law:
-            line = [law.at(c) for c in x]
-            told = f"C^{law.exponent.value:.2f}"
-            axis.plot(x, [e.value for e in line], color=BLUE, linewidth=1.2, label=told)
-            band = ([e.low for e in line], [e.high for e in line])
-            axis.fill_between(x, *band, color=BLUE, alpha=0.15, linewidth=0, label="95 %")
-        axis.set(xscale="log", yscale="log", xlabel="compute C, FLOPs", ylabel=label)
-        axis.set_title(label.split(",")[0] + " by compute", fontsize=10)
-        axis.legend(fontsize=8, frameon=False, loc="upper left")
-    _below(left, len(fit.valleys))
-    _finish(figure, path, left, middle, right)
-
-
-def _below(axis, entries):
-    """A legend under the axis, where it hides no point."""
-    axis.legend(
-        fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14),
-        ncols=min(max(entries, 1), 3),
-    )  # fmt: skip
-
-
-def _finish(figure, path, *axes):
-    for axis in axes:
-        axis.grid(alpha=0.25)
-    save_figure(figure, path)
-
-
-def _draw_parametric(of: Table, path, fit: laws.Parametric):
-    figure, (left, right) = new_figure(1, 2, (12, 5))
-    _reached(left, of, fit)
-    points, compute = of.points, fit.compute
-    n = np.geomspace(points.params.min() / 2, points.params.max() * 3, 120)
-    d = np.geomspace(points.data.min() / 2, points.data.max() * 3, 120)
-    grid_n, grid_d = np.meshgrid(n, d)
-    loss = np.exp(laws.chinchilla(grid_n.ravel(), grid_d.ravel())(fit.theta[None])[0][0])
-    drawn = right.contour(n, d, loss.reshape(grid_n.shape), 14, cmap="viridis_r", linewidths=0.9)
-    right.clabel(drawn, fontsize=7, fmt="%.2f")
-    right.plot(points.params, points.data, "o", color="black", markersize=4, label="runs")
-    path_c = np.geomspace(points.flops.min() / 10, points.flops.max() * 10, 50)
-    best_n = np.array(
-        [np.exp(laws.log_best_params(fit.theta[None], c, compute)[0]) for c in path_c]
-    )
-    best_d = compute.data(best_n, path_c)
-    if np.isfinite(best_n).all():
-        right.plot(best_n, best_d, "--", color=ORANGE, linewidth=2, label="best for its compute")
-    right.set(xscale="log", yscale="log", xlabel="parameters N", ylabel=f"data D, {of.unit}")
-    right.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
-    right.set_title("contours: loss by the formula", fontsize=10)
-    _below(right, 2)
-    _finish(figure, path, left, right)
-
-
-def _reached(axis, of: Table, fit):
-    fitted = np.exp(np.log(of.points.loss) - fit.residuals)
-    ends = [min(fitted.min(), of.points.loss.min()), max(fitted.max(), of.points.loss.max())]
-    axis.plot(ends, ends, color=GREY, linewidth=1, label="equal")
-    axis.plot(fitted, of.points.loss, "o", color=BLUE, markersize=5, label="runs")
-    axis.set(xlabel=f"{of.metric} by the formula", ylabel=f"{of.metric} reached")
-    axis.set_title("does the formula describe the runs?", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
-
-
-def _draw_repeated(of: Table, path, fit):
-    figure, (left, right) = new_figure(1, 2, (12, 4.8))
-    _reached(left, of, fit)
-    top = max(4.0, 2 * float((of.points.data / of.points.unique).max()))
-    passes = np.linspace(1, top, 80)
-    worth = [_worth(fit, p) for p in passes]
-    right.plot(passes, passes, color=GREY, linewidth=1, label="if all were new")
-    right.plot(passes, [w.value for w in worth], color=BLUE, label="what they are worth")
-    band = ([w.low for w in worth], [w.high for w in worth])
-    right.fill_between(passes, *band, color=BLUE, alpha=0.15, linewidth=0, label="95 %")
-    seen = of.points.data / of.points.unique
-    for x in np.unique(np.round(seen[seen > 1], 3)):
-        right.axvline(x, ymax=0.03, color="black", linewidth=1)
-    right.set_ylim(0, 1.25 * worth[-1].high)
-    right.set(xlabel="passes over the same nights (ticks: runs)", ylabel="passes of new nights")
-    right.set_title("what repeated nights are worth", fontsize=10)
-    right.legend(fontsize=8, frameon=False, loc="lower right")
-    _finish(figure, path, left, right)
-
-
-def _draw_holdout(of: Table, path, held: laws.HeldOut):
-    figure, (axis,) = new_figure(1, 1, (7, 4.8))
-    _bars(axis, held.params, held.predicted, GREY, fmt="s", label="predicted, 95 %")
-    axis.plot(held.params, held.reached, "o", color=BLUE, label="reached")
-    axis.set(xscale="log", xlabel="parameters", ylabel=of.metric)
-    axis.set_title(f"the runs of {held.flops:.3g} FLOPs, from all smaller ones", fontsize=10)
-    _below(axis, 2)
-    _finish(figure, path, axis)
-
-
-def _draw_diversity(of: Table, path, fit: metric_laws.Diversity):
-    figure, (axis,) = new_figure(1, 1, (7, 4.8))
-    top = of.modalities.max()
-    x = np.linspace(max(of.modalities.min(), 1), 1.5 * top, 100)
-    at = lambda a, b, c: c - a * x**-b
-    bands = np.array([at(*sample) for sample in fit.samples])
-    band = np.percentile(bands, [2.5, 97.5], axis=0)
-    axis.fill_between(x, *band, color=GREEN, alpha=0.15, linewidth=0, label="95 %")
-    told = f"c - a M^-b, b = {fit.b.value:.2f}"
-    axis.plot(x, at(fit.a.value, fit.b.value, fit.c.value), color=GREEN, label=told)
-    axis.plot(of.modalities, of.points.loss, "o", color=BLUE, label="runs")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.axvline(top, color=GREY, linewidth=0.8, linestyle=":")
-    axis.set(xlabel="modalities M (right of the dotted line: not run)", ylabel=of.metric)
-    _below(axis, 3)
-    _finish(figure, path, axis)
-
-
-def _draw_probe(of: Table, path, found: dict[str, metric_laws.Relation]):
-    columns = min(3, len(found))
-    rows = -(-len(found) // columns)
-    figure, axes = new_figure(rows, columns, (5 * columns, 4.4 * rows))
-    for axis, (name, relation) in zip(axes, found.items()):
-        band = (relation.low, relation.high)
-        axis.fill_between(relation.x, *band, color=BLUE, alpha=0.15, linewidth=0, label="95 %")
-        axis.plot(relation.x, relation.y, color=BLUE, label=relation.form)
-        axis.plot(of.points.loss, of.others[name], "o", color="black", markersize=4, label="runs")
-        axis.set(xlabel=of.metric, ylabel=name.removeprefix("eval/"))
-        axis.set_title(f"rank correlation {relation.rank.value:.2f}", fontsize=10)
-        _below(axis, 3)
-    for axis in axes[len(found) :]:
-        axis.set_axis_off()
-    _finish(figure, path, *axes[: len(found)])

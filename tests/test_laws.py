@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from hypnos_jax import isoflop, laws, laws_report, metric_laws
+from hypnos_jax import isoflop, laws, laws_table, metric_laws
 from hypnos_jax.laws import LawError, Points
 
 PUBLISHED = pathlib.Path(__file__).parent / "published"
@@ -109,7 +109,7 @@ def test_losses_that_do_not_depend_on_size_are_no_law():
 
 
 def test_the_published_fit_of_published_points_is_found_again():
-    points = laws_report.Table.of_csv(PUBLISHED / "chinchilla_figure_4.csv").points
+    points = laws_table.Table.of_csv(PUBLISHED / "chinchilla_figure_4.csv").points
     assert len(points) == 245
     # Besiroglu et al. leave out the five highest losses.
     points = points.take(points.loss < np.sort(points.loss)[-5])

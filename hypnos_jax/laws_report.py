@@ -222,12 +222,12 @@ def _repeated(of: Table) -> Section:
     fit = laws.fit_constrained(of.points)
     found = fit.estimates()
     section = Section(TITLES["repeated"], fit=fit, doubts=list(fit.warnings), numbers=found)
-    few, many = (laws.worth(fit, passes) for passes in (4, 16))
+    few, many, endless = (laws.worth(fit, passes) for passes in (4, 16, 1e9))
     section.says += [
-        "Each further pass over the same nights is worth less than the one before. Four passes are"
-        f" worth {few.value:.3g} ({few.low:.3g} to {few.high:.3g}) passes of new nights, sixteen"
-        f" {many.value:.3g} ({many.low:.3g} to {many.high:.3g}); endless ones"
-        f" {1 + found['R*_D'].value:.3g}.",
+        "This formula lets each further pass over the same nights be worth less than the last."
+        f" By it four passes are worth {few.value:.3g} ({few.low:.3g} to {few.high:.3g}) passes of"
+        f" new nights, sixteen {many.value:.3g} ({many.low:.3g} to {many.high:.3g}), endless ones"
+        f" {endless.value:.3g} ({endless.low:.3g} to {endless.high:.3g}).",
         "; ".join(f"{k} = {x}" for k, x in found.items() if k not in "ab") + ".",
     ]
     section.figure = ("repeated.png", "Repeated nights", laws_figures.draw_repeated)
@@ -445,11 +445,11 @@ def _page(of: Table, sections: dict[str, Section], advice: Section, output: path
 def _counted(of: Table) -> str:
     if of.unit != "channel-seconds":
         return "Parameters and data are as the table counts them."
-    tables = " that are only looked up (embeddings) are left out"
     whole = (of.points.params == of.parameters).all()
-    return (
-        f"Data are counted in {of.unit}, each channel for itself."
-        f" Parameters are {'all that the models have' if whole else 'counted; tables' + tables}."
+    return f"Data are counted in {of.unit}, each channel for itself. Parameters are " + (
+        "all that the models have."
+        if whole
+        else "those in use at each step: tables that are only looked up (embeddings) are left out."
     )
 
 

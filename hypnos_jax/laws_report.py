@@ -300,8 +300,9 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
     repeated, plain, iso = (
         getattr(sections.get(k), "fit", None) for k in ("repeated", "parametric", "isoflop")
     )
-    if repeated or plain:
-        best = laws.allocate(repeated or plain, budget, unique)
+    law = repeated or plain
+    if law:
+        best = laws.allocate(law, budget, unique)
         says = (
             f"With {budget:.3g} FLOPs and {corpus}: train {count(best.params.value)} parameters"
             f" ({count(best.params.low)} to {count(best.params.high)})"
@@ -321,7 +322,6 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
                 f" {of.data(best.data.high)})"
             )
         loss = best.loss
-        law = repeated or plain
         says += f". Expect {of.metric} {loss.value:.3f} ({loss.low:.3f} to {loss.high:.3f}),"
         says += f" about which single runs scatter by {law.spread():.2%}."
         section.says, section.doubts = [says], [*best.warnings, *law.warnings]
@@ -343,6 +343,7 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
             f"With {budget:.3g} FLOPs: train {count(n.value)} parameters ({count(n.low)} to"
             f" {count(n.high)}) on {of.data(d.value)} ({of.data(d.low)} to {of.data(d.high)})."
         ]
+        section.doubts = list(iso.warnings)
         if d.value > unique:
             section.doubts.append(
                 f"that is {d.value / unique:.3g} passes over the corpus, which IsoFLOP curves know"
@@ -366,7 +367,7 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
             f"the corpus is taken as {unique:.3g} {of.unit}, one for each second and channel: the"
             " table must count so"
         )
-    if any(not v.inside for v in getattr(iso, "valleys", ())):
+    if law and any(not v.inside for v in getattr(iso, "valleys", ())):
         section.doubts.append("of some budgets the best size is at the edge of what was run")
     return section
 

@@ -36,13 +36,14 @@ class RecordingEmbedding:
 
         Args:
             unit: ``"epoch"``: a row per 30 s; ``"row"``: one per row of the model, which is a
-                second for models of tokens; ``"recording"``: one row, the mean of the epochs.
+                second for models of tokens; ``"recording"``: one row, the mean of the epochs, but
+                for those in which towers saw no signal (rows of zeros).
 
         Returns:
             float32 [N, D], and float32 [N], seconds from the recording's start.
 
         Raises:
-            ValueError: another unit; or no whole epoch to take the mean of.
+            ValueError: another unit; or no whole epoch with signal to take the mean of.
         """
         if unit not in UNITS:
             raise ValueError(f"unit={unit!r} is not one of {list(UNITS)}")
@@ -55,7 +56,10 @@ class RecordingEmbedding:
             return epochs, times
         if not len(epochs):
             raise ValueError(f"{self.recording} is shorter than an epoch of {EPOCH_S} s")
-        return epochs.mean(axis=0, keepdims=True), np.zeros(1, np.float32)
+        seen = epochs.any(axis=1)
+        if not seen.any():
+            raise ValueError(f"{self.recording} has no epoch of {EPOCH_S} s with signal")
+        return epochs[seen].mean(axis=0, keepdims=True), np.zeros(1, np.float32)
 
     def save(self, path: str | os.PathLike, *, comment: str = "") -> None:
         """Write ``.npz`` (no pickle): an array per modality, ``epochs``, ``times_s``, ``model``.

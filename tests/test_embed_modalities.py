@@ -1,5 +1,7 @@
 """Towers embed recordings and stores as their objective encodes windows."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -59,6 +61,17 @@ def test_a_night_is_embedded_window_by_window(store, model, embedder):
     given = (signal, np.ones(1, np.float32), valid, i)
     rows = model.objective.apply(model.variables, *given, method="encode")[0] * valid[0, :, None]
     np.testing.assert_allclose(found.modalities[name][:WINDOW], rows, atol=2e-3)
+
+
+def test_a_recordings_row_is_of_the_epochs_that_hold_signal(store, embedder):
+    night = store.nights[0]
+    found = embedder.embed_night(store, night)
+    seen = found.epochs.astype(np.float32)
+    silent = dataclasses.replace(found, epochs=np.concatenate([found.epochs, 0 * found.epochs]))
+    np.testing.assert_allclose(silent.table("recording")[0][0], seen.mean(0), rtol=1e-5, atol=1e-6)
+    nothing = dataclasses.replace(found, epochs=0 * found.epochs)
+    with pytest.raises(ValueError, match="no epoch of 30 s with signal"):
+        nothing.table("recording")
 
 
 def test_a_modality_is_not_told_of_the_others(store, embedder):

@@ -33,7 +33,7 @@ class LocalFolder:
 
     def __init__(self, path: str | os.PathLike):
         """Take the path."""
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).absolute()  # Orbax takes no other
 
     def __str__(self) -> str:
         return str(self.path)

@@ -115,10 +115,11 @@ def progress(workdir):
     return len(list(workdir.glob("checkpoints/*/sha256.json"))) + 2 * len(results(workdir))
 
 
-def test_every_checkpoint_is_evaluated_once_and_read_with_the_rest(run):
+def test_every_checkpoint_is_evaluated_once_and_read_with_the_rest(run, monkeypatch):
     before = (run / "metrics.jsonl").read_bytes()
     counts = []
-    job = Follower(run, poll_s=0.02, patience_s=20)
+    monkeypatch.chdir(run.parent)  # a path as people type it
+    job = Follower(run.name, poll_s=0.02, patience_s=20)
     tell, job._tell = job._tell, lambda *x: (counts.append(compile_cache.compiled()), tell(*x))
     job.run()
     job.close()

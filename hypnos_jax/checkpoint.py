@@ -103,7 +103,7 @@ class Checkpoints:
         self._alarm = Alarm(every_s)
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal checkpoint")
         self._sealing: concurrent.futures.Future | None = None
-        self._lock = None
+        self._lock, self._told = None, False
 
     def due(self, step: int) -> bool:
         """Whether to save after this many updates; call it once at each step, on every process.
@@ -258,12 +258,13 @@ class Checkpoints:
         if self.jobs and self.keep_for_jobs:
             older = [step for step in sorted(folders.keys() - kept) if self._awaits_jobs(step)]
             kept |= set(older[-self.keep_for_jobs :])
-            for step in older[: -self.keep_for_jobs]:
+            if older[: -self.keep_for_jobs] and not self._told:
+                self._told = True  # a run without any job would say it at every save
                 logging.warning(
                     "checkpoint %d is removed before an eval job evaluated it (launch.evaluate"
-                    " --follow); a config.checkpoints.keep_for_jobs above %d would have kept it, 0"
-                    " expects no job",
-                    step,
+                    " --follow), and so will be later ones; a config.checkpoints.keep_for_jobs"
+                    " above %d would have kept it, 0 expects no job",
+                    older[0],
                     self.keep_for_jobs,
                 )
         for step in folders.keys() - kept:

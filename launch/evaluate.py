@@ -13,12 +13,12 @@ Several may share a run, and any may be killed and started again. Results go to
 stopped by a signal, 1 an error, or nothing new for ``--patience_s``.
 """
 
-import json
 import sys
 
 from absl import app, flags, logging
 
 from hypnos_jax import stopping
+from launch.overrides import settings
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run, or of an export")
 STEP = flags.DEFINE_integer("step", None, "checkpoint to evaluate; the newest good one by default")
@@ -35,15 +35,10 @@ def main(argv):
     if FOLLOW.value and (STEP.value is not None or OUTPUT.value):
         raise app.UsageError("--follow takes neither --step nor --output")
     logging.set_verbosity(logging.INFO)
-    changes = {}
-    for text in SET.value:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise app.UsageError(f"--set={text}: give KEY=VALUE")
-        try:
-            changes[key] = json.loads(value)
-        except ValueError:
-            changes[key] = value
+    try:
+        changes = settings("set", SET.value)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     if FOLLOW.value:
         return _follow(changes)
     from hypnos_jax import checkpoint, compile_cache  # after the flags: importing takes seconds

@@ -1,5 +1,6 @@
-"""The command line of a command with ``--config``, whose values can be overridden."""
+"""The command lines of commands whose config can be overridden: ``--config.KEY=``, ``--set``."""
 
+import json
 import pathlib
 import sys
 
@@ -13,3 +14,21 @@ def parse_flags(argv):
     except AttributeError as error:
         lines = str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'")
         sys.exit(f"{pathlib.Path(argv[0]).stem}: the config has no key {lines}")
+
+
+def settings(flag: str, texts: list[str]) -> dict:
+    """Return a flag's KEY=VALUE texts as a dict; a value is JSON where it can be, else a string.
+
+    Raises:
+        ValueError: a text without "=".
+    """
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--{flag}={text}: give KEY=VALUE")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found

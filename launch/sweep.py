@@ -33,7 +33,6 @@ submit. Exit codes: 0 all done (or submitted, written, said), 1 an error of swee
 or a run failed, 75 stopped by a signal and saved, or not all done.
 """
 
-import json
 import pathlib
 import signal
 import sys
@@ -41,6 +40,7 @@ import sys
 from absl import app, flags, logging
 
 from hypnos_jax import sweeps
+from launch.overrides import settings
 
 SWEEP = flags.DEFINE_string("sweep", None, "FILE or FILE:SIZE")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the sweep")
@@ -71,24 +71,6 @@ DATA_HERE = flags.DEFINE_string("data_here", "", "what the runs find in data.pat
 QUEUE = flags.DEFINE_string("queue", "", "jobset: of Kueue")
 NAMESPACE = flags.DEFINE_string("namespace", "", "jobset: of Kubernetes")
 MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 20, "jobset: of a run", 0)
-
-
-def settings(flag: str, texts: list[str]) -> dict:
-    """Return KEY=VALUE texts as a dict; a value is JSON where it can be, else a string.
-
-    Raises:
-        ValueError: a text without "=".
-    """
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--{flag}={text}: give KEY=VALUE")
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            found[key] = value
-    return found
 
 
 def run_local(runs: list, folder: pathlib.Path) -> int:

@@ -23,7 +23,7 @@ import tiny_models
 from data_pipelines import scoring
 from data_pipelines.edf_writer import EdfSignal, write_edf
 from data_pipelines.store import NightStore
-from hypnos_jax.export import export
+from hypnos_jax.export import ModelError, export
 
 START = datetime.datetime(2001, 1, 1, 22)
 SECONDS = 150
@@ -356,8 +356,9 @@ def test_models_that_do_not_fit_or_lack_a_tensor(prepared, model, tmp_path):
     )
     batch = tiny_models.token_batch(modalities=coarse["objective"]["model"]["modalities"])
     tiny_models.write_run(tmp_path / "run", coarse, tiny_models.random_variables(coarse, batch))
-    export(tmp_path / "run", tmp_path / "misfit", tokenizers=model / "tokenizers", programs=False)
-    assert "2 x 16" in embed(tmp_path / "misfit")
+    with pytest.raises(ModelError, match=r"eeg tokenizer makes .*2.*16.*; the model takes 3 x 16"):
+        export(tmp_path / "run", tmp_path / "misfit", tokenizers=model / "tokenizers")
+    assert not (tmp_path / "misfit").exists()
 
     assert "nowhere" in embed(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

@@ -351,11 +351,12 @@ def _advice(of, sections, budget, nights, hours, channels) -> Section:
             )
         section.numbers = {"flops": budget, "params": n, "data": d}
     else:
-        best = int(np.argmin(of.points.loss))
-        section.says = [
-            "None: these runs carry no law of size and data. The lowest"
-            f" {of.metric}, {of.points.loss[best]:.4g}, is that of {of.names[best]}."
-        ]
+        section.says = ["None: these runs carry no law of size and data."]
+        if "loss" in of.metric:  # of another metric more may be better
+            best = int(np.argmin(of.points.loss))
+            section.says[0] += (
+                f" The lowest {of.metric}, {of.points.loss[best]:.4g}, is that of {of.names[best]}."
+            )
     held = getattr(sections.get("holdout"), "fit", None)
     if held and held.within < ENOUGH:
         section.doubts.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-START = '''\
+START = """\
 import functools, json, pathlib, sys
 import numpy as np
 from jax import export
@@ -12,15 +12,16 @@ folder = pathlib.Path("EXPORT")
 sys.path.append(str(folder / "flatbuffers.zip"))  # jax.export wants it, but JAX does not install it
 config = json.loads((folder / "config.json").read_text())
 
+
 @functools.cache
-def load(folder, name):
-    """Return a program of an export: a function of named arrays."""
+def load(folder, name):  # a program of an export: a function of named arrays
     row = json.loads((folder / "config.json").read_text())["programs"][name]
     program = export.deserialize(bytearray((folder / row["file"]).read_bytes()))
     tensors = load_file(folder / "model.safetensors")
     return lambda **inputs: program.call(tensors, inputs)
 
-'''
+
+"""
 
 TOKENS = (
     START

@@ -168,8 +168,8 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
         if self.model is None:
             raise ValueError("model=None; give the path of an export, a run or a published file")
         path = pathlib.Path(self.model)
-        config = path / "config.json"
-        written = config.stat().st_mtime_ns if config.is_file() else None
+        parts = (path / "config.json", path / "checkpoints")  # of an export; of a run that goes on
+        written = tuple(part.stat().st_mtime_ns for part in parts if part.exists())
         return _open(str(self.model), written)
 
     def __sklearn_tags__(self):
@@ -183,7 +183,7 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
 
 
 @functools.lru_cache(maxsize=OPEN)
-def _open(path: str, written: int | None):
+def _open(path: str, written: tuple[int, ...]):
     """An embedder, anew where the files were."""
     del written
     return open_embedder(path)

@@ -219,6 +219,17 @@ class NightStore:
         self.fill(night, channel, start_s, tracks=tracks)
         return tracks
 
+    def channel(self, night: NightEntry, channel: str) -> ChannelSignal:
+        """Read a whole channel of a night of a signal store."""
+        whole = (night, channel, 0, night.duration_s)
+        return ChannelSignal(
+            channel,
+            self.rate_hz(channel),
+            self.signal(*whole),
+            self.valid(*whole),
+            self.tracks(*whole),
+        )
+
     def codes(self, night: NightEntry, start_s: int, stop_s: int) -> np.ndarray:
         """Read uint16 ``[stop_s - start_s, sumK]``; 0 outside the night."""
         codes = np.zeros((stop_s - start_s, self.code_width), np.uint16)

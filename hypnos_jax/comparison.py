@@ -9,6 +9,7 @@ methods, so that differences have intervals too.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.store import EPOCH_S, ChannelSignal, Night, NightEntry, NightStore
+from data_pipelines.store import EPOCH_S, Night, NightEntry, NightStore
 from hypnos_jax import evaluate, features, probe
 from hypnos_jax.export import LoadedModel
 from hypnos_jax.recording_embedding import epoch_means
@@ -56,15 +57,8 @@ def write_channels(store: NightStore, folder: pathlib.Path) -> None:
 
 
 def _as_channels(store, kept, entry: NightEntry) -> Night:
-    seconds = entry.duration_s
     channels = {
-        channel: ChannelSignal(
-            channel,
-            store.rate_hz(name),
-            store.signal(entry, name, 0, seconds),
-            store.valid(entry, name, 0, seconds),
-            store.tracks(entry, name, 0, seconds),
-        )
+        channel: dataclasses.replace(store.channel(entry, name), name=channel)
         for name, channel in kept.items()
         if name in entry.channels
     }

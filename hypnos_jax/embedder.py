@@ -360,16 +360,7 @@ class Embedder:
             raise RecordingError(f"{night.recording} has none of the modalities {self.names()}")
         seconds = night.duration_s
         if store.kind == "signals":
-            signals = {
-                name: ChannelSignal(
-                    name,
-                    store.rate_hz(name),
-                    store.signal(night, name, 0, seconds),
-                    store.valid(night, name, 0, seconds),
-                    store.tracks(night, name, 0, seconds),
-                )
-                for name in names
-            }
+            signals = {name: store.channel(night, name) for name in names}
             return self.embed_signals(signals, recording=night.recording)
         self.check_tokens(store)
         every = self.names()

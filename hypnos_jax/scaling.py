@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 
-from hypnos_jax import metrics
+from hypnos_jax import metrics, sweeps
 from hypnos_jax.flops import Cost
 
 __all__ = ["Cost", "Run", "cost", "read_sweep"]
@@ -94,11 +94,9 @@ def read_sweep(folder: str | os.PathLike, metric: str) -> tuple[list[Run], dict[
     Raises:
         ValueError: no sweep is there.
     """
-    folder = pathlib.Path(folder)
-    try:
-        sweep = json.loads((folder / "sweep.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no sweep: {error}") from error
+    folder, sweep = pathlib.Path(folder), sweeps.read_sweep(folder)
+    if not sweep:
+        raise ValueError(f"{folder} holds no sweep: it has no sweep.json")
     runs, left_out = [], {}
     for entry in sweep["runs"]:
         found = _read_run(folder / "runs" / entry["name"], entry, metric)

@@ -3,7 +3,7 @@
     python -m launch.sweep --sweep=configs/sweeps/isoflop.py:smoke --output=DIR --jobs=2 \\
         [--set=data.path=TOKENS]
 
-``smoke`` takes minutes on two cores without any data; ``cpu`` (20 runs) about half an hour with
+``smoke`` takes minutes on two cores without any data; ``cpu`` (20 runs) under an hour with
 token nights of 4 x 128 codes; ``gpu`` (22) some minutes on one accelerator with a few hundred
 hours of nights, several runs at a time; ``full`` (30) is for pods and thousands of nights. Each
 budget has the sizes among which its best is to be expected; where the best turns out to be at an

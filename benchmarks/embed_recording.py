@@ -116,8 +116,9 @@ def measure(folder):
     import jax
 
     from data_pipelines.builders.recording_night import Pending, PrepareRecording
-    from hypnos_jax import flops, sharding
-    from hypnos_jax.embed import Embedder
+    from hypnos_jax import sharding
+    from hypnos_jax.cost import flops
+    from hypnos_jax.inference.embed import Embedder
 
     out = {"matmul_gflop_per_s": flops.matmul_rate(sharding.make_mesh()) / 1e9}
 

@@ -29,7 +29,7 @@ from absl import app, flags, logging
 
 from data_pipelines import pipeline, store
 from data_pipelines.builders import night_builder
-from data_pipelines.modality_table import MODALITIES, NINE, NORMALISATION, VERSION
+from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, NORMALISATION, VERSION
 
 ROWS = flags.DEFINE_integer("rows", 320, "Windows of a batch.")
 STORE = flags.DEFINE_string("store", None, "A store of modalities, in place of noise.")
@@ -124,7 +124,8 @@ def train_step(source):
     import jax
 
     from hypnos_jax import config as configs
-    from hypnos_jax import flops, sharding, train
+    from hypnos_jax import sharding, train
+    from hypnos_jax.cost import flops
 
     path, _, argument = CONFIG.value.partition(":")
     spec = importlib.util.spec_from_file_location("config_file", path)

@@ -14,7 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the matrices are small
 import numpy as np
 from absl import app, flags
 
-from hypnos_jax import isoflop, laws, metric_laws
+from hypnos_jax.laws import isoflop
+from hypnos_jax.laws import parametric as laws
 
 TRIALS = flags.DEFINE_integer("trials", 200, "of every case")
 CASES = flags.DEFINE_list("cases", [], "isoflop, parametric, repeated, diversity; all by default")
@@ -87,7 +88,7 @@ def repeated(rng, noise, rd, rn):
 def diversity(rng, noise, a, b, c):
     count = np.repeat(np.arange(1, 9), 3)
     metric = c - a * count**-b + noise * rng.normal(size=len(count))
-    fit = metric_laws.fit_diversity(count, metric, seed=int(rng.integers(1e9)))
+    fit = metric.fit_diversity(count, metric, seed=int(rng.integers(1e9)))
     gain = a * (8**-b - 16**-b)
     return [
         ("a", a, fit.a),

@@ -61,8 +61,9 @@ print(json.dumps({"stages": {}, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak})
 
 def measure(path, row):
     """Prepare the file here; print stages, totals and peak memory as JSON."""
-    from data_pipelines import channels, preprocess
     from data_pipelines.builders import folder, night_builder, recording_night
+    from data_pipelines.channels import table
+    from data_pipelines.signals import causal
 
     stages = {}
 
@@ -80,18 +81,18 @@ def measure(path, row):
 
     time_calls(recording_night, "judge", "judge")
     time_calls(recording_night, "read_channel", "read")
-    time_calls(preprocess, "resample", "resample")
-    time_calls(preprocess, "filter_forward", "filter")
-    time_calls(preprocess, "flat_seconds", "flat")
-    time_calls(preprocess, "amplitude_tracks", "tracks")
-    time_calls(preprocess, "normalize", "z-score")
+    time_calls(causal, "resample", "resample")
+    time_calls(causal, "filter_forward", "filter")
+    time_calls(causal, "flat_seconds", "flat")
+    time_calls(causal, "amplitude_tracks", "tracks")
+    time_calls(causal, "normalize", "z-score")
     time_calls(night_builder, "write_night", "write night")
     time_calls(night_builder, "_seal", "write store")
     importlib.import_module("data_pipelines.builders.night_records")  # once a run, not once a night
     if row == "one":
         recording_night.CHANNELS_AT_ONCE = 1
     items, _ = folder.find_recordings(path.parent)
-    make_night = recording_night.PrepareRecording(channels=channels.HYPNOS, mains_hz=50)
+    make_night = recording_night.PrepareRecording(channels=table.HYPNOS, mains_hz=50)
     with tempfile.TemporaryDirectory(dir=path.parent) as output:
         wall, cpu = time.perf_counter(), time.process_time()
         if row == "store":

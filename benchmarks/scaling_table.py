@@ -5,7 +5,7 @@
 Every case is a ``launch.compile_ahead`` in a process of its own, appended to --results as it ends:
 started again, the command goes on with what is missing. One row (a window of 2048 s of eight
 modalities) a chip: the work grows with the chips, and efficiency is the share of the time that a
-step spends on arithmetic at the chips' peak, by the model of ``hypnos_jax/ahead.py``.
+step spends on arithmetic at the chips' peak, by the model of ``hypnos_jax/cost/compile_ahead.py``.
 """
 
 import itertools

@@ -20,11 +20,11 @@ import tqdm
 from absl import app, flags
 
 from configs.hypnos import rq_transformer, rvq_tokenizer
-from data_pipelines.channels import CHANNELS, HYPNOS
+from data_pipelines.channels.table import CHANNELS, HYPNOS
 from hypnos_jax import config as configs
-from hypnos_jax.embed import Embedder, Stream
-from hypnos_jax.export import make_model
-from hypnos_jax.tokenization import Tokenizer
+from hypnos_jax.export.model import make_model
+from hypnos_jax.inference.embed import Embedder, Stream
+from hypnos_jax.inference.tokenizer import Tokenizer
 
 SIZE = flags.DEFINE_string("size", "small", "of the model and its tokenizers: base, small, tiny")
 SECONDS = flags.DEFINE_integer("seconds", 600, "timed seconds", 1)

@@ -16,7 +16,7 @@ import time
 # One core: the figure is per core, and FFTs would otherwise be allowed more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from data_pipelines.edf_writer import write_edf
+from data_pipelines.recordings.edf_writer import write_edf
 from data_pipelines.synthetic import draw_subject, simulate_night
 from data_pipelines.synthetic.scoring_files import write_scoring
 from data_pipelines.synthetic.sites import SITES, channels_of, record

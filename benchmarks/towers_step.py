@@ -23,10 +23,11 @@ import numpy as np
 from absl import app, flags
 
 from configs.sleep2vec import pretrain
-from data_pipelines.modality_table import NINE
+from data_pipelines.recipes.sleep2vec import NINE
 from data_pipelines.sources import modality_pairs
 from hypnos_jax import config as configs
-from hypnos_jax import flops, sharding, train
+from hypnos_jax import sharding, train
+from hypnos_jax.cost import flops
 
 SIZES = flags.DEFINE_list("sizes", ["s"], "sizes of the config")
 DTYPES = flags.DEFINE_list("dtypes", ["float32"], "of the matrix products")

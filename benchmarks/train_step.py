@@ -8,8 +8,8 @@
 Random tokens of the paper's eight modalities (8 levels of 2048 codes) or random signals; the step,
 its sharding and its optimizer are those of ``hypnos_jax.train``. The matmul rate is measured in the
 same run, before and after, in the dtype of most of the step's products, and so is what is counted:
-``hypnos_jax.flops``, without what ``remat`` computes twice. On a CPU both are taken per second of
-the process's CPU time too, as the machine may have other work. The reference, where given, is a
+``hypnos_jax.cost.flops``, without what ``remat`` computes twice. On a CPU both are taken per second
+of the process's CPU time too, as the machine may have other work. The reference, where given, is a
 step of the same sizes and AdamW in ``hypnos==0.1.0``, without windows, which it cannot train with
 on a CPU. Each measurement is a fresh process; prints one JSON object each, and a table.
 """
@@ -27,11 +27,12 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from data_pipelines.channels import HYPNOS
+from data_pipelines.channels.table import HYPNOS
 from data_pipelines.sources import token_windows
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
-from hypnos_jax import flops, sharding, train
+from hypnos_jax import sharding, train
+from hypnos_jax.cost import flops
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE:ARGUMENT")
 ROWS = flags.DEFINE_integer("rows", 1, "rows of the batch")

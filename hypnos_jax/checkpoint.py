@@ -27,8 +27,8 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from hypnos_jax import distributed
 from hypnos_jax.metrics import EVALUATIONS
+from hypnos_jax.runtime import distributed
 from hypnos_jax.state import TrainState
 
 MANIFEST = "sha256.json"
@@ -55,7 +55,7 @@ class Checkpoints:
 
     Args:
         workdir: the run's folder, which all processes see.
-        jobs: names of the evaluators that eval jobs run (``hypnos_jax/follow.py``).
+        jobs: names of the evaluators that eval jobs run (``hypnos_jax/jobs/eval_job.py``).
         every: steps between saves.
         every_s: seconds after which to save, whatever the step; 0 for never.
         keep: how many of the newest stay.

@@ -23,7 +23,7 @@ import time
 import numpy as np
 from absl import logging
 
-from hypnos_jax import compile_cache, distributed, folders
+from hypnos_jax.runtime import compile_cache, distributed, storage
 
 EVALUATIONS = "evaluations"  # folder of a workdir: what eval jobs found
 # What of a step's line is of this process and its clock: all else is equal in a resumed run.
@@ -141,7 +141,7 @@ def read_run(workdir: str | os.PathLike) -> list[dict]:
     Returns:
         Objects as in ``metrics.jsonl``: an evaluation's are ``{"step", "eval/<name>/<metric>"}``.
     """
-    folder = folders.open_folder(workdir)
+    folder = storage.open_folder(workdir)
     content = folder.read("metrics.jsonl") or b""
     whole, _, _ = content.decode().rpartition("\n")  # the last line may be half written
     found = [json.loads(line) for line in whole.splitlines()]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hypnos_jax import paths
+from hypnos_jax import param_paths
 
 
 def make_schedule(
@@ -72,7 +72,7 @@ def make_optimizer(
         weight_decay: decoupled, times the learning rate; on matrices, not on biases, norms, scales.
         clip_norm: the largest global gradient norm; 0 for none.
         freeze: patterns of the parameters to leave as they are, such as
-            ``("towers", "!*/lora_?")``; see ``hypnos_jax.paths``.
+            ``("towers", "!*/lora_?")``; see ``hypnos_jax.param_paths``.
         multipliers: (pattern, factor of the learning rate) pairs; the last that names a parameter
             decides.
 
@@ -88,14 +88,14 @@ def make_optimizer(
     if multipliers:
         factors = jax.tree.map(lambda _: 1.0, matrices)
         for pattern, factor in multipliers:
-            named = paths.matching(matrices, (pattern,), "config.optim.multipliers")
+            named = param_paths.matching(matrices, (pattern,), "config.optim.multipliers")
             factors = jax.tree.map(lambda hit, old, new=factor: new if hit else old, named, factors)
         steps.append(
             optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))
         )
     if not freeze:
         return optax.chain(*steps)
-    frozen = paths.matching(matrices, freeze, "config.optim.freeze")
+    frozen = param_paths.matching(matrices, freeze, "config.optim.freeze")
     labels = jax.tree.map(lambda fixed: "frozen" if fixed else "trained", frozen)
     if "trained" not in jax.tree.leaves(labels):
         raise ValueError(f"config.optim.freeze={tuple(freeze)} leaves nothing to train")

@@ -154,7 +154,8 @@ def create(
     shapes = jax.eval_shape(make)
     whole = sharding.replicated(mesh)
     # jit alone would put the moments on one device: zeros depend on no input.
-    # By shapes: the mesh's devices may be ones that cannot compute here (hypnos_jax/ahead.py).
+    # By shapes: the mesh's devices may be ones that cannot compute here
+    # (hypnos_jax/cost/compile_ahead.py).
     opt = optax.tree_map_params(
         lambda params: jax.eval_shape(tx.init, params),
         lambda moment, place: moment if _is_masked(moment) else place,

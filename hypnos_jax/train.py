@@ -24,25 +24,13 @@ import numpy as np
 import optax
 from absl import logging
 
-from hypnos_jax import (
-    checkpoint,
-    compile_cache,
-    distributed,
-    evaluate,
-    flops,
-    metrics,
-    optim,
-    paths,
-    scaling,
-    sharding,
-    stopping,
-    warm_start,
-    watchdog,
-)
+from hypnos_jax import checkpoint, evaluate, metrics, optim, param_paths, sharding, warm_start
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
+from hypnos_jax.cost import flops, scaling
 from hypnos_jax.nn import backend
-from hypnos_jax.results import write_json
+from hypnos_jax.runtime import compile_cache, distributed, preemption, watchdog
+from hypnos_jax.runtime.files import write_json
 from hypnos_jax.state import TrainState
 
 NOT_FINITE_BATCHES = 10  # ours: the newest of each process, kept for inspection
@@ -88,7 +76,7 @@ def make_train_step(
     streams = states.streams(objective)
 
     def sums(params, collections, batch, rngs):
-        frozen = paths.matching(params, freeze, "config.optim.freeze")
+        frozen = param_paths.matching(params, freeze, "config.optim.freeze")
         held = lambda fixed, x: jax.lax.stop_gradient(x) if fixed else x
         params = jax.tree.map(held, frozen, params)
         loss, updated = objective.apply(
@@ -281,7 +269,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
 
         def asked_to_stop() -> bool:
             watch.enter("evaluation")
-            return stopping.requested()
+            return preemption.requested()
 
         context = evaluate.Context(config, objective, plan.init, mesh, workdir, asked_to_stop)
         evaluators = evaluate.Evaluators(config["evals"], context)
@@ -314,8 +302,8 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
             )
         if int(state.not_finite) > run.skip_not_finite:  # skipped when more were allowed
             state = state.replace(not_finite=0 * state.not_finite)
-        if stopping.requested():  # nothing is new, and compiling may take minutes
-            return stopping.STOPPED_EARLY
+        if preemption.requested():  # nothing is new, and compiling may take minutes
+            return preemption.STOPPED_EARLY
         writer = metrics.Writer(
             workdir, step=start, offset=meta["offset"], tensorboard=logs.tensorboard
         )
@@ -364,7 +352,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         for step in range(start, run.steps + 1):
             watch.enter("step")
             last = step == run.steps
-            stop, due, found = stopping.requested(), keep.due(step), {}
+            stop, due, found = preemption.requested(), keep.due(step), {}
             pause = last or stop or due or evaluators.due(step, last=last)
             log(0 if pause else 1)
             offset = writer.offset() if pause else 0
@@ -415,7 +403,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         logging.warning(
             "stopped at step %d of %d, saved; the same command resumes", step, run.steps
         )
-    return stopping.STOPPED_EARLY if stop else 0
+    return preemption.STOPPED_EARLY if stop else 0
 
 
 class Trace:

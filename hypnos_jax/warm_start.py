@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from hypnos_jax import export, paths
+from hypnos_jax import param_paths
+from hypnos_jax.export.model import LoadedModel, load_model
 from hypnos_jax.state import TrainState
 
 
@@ -34,7 +35,7 @@ class Weights:
 
 def choose(
     shapes: TrainState,
-    source: str | os.PathLike | export.LoadedModel,
+    source: str | os.PathLike | LoadedModel,
     subtrees: Sequence[tuple[str, str]] = (),
     fresh: Sequence[str] = (),
 ) -> Weights:
@@ -49,21 +50,21 @@ def choose(
         source: whatever ``export.load_model`` takes: a run's workdir, an export, published weights.
         subtrees: (path there, path here) pairs, without the collection's name, such as
             ``(("towers", "towers"),)``; () for everything here.
-        fresh: patterns (see ``hypnos_jax.paths``) of parameters that may be new here, such as
+        fresh: patterns (see ``hypnos_jax.param_paths``) of parameters that may be new here, such as
             ``"*/lora_?"``.
 
     Raises:
         WarmStartError: nothing here lies below a claimed path, or not all of it is there.
         ModelError: the source is no model.
     """
-    model = export.load_model(source)
+    model = load_model(source)
     own = {"params": shapes.params, **shapes.collections}
     own = flax.traverse_util.flatten_dict(own, sep="/")
     theirs = flax.traverse_util.flatten_dict(model.variables, sep="/")
     new = set()
     if fresh:
-        marked = paths.matching(shapes.params, fresh, "config.train.init_fresh")
-        pairs = zip(paths.names(shapes.params), jax.tree.leaves(marked))
+        marked = param_paths.matching(shapes.params, fresh, "config.train.init_fresh")
+        pairs = zip(param_paths.names(shapes.params), jax.tree.leaves(marked))
         new = {f"params/{name}" for name, is_new in pairs if is_new}
     chosen, wrong = {}, []
     for there, here in subtrees or (("", ""),):

@@ -13,10 +13,10 @@ import sys
 
 from absl import app, flags
 
-from data_pipelines import channels
-from data_pipelines.channel_table import COHORTS
-from data_pipelines.recordings import SUFFIXES, Recording, RecordingError, open_recording
-from data_pipelines.verdict import Verdict, judge
+from data_pipelines.channels import resolve
+from data_pipelines.channels.quality import Verdict, judge
+from data_pipelines.channels.table import COHORTS
+from data_pipelines.recordings.opening import SUFFIXES, Recording, RecordingError, open_recording
 
 _ALIASES = flags.DEFINE_string(
     "aliases", None, "JSON or TOML file of canonical channel -> list of this site's labels."
@@ -38,7 +38,7 @@ def find_recordings(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def describe(recording: Recording, resolution: channels.Resolution, verdict: Verdict) -> str:
+def describe(recording: Recording, resolution: resolve.Resolution, verdict: Verdict) -> str:
     """The report on one recording, as text for a terminal."""
     lines = [f"{recording.path}", f"  {_extent(recording)}"]
     lines += [f"  note: {note}" for note in verdict.notes]
@@ -70,7 +70,7 @@ def describe(recording: Recording, resolution: channels.Resolution, verdict: Ver
     return "\n".join(lines) + "\n"
 
 
-def _how(binding: channels.Binding) -> list[str]:
+def _how(binding: resolve.Binding) -> list[str]:
     """How the channel comes about, where the columns do not already say it."""
     plain = binding.reference is not None or binding.how == "as labelled"
     return [] if plain else [binding.how]
@@ -104,8 +104,8 @@ def main(argv: list[str]) -> None:
     if _MAINS_HZ.value not in (None, 50, 60):
         raise app.UsageError(f"--mains_hz={_MAINS_HZ.value}: the mains frequency is 50 or 60 Hz")
     try:
-        aliases = None if _ALIASES.value is None else channels.load_aliases(_ALIASES.value)
-    except channels.AliasError as error:
+        aliases = None if _ALIASES.value is None else resolve.load_aliases(_ALIASES.value)
+    except resolve.AliasError as error:
         raise app.UsageError(str(error)) from None
     checked = unread = 0
     for argument in argv[1:]:
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
         for path in paths:
             try:
                 recording = open_recording(path)
-                resolution = channels.resolve(
+                resolution = resolve.resolve(
                     recording.labels,
                     aliases=aliases,
                     cohort=_COHORT.value,

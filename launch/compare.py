@@ -76,8 +76,8 @@ def train(workdir: pathlib.Path, config: str, data: pathlib.Path, *more: str) ->
 
 def train_hypnos(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     """Train the Hypnos chain; return the model's workdir and its tokens."""
-    from data_pipelines.channels import CHANNELS
-    from hypnos_jax.comparison import AS_CHANNELS
+    from data_pipelines.channels.table import CHANNELS
+    from hypnos_jax.probing.comparison import AS_CHANNELS
 
     channels, tokens, model = (folder / "hypnos" / x for x in ("channels", "tokens", "model"))
     for signal_type in dict.fromkeys(CHANNELS[x].signal_type for x in AS_CHANNELS.values()):
@@ -106,7 +106,7 @@ class Results:
 
     def of(self, name: str, make) -> dict:
         """Return a result, made by ``make()`` where it is not there."""
-        from hypnos_jax.results import write_json
+        from hypnos_jax.runtime.files import write_json
 
         path = self.folder / f"{name}.json"
         if not path.exists():
@@ -164,8 +164,8 @@ class Towers:
 
     def judge(self, variables: dict, workdir: pathlib.Path, step: int) -> dict:
         """Return ``{"counts": ..., "retrieval": {"seen": ..., "unseen": ...}}``."""
-        from hypnos_jax.comparison import stage_counts, tower_features
         from hypnos_jax.evaluators.retrieval import Retrieval
+        from hypnos_jax.probing.comparison import stage_counts, tower_features
 
         mesh, rules = self.scope()
         with mesh, rules:
@@ -183,8 +183,9 @@ class Towers:
 def run(folder: pathlib.Path) -> str:
     """Do all of it; return the table."""
     from data_pipelines.store import NightStore
-    from hypnos_jax import checkpoint, comparison
-    from hypnos_jax.export import load_model
+    from hypnos_jax import checkpoint
+    from hypnos_jax.export.model import load_model
+    from hypnos_jax.probing import comparison
 
     checkpoint.quiet()
     begin = time.monotonic()
@@ -232,8 +233,8 @@ def run(folder: pathlib.Path) -> str:
 
 def write_report(folder: pathlib.Path, store, methods: dict, seconds: float) -> str:
     """Write and draw what there is by now; return the table."""
-    from hypnos_jax import comparison
-    from hypnos_jax.results import write_json
+    from hypnos_jax.probing import comparison
+    from hypnos_jax.runtime.files import write_json
 
     methods = {name: found for name, found in methods.items() if found}
     report = make_report(store, methods, seconds)
@@ -246,7 +247,7 @@ def write_report(folder: pathlib.Path, store, methods: dict, seconds: float) -> 
 
 def make_report(store, methods: dict[str, list[dict]], seconds: float) -> dict:
     """Return all that was found, and how to read it."""
-    from hypnos_jax import comparison
+    from hypnos_jax.probing import comparison
 
     scores = comparison.judge(store, methods, UNSEEN)
     people = {where: scores[next(iter(methods))][where]["subjects"] for where in comparison.SITES}

@@ -90,14 +90,14 @@ def main(argv):
     logging.set_verbosity(logging.INFO)
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs; the host's accelerator is left alone
     from data_pipelines import pipeline
-    from hypnos_jax import ahead  # after the flags: importing takes seconds
     from hypnos_jax import config as configs
+    from hypnos_jax.cost import compile_ahead  # after the flags: importing takes seconds
 
     try:
         config = configs.resolve(CONFIG.value)
         source = pipeline.find_source(config["data"]["name"])
         config = configs.fill(config, source.describe_paper())
-        where = ahead.topology(TOPOLOGY.value)
+        where = compile_ahead.topology(TOPOLOGY.value)
         if len(where.devices) > where.chip.largest:
             logging.warning(
                 "no slice of %s is larger than %d chips: what follows is of one that nobody has",
@@ -107,7 +107,7 @@ def main(argv):
         reports = []
         for mesh in meshes:
             for program in PROGRAMS.value:
-                report = ahead.compile_ahead(
+                report = compile_ahead.compile_ahead(
                     config, where, mesh, program=program, effort=EFFORT.value
                 )
                 reports.append(report)
@@ -122,7 +122,7 @@ def main(argv):
     failed = 0
     for program in PROGRAMS.value:
         own = [report for report in reports if report.program == program]
-        best = ahead.cheapest(own, UTILISATION.value)
+        best = compile_ahead.cheapest(own, UTILISATION.value)
         if best is None:
             least = min(own, key=lambda report: report.total)
             part, size = next(iter(least.parts().items()))

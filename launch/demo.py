@@ -106,7 +106,7 @@ def main_job(
 
 def signal_types(nights: pathlib.Path) -> list[str]:
     """Return the signal types to train tokenizers of: those of the store's training nights."""
-    from data_pipelines.channels import CHANNELS, HYPNOS
+    from data_pipelines.channels.table import CHANNELS, HYPNOS
     from data_pipelines.store import NightStore
 
     held = {name for night in NightStore(nights).select("train") for name in night.channels}
@@ -115,7 +115,7 @@ def signal_types(nights: pathlib.Path) -> list[str]:
 
 def report(folder: pathlib.Path, title: str, seconds: dict[str, float]) -> None:
     """Write the report of one main job and print its table."""
-    from hypnos_jax.report import write_report
+    from hypnos_jax.reports.main_job import write_report
 
     (folder / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
     print()
@@ -149,7 +149,7 @@ def run_public(source: pathlib.Path, output: pathlib.Path) -> None:
 def gather_psg(source: pathlib.Path, folder: pathlib.Path) -> None:
     """Copy the PSG files, and write the DYNAM-O segment as EDF with its scoring beside it."""
     from data_pipelines import scoring
-    from data_pipelines.edf_writer import EdfSignal, write_edf
+    from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, recording in PSG_FILES.items():

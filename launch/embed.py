@@ -30,12 +30,10 @@ DTYPE = flags.DEFINE_enum(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    from data_pipelines import channels
-    from hypnos_jax import (
-        checkpoint,
-        compile_cache,
-        embed_folder,
-    )  # after the flags: imports start jax
+    from data_pipelines.channels import resolve
+    from hypnos_jax import checkpoint
+    from hypnos_jax.inference import embed_folder  # after the flags: imports start jax
+    from hypnos_jax.runtime import compile_cache
 
     checkpoint.quiet()
     compile_cache.keep()
@@ -47,7 +45,7 @@ def main(argv):
             OUTPUT.value,
             modalities=MODALITIES.value,
             mains_hz=int(MAINS_HZ.value) if MAINS_HZ.value else None,
-            aliases=channels.load_aliases(ALIASES.value) if ALIASES.value else None,
+            aliases=resolve.load_aliases(ALIASES.value) if ALIASES.value else None,
             cohort=COHORT.value,
             jobs=JOBS.value,
             chunk_s=CHUNK_S.value,

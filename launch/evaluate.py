@@ -17,7 +17,7 @@ import sys
 
 from absl import app, flags, logging
 
-from hypnos_jax import stopping
+from hypnos_jax.runtime import preemption
 from launch.overrides import settings
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run, or of an export")
@@ -41,8 +41,9 @@ def main(argv):
         raise app.UsageError(str(error)) from error
     if FOLLOW.value:
         return _follow(changes)
-    from hypnos_jax import checkpoint, compile_cache  # after the flags: importing takes seconds
+    from hypnos_jax import checkpoint
     from hypnos_jax.evaluate import evaluate
+    from hypnos_jax.runtime import compile_cache  # after the flags: importing takes seconds
 
     checkpoint.quiet()
     compile_cache.keep()
@@ -67,9 +68,10 @@ def _follow(changes):
         for job in jobs:
             job.close()
 
-    stopping.leave_at_once(leave)  # before the imports, which take seconds
-    from hypnos_jax import checkpoint, compile_cache
-    from hypnos_jax.follow import Follower
+    preemption.leave_at_once(leave)  # before the imports, which take seconds
+    from hypnos_jax import checkpoint
+    from hypnos_jax.jobs.eval_job import Follower
+    from hypnos_jax.runtime import compile_cache
 
     checkpoint.quiet()
     compile_cache.keep()

@@ -15,7 +15,7 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder to write into.")
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
-    from data_pipelines.npz_nights import export_npz
+    from data_pipelines.builders.npz_export import export_npz
     from data_pipelines.store import NightStore
 
     try:

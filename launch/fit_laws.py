@@ -37,15 +37,15 @@ def main(argv):
         raise app.UsageError("give either --sweep or --points")
     if POINTS.value and not OUTPUT.value:
         raise app.UsageError("--points needs --output")
-    from hypnos_jax import laws_report, laws_table  # after the flags: importing takes seconds
+    from hypnos_jax.laws import report, runs  # after the flags: importing takes seconds
 
     output = pathlib.Path(OUTPUT.value or pathlib.Path(SWEEP.value) / "laws")
     try:
         if SWEEP.value:
-            table = laws_table.Table.of_sweep(SWEEP.value, METRIC.value, COUNT.value, UNIQUE.value)
+            table = runs.Table.of_sweep(SWEEP.value, METRIC.value, COUNT.value, UNIQUE.value)
         else:
-            table = laws_table.Table.of_csv(POINTS.value)
-        said = laws_report.write(
+            table = runs.Table.of_csv(POINTS.value)
+        said = report.write(
             table,
             output,
             only=LAW.value,

@@ -29,11 +29,12 @@ COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    from data_pipelines import channels
-    from hypnos_jax import checkpoint, compile_cache  # after the flags: imports start jax
-    from hypnos_jax.embed import Embedder
-    from hypnos_jax.generate import generate, read_prompt
-    from hypnos_jax.generated_figure import draw_generated
+    from data_pipelines.channels import resolve
+    from hypnos_jax import checkpoint
+    from hypnos_jax.inference.embed import Embedder
+    from hypnos_jax.inference.generate import generate, read_prompt
+    from hypnos_jax.inference.generated_figure import draw_generated
+    from hypnos_jax.runtime import compile_cache  # after the flags: imports start jax
 
     checkpoint.quiet()
     compile_cache.keep()
@@ -51,7 +52,7 @@ def main(argv):
                 MODALITIES.value,
                 start_s=START_S.value,
                 mains_hz=int(MAINS_HZ.value) if MAINS_HZ.value else None,
-                aliases=channels.load_aliases(ALIASES.value) if ALIASES.value else None,
+                aliases=resolve.load_aliases(ALIASES.value) if ALIASES.value else None,
                 cohort=COHORT.value,
             )
         made = generate(

@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import channel_table, channels, modality_table, splits, store
+from data_pipelines import splits, store
 from data_pipelines.builders import (
     cinc2017,
     folder,
@@ -23,6 +23,8 @@ from data_pipelines.builders import (
     sleep2vec_npz,
     sleep_edf,
 )
+from data_pipelines.channels import resolve, table
+from data_pipelines.recipes import sleep2vec
 
 BUILDERS = ("folder", "sleep_edf", "cinc2017", "nsrr", "sleep2vec_npz")
 
@@ -59,29 +61,29 @@ LIMIT = flags.DEFINE_integer("limit", None, "sleep_edf: download that many recor
 def wanted_channels(text: str) -> tuple[str, ...]:
     """Names of channels for the value of ``--channels``; ValueError for one that is unknown."""
     if text == "hypnos":
-        return tuple(channels.HYPNOS)
+        return tuple(table.HYPNOS)
     if text == "all":
-        return tuple(channels.CHANNELS)
+        return tuple(table.CHANNELS)
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in channels.CHANNELS]
+    unknown = [name for name in names if name not in table.CHANNELS]
     if unknown or not names:
-        known = ", ".join(channels.CHANNELS)
+        known = ", ".join(table.CHANNELS)
         raise ValueError(f"--channels={text}: {unknown} not among hypnos, all, {known}")
     return names
 
 
 def wanted_modalities(text: str) -> tuple[str, ...]:
     """Names of modalities for the value of ``--modalities``; ValueError for one unknown."""
-    sets = {"nine": modality_table.NINE, "eleven": modality_table.ELEVEN}
+    sets = {"nine": sleep2vec.NINE, "eleven": sleep2vec.ELEVEN}
     if text in sets:
         return sets[text]
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in modality_table.MODALITIES]
+    unknown = [name for name in names if name not in sleep2vec.MODALITIES]
     if unknown or not names:
-        known = ", ".join(modality_table.MODALITIES)
+        known = ", ".join(sleep2vec.MODALITIES)
         raise ValueError(f"--modalities={text}: {unknown} not among nine, eleven, {known}")
     # The order is the table's: another order is the same store.
-    return tuple(name for name in modality_table.MODALITIES if name in names)
+    return tuple(name for name in sleep2vec.MODALITIES if name in names)
 
 
 def find_items() -> tuple[dict[str, recording_night.Pending], list]:
@@ -136,15 +138,15 @@ def choose():
     """Names of what to prepare, the function that makes a night, and how in words for the store."""
     if MODALITIES.value is not None and FLAGS["channels"].present:
         raise ValueError("--channels and --modalities: give one of the two")
-    versions = {"modalities": modality_table.VERSION}
+    versions = {"modalities": sleep2vec.VERSION}
     if BUILDER.value == "sleep2vec_npz":
         names = wanted_modalities(MODALITIES.value or "eleven")
-        versions["normalisation"] = modality_table.AS_GIVEN
+        versions["normalisation"] = sleep2vec.AS_GIVEN
         return names, sleep2vec_npz.ReadNpz(names), versions
     subjects = SUBJECTS.value or find_participants()
     how = {
         "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
-        "aliases": channels.load_aliases(ALIASES.value) if ALIASES.value else None,
+        "aliases": resolve.load_aliases(ALIASES.value) if ALIASES.value else None,
         "subjects": splits.load_subject_map(subjects) if subjects else None,
         "code_book": CODE_BOOK.value,
     }
@@ -155,9 +157,9 @@ def choose():
         return names, recording_night.PrepareRecording(channels=names, **how), provenance
     names = wanted_modalities(MODALITIES.value)
     make_night = recording_night.PrepareModalities(
-        channels=modality_table.channels_for(names), modalities=names, **how
+        channels=sleep2vec.channels_for(names), modalities=names, **how
     )
-    versions["normalisation"] = modality_table.NORMALISATION
+    versions["normalisation"] = sleep2vec.NORMALISATION
     return names, make_night, provenance | versions
 
 
@@ -165,8 +167,8 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     try:
-        if COHORT.value is not None and COHORT.value not in channel_table.COHORTS:
-            known = ", ".join(sorted(channel_table.COHORTS))
+        if COHORT.value is not None and COHORT.value not in table.COHORTS:
+            known = ", ".join(sorted(table.COHORTS))
             raise ValueError(f"--cohort={COHORT.value} is not one of {known}")
         names, make_night, provenance = choose()
         items, doubles = find_items()

@@ -22,9 +22,9 @@ import time
 
 from absl import app, flags, logging
 
-from hypnos_jax.distributed import FAILED, free_port
-from hypnos_jax.progress import newest_step
-from hypnos_jax.stopping import STOPPED_EARLY
+from hypnos_jax.jobs.progress import newest_step
+from hypnos_jax.runtime.distributed import FAILED, free_port
+from hypnos_jax.runtime.preemption import STOPPED_EARLY
 from launch.children import end_with_parent
 
 PROCESSES = flags.DEFINE_integer("processes", 1, "processes on this machine", lower_bound=1)

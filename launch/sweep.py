@@ -4,13 +4,13 @@
         [--set=data.path=TOKENS]
 
 A sweep is a file with ``get_sweep(size)`` that returns a dict of overrides for each run
-(``hypnos_jax/sweeps.py`` says which keys; ``configs/grids.py`` combines them). ``--set`` changes or
-adds to all of them, repeatedly. Everything is checked before anything starts, each key of each run;
-where no data are given, the runs share tiny synthetic ones. ``DIR/sweep.json`` then has every run
-with its overrides and its cost, and ``DIR/runs/<name>/`` is a run's workdir; its name is the same
-for the same settings, wherever the data lie. Every backend starts the same two commands for a run,
-``python -m launch.train --config=... --workdir=... --config.KEY=VALUE...`` and
-``python -m launch.evaluate --workdir=... --follow``:
+(``hypnos_jax/jobs/sweeps.py`` says which keys; ``configs/grids.py`` combines them). ``--set``
+changes or adds to all of them, repeatedly. Everything is checked before anything starts, each key
+of each run; where no data are given, the runs share tiny synthetic ones. ``DIR/sweep.json`` then
+has every run with its overrides and its cost, and ``DIR/runs/<name>/`` is a run's workdir; its name
+is the same for the same settings, wherever the data lie. Every backend starts the same two commands
+for a run, ``python -m launch.train --config=... --workdir=... --config.KEY=VALUE...`` and ``python
+-m launch.evaluate --workdir=... --follow``:
 
 ``local``   ``--jobs`` runs at a time on this machine, until all are done. A failed run is reported
             with the end of its log (``train.log``, ``evaluate.log`` in its workdir) and holds up no
@@ -39,7 +39,7 @@ import sys
 
 from absl import app, flags, logging
 
-from hypnos_jax import sweeps
+from hypnos_jax.jobs import sweeps
 from launch.overrides import settings
 
 SWEEP = flags.DEFINE_string("sweep", None, "FILE or FILE:SIZE")

@@ -18,8 +18,9 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder of the token store.")
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    from hypnos_jax import checkpoint, compile_cache  # after the flags: imports start jax
-    from hypnos_jax.token_nights import tokenize_nights
+    from hypnos_jax import checkpoint
+    from hypnos_jax.inference.tokenize_nights import tokenize_nights
+    from hypnos_jax.runtime import compile_cache  # after the flags: imports start jax
 
     checkpoint.quiet()
     compile_cache.keep()

@@ -14,7 +14,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from hypnos_jax import stopping
+from hypnos_jax.runtime import preemption
 from launch.overrides import parse_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE:ARGUMENT, such as :smoke")
@@ -29,8 +29,9 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
-    stopping.listen()  # before the imports, which take seconds
-    from hypnos_jax import checkpoint, distributed
+    preemption.listen()  # before the imports, which take seconds
+    from hypnos_jax import checkpoint
+    from hypnos_jax.runtime import distributed
     from hypnos_jax.train import train
 
     checkpoint.quiet()

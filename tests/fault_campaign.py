@@ -73,7 +73,8 @@ def mark_phases(path: str, cache: str) -> None:
     import jax
 
     from data_pipelines import pipeline
-    from hypnos_jax import checkpoint, compile_cache, evaluate, train
+    from hypnos_jax import checkpoint, evaluate, train
+    from hypnos_jax.runtime import compile_cache
 
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from hypnos_jax import distributed
+from hypnos_jax.runtime import distributed
 
 TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent

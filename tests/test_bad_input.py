@@ -21,9 +21,9 @@ import pytest
 import tiny_models
 
 from data_pipelines import scoring
-from data_pipelines.edf_writer import EdfSignal, write_edf
+from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.store import NightStore
-from hypnos_jax.export import ModelError, export
+from hypnos_jax.export.model import ModelError, export
 
 START = datetime.datetime(2001, 1, 1, 22)
 SECONDS = 150

@@ -17,9 +17,9 @@ import pytest
 import tiny_models
 from array_record.python.array_record_module import ArrayRecordReader
 
-from hypnos_jax.embed_folder import embed_folder
-from hypnos_jax.export import export
-from hypnos_jax.token_nights import tokenize_nights
+from hypnos_jax.export.model import export
+from hypnos_jax.inference.embed_folder import embed_folder
+from hypnos_jax.inference.tokenize_nights import tokenize_nights
 from hypnos_jax.train import train
 
 # Pieces, so that a part of a field is found too. None is a word of the program.

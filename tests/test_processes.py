@@ -8,7 +8,8 @@ import pytest
 from processes import Failed, run, start_toy
 from toy_objective import install, toy_config
 
-from hypnos_jax import checkpoint, config, metrics, stopping, train, watchdog
+from hypnos_jax import checkpoint, config, metrics, train
+from hypnos_jax.runtime import preemption, watchdog
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -140,8 +141,8 @@ def test_a_stop_at_any_poll_resumes_as_the_same_run(tmp_path, whole, monkeypatch
         polls.append(1)
         return len(polls) >= poll
 
-    monkeypatch.setattr(stopping, "requested", requested)
-    assert train.train(toy_of(8), tmp_path / "stopped") == stopping.STOPPED_EARLY
+    monkeypatch.setattr(preemption, "requested", requested)
+    assert train.train(toy_of(8), tmp_path / "stopped") == preemption.STOPPED_EARLY
     assert len(polls) == poll  # at once
     monkeypatch.undo()
     assert train.train(toy_of(8), tmp_path / "stopped") == 0

@@ -16,7 +16,8 @@ import pytest
 from toy_objective import ToyRegression, ToySource, install, toy_config
 
 from data_pipelines import pipeline
-from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, stopping, train
+from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, train
+from hypnos_jax.runtime import preemption
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -189,7 +190,7 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     process = start(tmp_path / "stopped", **options)
     wait_for_step(process, tmp_path / "stopped", 5)
     process.send_signal(number)
-    assert process.wait(60) == stopping.STOPPED_EARLY, (tmp_path / "stopped.log").read_text()
+    assert process.wait(60) == preemption.STOPPED_EARLY, (tmp_path / "stopped.log").read_text()
     (step,) = checkpoint.good_steps(tmp_path / "stopped")
     assert 5 <= step < 40
     assert run(tmp_path / "stopped", **options) == 0

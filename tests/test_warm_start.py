@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy_objective import install, toy_config
 
-from hypnos_jax import checkpoint, config, optim, paths, train
+from hypnos_jax import checkpoint, config, optim, param_paths, train
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,13 +36,13 @@ def variables(workdir, step=None):
 
 def test_patterns_name_paths_below_them_and_take_back():
     tree = {"towers": {"trunk": {"kernel": 1, "lora_a": 2}, "head": 3}, "tower": 4}
-    found = paths.matching(tree, ("towers", "!*/lora_?"), "key")
+    found = param_paths.matching(tree, ("towers", "!*/lora_?"), "key")
     assert found == {
         "towers": {"trunk": {"kernel": True, "lora_a": False}, "head": True},
         "tower": False,
     }
     with pytest.raises(ValueError, match="key: 'trunk' names none of .*towers/trunk/kernel"):
-        paths.matching(tree, ("trunk",), "key")
+        param_paths.matching(tree, ("trunk",), "key")
 
 
 def test_a_run_begins_from_the_averages_of_another_and_resumes_without_it(source, tmp_path):

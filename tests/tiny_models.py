@@ -12,7 +12,7 @@ import numpy as np
 
 from hypnos_jax import checkpoint, plugins, state
 from hypnos_jax.config import frozen
-from hypnos_jax.programs import programs_of
+from hypnos_jax.export.programs import programs_of
 
 MODALITIES = [
     {"name": "eeg_c3", "levels": 2, "codes": 16, "channel_id": 0, "group": "eeg"},

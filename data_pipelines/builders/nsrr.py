@@ -43,7 +43,7 @@ def find_recordings(folder, *, cohort: str | None = None) -> dict[str, Pending]:
         ValueError: There is no ``polysomnography/edfs``, two files have one name, or a table of
             ``datasets`` is not a CSV file.
     """
-    from data_pipelines.channel_table import COHORTS
+    from data_pipelines.channels.table import COHORTS
 
     folder = pathlib.Path(folder)
     edfs = folder / "polysomnography" / "edfs"

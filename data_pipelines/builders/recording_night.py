@@ -11,10 +11,13 @@ import typing
 
 import numpy as np
 
-from data_pipelines import channels, modalities, preprocess, scoring, splits
-from data_pipelines.recordings import RecordingError, open_recording, read_channel
+from data_pipelines import scoring, splits
+from data_pipelines.channels import resolve, table
+from data_pipelines.channels.quality import judge
+from data_pipelines.recipes import modalities
+from data_pipelines.recordings.opening import RecordingError, open_recording, read_channel
+from data_pipelines.signals import causal
 from data_pipelines.store import Night
-from data_pipelines.verdict import judge
 
 CHANNELS_AT_ONCE = 2  # ours: each takes some 0.1 GB for 8 h at 256 Hz
 DEFAULT_MAINS_HZ = 50  # the published default, where neither the user nor the spectrum tells
@@ -79,7 +82,7 @@ class PrepareRecording:
 
     def _night(self, pending):
         recording = open_recording(pending.path)
-        resolution = channels.resolve(
+        resolution = resolve.resolve(
             recording.labels,
             aliases=self.aliases,
             cohort=pending.cohort,
@@ -144,7 +147,7 @@ class PrepareRecording:
         for name, future in futures.items():
             try:
                 signals[name], found[name] = future.result()
-            except (RecordingError, preprocess.UnusableSignal) as error:
+            except (RecordingError, causal.UnusableSignal) as error:
                 refused[name] = str(error)
         return signals, {"channels": found}, refused
 
@@ -194,7 +197,7 @@ class PrepareModalities(PrepareRecording):
         for name in self.modalities:
             try:
                 made = modalities.make_modality(name, read, usable)
-            except (RecordingError, preprocess.UnusableSignal) as error:
+            except (RecordingError, causal.UnusableSignal) as error:
                 refused[name] = str(error)
                 continue
             if made is not None:
@@ -216,8 +219,8 @@ def _read(recording, judged, mains_hz, lock):
     binding = judged.binding
     with lock:  # the libraries behind some recordings expect one reader
         signal, sfreq = read_channel(recording, binding)
-    made = preprocess.preprocess_channel(
-        signal, sfreq, channels.CHANNELS[binding.channel], mains_hz=mains_hz
+    made = causal.preprocess_channel(
+        signal, sfreq, table.CHANNELS[binding.channel], mains_hz=mains_hz
     )
     # Shares of the verdict are of its samples of the night; this one is of the whole.
     return made, judged.to_json() | {"valid_share": round(float(made.valid.mean()), 4)}

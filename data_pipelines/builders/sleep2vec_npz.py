@@ -19,12 +19,12 @@ import zipfile
 
 import numpy as np
 
-from data_pipelines.modality_table import MODALITIES, TOKEN_S, Modality
-from data_pipelines.modality_windows import SEXES
-from data_pipelines.preprocess import amplitude_tracks
+from data_pipelines.labels import AROUSALS
+from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S, Modality
 from data_pipelines.scoring import Event
+from data_pipelines.signals.causal import amplitude_tracks
 from data_pipelines.store import ChannelSignal, Night
-from data_pipelines.token_labels import AROUSALS
+from data_pipelines.windows import SEXES
 
 SPLITS = {
     "train": "train",

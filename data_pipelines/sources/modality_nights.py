@@ -10,11 +10,11 @@ import functools
 
 import numpy as np
 
-from data_pipelines.modality_table import MODALITIES, NINE, TOKEN_S
-from data_pipelines.modality_windows import People, Windows, describe, fill, modalities_of
+from data_pipelines.labels import UNKNOWN, TokenLabels
 from data_pipelines.pipeline import Batch, Endurance, PipelineError, Source, mix, permute
+from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
 from data_pipelines.store import DamagedRecordError, NightStore
-from data_pipelines.token_labels import UNKNOWN, TokenLabels
+from data_pipelines.windows import People, Windows, describe, fill, modalities_of
 
 WHOLE_NIGHT = 1535  # tokens: what the official model's positions leave beside its CLS
 NIGHTS_OF_LABELS = 256  # ours: kept in memory, 0.15 MB each for 8 h

@@ -16,15 +16,6 @@ from collections.abc import Iterator
 import numpy as np
 from absl import logging
 
-from data_pipelines.modality_table import MODALITIES, NINE, TOKEN_S
-from data_pipelines.modality_windows import (
-    Memory,
-    People,
-    Windows,
-    describe,
-    fill,
-    modalities_of,
-)
 from data_pipelines.pipeline import (
     Batch,
     EmptySplitError,
@@ -35,7 +26,9 @@ from data_pipelines.pipeline import (
     mix,
     permute,
 )
+from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
 from data_pipelines.store import DamagedRecordError, NightStore
+from data_pipelines.windows import Memory, People, Windows, describe, fill, modalities_of
 
 
 def open_source(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_pipelines.channels import CHANNELS
+from data_pipelines.channels.table import CHANNELS
 from data_pipelines.pipeline import (
     Batch,
     EmptySplitError,

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data_pipelines.edf_writer import write_edf
+from data_pipelines.recordings.edf_writer import write_edf
 from data_pipelines.scoring import EPOCH_S, Scoring, ScoringError, read_scoring
 from data_pipelines.synthetic.night import simulate_night
 from data_pipelines.synthetic.scoring_files import SUFFIXES, write_scoring

@@ -29,9 +29,9 @@ import numpy as np
 import scipy.signal
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.modality_table import MODALITIES, NINE, NORMALISATION, TOKEN_S, VERSION
-from data_pipelines.preprocess import amplitude_tracks
+from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, NORMALISATION, TOKEN_S, VERSION
 from data_pipelines.scoring import Event
+from data_pipelines.signals.causal import amplitude_tracks
 from data_pipelines.store import ChannelSignal, Night
 from data_pipelines.synthetic.stages import simulate_stages
 from data_pipelines.synthetic.subjects import stream

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines.edf_writer import EdfSignal
+from data_pipelines.recordings.edf_writer import EdfSignal
 
 MICROVOLTS = {"uV": 1.0, "mV": 1e3, "V": 1e6}
 

@@ -5,10 +5,10 @@ import pathlib
 import numpy as np
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.channels import CHANNELS, HYPNOS
-from data_pipelines.modality_table import MODALITIES, NINE, NORMALISATION, TOKEN_S, VERSION
-from data_pipelines.preprocess import amplitude_tracks, preprocess_channel
+from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, NORMALISATION, TOKEN_S, VERSION
 from data_pipelines.scoring import Event
+from data_pipelines.signals.causal import amplitude_tracks, preprocess_channel
 from data_pipelines.store import ChannelSignal, Night, TokenNight
 from data_pipelines.synthetic.night import simulate_night
 from data_pipelines.synthetic.subjects import draw_subject, stream

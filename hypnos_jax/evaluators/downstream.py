@@ -4,7 +4,7 @@ The objective's ``predict(batch, kept)`` answers; ``kept`` hides signal from it,
 stays the same. Conditions: ``all`` modalities; ``only/<name>`` each alone; ``without/<name>`` each
 left out; ``size/<n>``, the mean over sets of n modalities, and ``size/<n>/worst``; and
 ``hole/<name>/<share>``, a sensor gone for a contiguous share of every window. Measures are those of
-``hypnos_jax.task_metrics``. Answers about a night are the mean over its windows.
+``hypnos_jax.probing.task_metrics``. Answers about a night are the mean over its windows.
 
 Results go to ``workdir/downstream_<split>.json``, a picture to
 ``workdir/figures/<step>_downstream_<split>.png``.
@@ -23,9 +23,10 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.pipeline import EmptySplitError
-from hypnos_jax import distributed, probe, task_metrics
-from hypnos_jax.result_figures import draw_answers
-from hypnos_jax.results import write_json
+from hypnos_jax.probing import probe, task_metrics
+from hypnos_jax.reports.figures import draw_answers
+from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime.files import write_json
 from hypnos_jax.tasks import AROUSALS, TOKEN_S, Task, find_task
 
 SUBSETS = ("single", "leave_one_out")

@@ -2,9 +2,10 @@
 
 Tasks, each where the nights have labels for it: sleep staging, apnea or hypopnea and arousal by
 30-s epoch of sleep, rhythm by record. Beside the embedding: the same backbone with random weights,
-the tokenizers' codewords before the backbone, hand-made features (``hypnos_jax.features``), and no
-features at all. Protocol: ``hypnos_jax.probe``. Results go to ``workdir/probe.json`` and, as a
-picture, to ``workdir/figures/<step>_probe.png``.
+the tokenizers' codewords before the backbone, hand-made features
+(``hypnos_jax.probing.hand_features``), and no features at all. Protocol:
+``hypnos_jax.probing.probe``. Results go to ``workdir/probe.json`` and, as a picture, to
+``workdir/figures/<step>_probe.png``.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.store import EPOCH_S, NightEntry, NightStore
-from hypnos_jax import distributed, features, probe
-from hypnos_jax.export import TOKENIZERS, load_model
-from hypnos_jax.probe_figure import draw_probe
-from hypnos_jax.recording_embedding import epoch_means, mean_over_modalities
-from hypnos_jax.results import write_json
-from hypnos_jax.token_pieces import CHUNK_S, carry, embed_tokens, read_window
+from hypnos_jax.export.model import TOKENIZERS, load_model
+from hypnos_jax.inference.embedding import epoch_means, mean_over_modalities
+from hypnos_jax.models.token_chunks import CHUNK_S, carry, embed_tokens, read_window
+from hypnos_jax.probing import hand_features, probe
+from hypnos_jax.reports.probe_figure import draw_probe
+from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime.files import write_json
 
 EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
     "embedding",
@@ -369,7 +371,7 @@ def _pool(by_record, rows):
 
 def _hand_made(by_record, signals, nights):
     entries = {night.recording: night for night in signals.nights}
-    compute = features.record_features if by_record else features.epoch_features
+    compute = hand_features.record_features if by_record else hand_features.epoch_features
     rows = [compute(signals, entries[night.recording])[0] for night in nights]
     return [x[None] for x in rows] if by_record else rows
 

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.signal
 from jax.experimental import multihost_utils
 
-from hypnos_jax import distributed
+from hypnos_jax.runtime import distributed
 
 EEG_BANDS = {
     "delta": (0.5, 4.0),

@@ -16,9 +16,9 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.pipeline import EmptySplitError
-from hypnos_jax import distributed
-from hypnos_jax.result_figures import draw_matrix
-from hypnos_jax.results import write_json
+from hypnos_jax.reports.figures import draw_matrix
+from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime.files import write_json
 
 CUTS = (1, 5, 10)
 

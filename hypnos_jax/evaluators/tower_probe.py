@@ -1,8 +1,8 @@
 """Which sleep stages a linear probe reads out of frozen contrastive towers, beside baselines.
 
 Features are what the trunk makes of every token of 30 s, modalities side by side
-(``hypnos_jax.comparison``). Beside them: the same towers with random weights, and no features at
-all. Protocol: ``hypnos_jax.probe``. Results go to ``workdir/tower_probe.json``.
+(``hypnos_jax.probing.comparison``). Beside them: the same towers with random weights, and no
+features at all. Protocol: ``hypnos_jax.probing.probe``. Results go to ``workdir/tower_probe.json``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from hypnos_jax import distributed, probe
-from hypnos_jax.comparison import CLASSES, STRENGTH, stage_examples, tower_features
-from hypnos_jax.results import write_json
+from hypnos_jax.probing import probe
+from hypnos_jax.probing.comparison import CLASSES, STRENGTH, stage_examples, tower_features
+from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime.files import write_json
 
 EMBEDDING, RANDOM, NOTHING = "embedding", "random_towers", "no_features"
 TASK = "staging"

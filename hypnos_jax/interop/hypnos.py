@@ -32,7 +32,7 @@ from hypnos_jax.interop.hypnos_names import Entry, backbone_entries, tokenizer_e
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 from hypnos_jax.nn.quantize import SMALLEST_COUNT
-from hypnos_jax.tensor_files import TensorFile, aligned_empty
+from hypnos_jax.runtime.tensor_files import TensorFile, aligned_empty
 
 OBJECTIVE = "rq_next_token"
 FILE = "hypnos.safetensors"  # the bundle's name in a folder or a hub repository

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.channels import CHANNELS
+from data_pipelines.channels.table import CHANNELS
 from hypnos_jax.interop.formats import FormatError
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer

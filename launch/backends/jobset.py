@@ -24,7 +24,7 @@ import re
 
 import yaml
 
-from hypnos_jax.sweeps import Run, evaluated, trained, workdir_of
+from hypnos_jax.jobs.sweeps import Run, evaluated, trained, workdir_of
 
 FAILED, STOPPED_EARLY = 1, 75  # exit codes: an error of config or data; saved, start me again
 TRAIN, EVALUATE = "train", "evaluate"

@@ -21,8 +21,8 @@ import time
 import psutil
 from absl import logging
 
-from hypnos_jax.progress import Progress, newest_step, read_progress, tail
-from hypnos_jax.sweeps import (
+from hypnos_jax.jobs.progress import Progress, newest_step, read_progress, tail
+from hypnos_jax.jobs.sweeps import (
     DONE,
     FAILED,
     ROOT,
@@ -37,7 +37,7 @@ from launch.backends.table import Table
 from launch.children import end_with_parent
 
 ALL = (DONE, RUNNING, STOPPED, FAILED, WAITING)
-STOPPED_EARLY = 75  # hypnos_jax/stopping.py, whose import is not needed
+STOPPED_EARLY = 75  # hypnos_jax/runtime/preemption.py, whose import is not needed
 DONE_CODE, STOPPED_CODES = 0, (STOPPED_EARLY, -signal.SIGTERM)
 WORDS = {"train": "training", "evaluate": "evaluation"}
 # In a job of Slurm or Open MPI: each run would take itself for that job, and its port.

@@ -6,7 +6,7 @@ import pathlib
 import shlex
 from collections.abc import Iterable
 
-from hypnos_jax.sweeps import Run, workdir_of
+from hypnos_jax.jobs.sweeps import Run, workdir_of
 
 
 def commands(run: Run, workdir: str, evaluate: bool) -> list[str]:

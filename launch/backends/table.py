@@ -6,7 +6,7 @@ import collections
 import sys
 import time
 
-from hypnos_jax.sweeps import DONE, FAILED, RUNNING, STOPPED, WAITING
+from hypnos_jax.jobs.sweeps import DONE, FAILED, RUNNING, STOPPED, WAITING
 
 SHOW_S = 0.5  # a terminal
 TELL_S = 60.0  # a log

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines import pipeline
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.modality_table import MODALITIES, NINE
+from data_pipelines.recipes.sleep2vec import MODALITIES, NINE
 from data_pipelines.scoring import Event
 from data_pipelines.sources import modality_nights
 from data_pipelines.store import ChannelSignal, Night, NightStore

@@ -15,8 +15,9 @@ import psutil
 import pytest
 import tiny_recordings
 
-from data_pipelines import channels, store
+from data_pipelines import store
 from data_pipelines.builders import cinc2017, folder, night_builder, nsrr, recording_night
+from data_pipelines.channels.table import CHANNELS, HYPNOS
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -376,7 +377,7 @@ def test_an_nsrr_cohort_keeps_age_and_sex_and_no_more(tmp_path):
     items = nsrr.find_recordings(cohort)
     assert items["shhs1-200001"].metadata == {"age": 55.0, "sex": "M", "cohort": "shhs"}
     assert items["shhs2-200001"].metadata["age"] == 60.0
-    make_night = recording_night.PrepareRecording(channels=channels.HYPNOS, mains_hz=60)
+    make_night = recording_night.PrepareRecording(channels=HYPNOS, mains_hz=60)
     night_builder.write_store(
         tmp_path / "out", kind="signals", items=items, make_night=make_night, progress=False
     )
@@ -424,11 +425,11 @@ def test_real_recordings_of_two_devices(test_data, tmp_path):
     source.mkdir()
     shutil.copy(test_data / "sleep-edf" / "short_psg.edf", source)
     shutil.copy(test_data / "nox-a1" / "subject1.edf", source)
-    prepare(source, tmp_path / "out", names=channels.CHANNELS, cohort="sleep_edf")
+    prepare(source, tmp_path / "out", names=CHANNELS, cohort="sleep_edf")
     opened = store.NightStore(tmp_path / "out")
     nox, sleep_edf = sorted(opened.nights, key=lambda night: night.duration_s)
     assert nox.duration_s == 120 and sleep_edf.duration_s == 300
-    assert set(channels.HYPNOS) <= set(nox.channels)
+    assert set(HYPNOS) <= set(nox.channels)
     for name in nox.channels:
         samples = opened.signal(nox, name, 0, 120)
         assert np.isfinite(samples).all() and samples.any()

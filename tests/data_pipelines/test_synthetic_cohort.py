@@ -10,8 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import channels, recordings, scoring, splits
-from data_pipelines.edf_writer import EdfSignal, write_edf
+from data_pipelines import scoring, splits
+from data_pipelines.channels import resolve, table
+from data_pipelines.recordings import opening
+from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.synthetic import draw_subject, plan_cohort, simulate_night, write_cohort
 from data_pipelines.synthetic.sites import SITES, channels_of, record, site_named
 from data_pipelines.synthetic.subjects import stream
@@ -35,7 +37,7 @@ def test_recordings_open_with_rates_units_and_all_channels(cohort):
     assert len(names) == NIGHTS == len(set(names))
     sites = set()
     for name in names:
-        recording = recordings.open_recording(folder / f"{name}.edf")
+        recording = opening.open_recording(folder / f"{name}.edf")
         site = site_named(name.split("-")[0])
         sites.add(site.name)
         assert recording.duration_s == 720
@@ -49,8 +51,8 @@ def test_recordings_open_with_rates_units_and_all_channels(cohort):
             kind = leads[label].parts[0][0].split("_")[0]
             if kind in expected:
                 assert recording.sfreq_hz(index) == expected[kind]
-        resolution = channels.resolve(recording.labels)
-        lost = 8 - sum(name in resolution.bindings for name in channels.HYPNOS)
+        resolution = resolve.resolve(recording.labels)
+        lost = 8 - sum(name in resolution.bindings for name in table.HYPNOS)
         assert lost <= (2 if site.name == "birch" else 1)  # a lost mastoid takes two channels
         assert resolution.unused == [] or lost
     assert sites == {site.name for site in SITES}
@@ -61,7 +63,7 @@ def test_mne_reads_the_same_signals(cohort):
     folder, names = cohort
     for name in names[:5]:
         raw = mne.io.read_raw_edf(folder / f"{name}.edf", verbose="error")
-        recording = recordings.open_recording(folder / f"{name}.edf")
+        recording = opening.open_recording(folder / f"{name}.edf")
         label = next(x for x in raw.ch_names if "C4" in x or x == "M1")
         index = recording.labels.index(label)
         if recording.sfreq_hz(index) != raw.info["sfreq"]:
@@ -77,7 +79,7 @@ def test_scoring_beside_is_found_and_read(cohort):
     for planned in plan_cohort(NIGHTS, 5, 0.2):
         path = folder / f"{planned.recording}.edf"
         site = site_named(planned.site)
-        recording = recordings.open_recording(path)
+        recording = opening.open_recording(path)
         found = scoring.find_scoring(path)
         forms.add(found.suffix)
         read = scoring.read_scoring(found, recording=recording)
@@ -105,10 +107,10 @@ def test_units_labels_and_polarity_decode_to_the_same_signal(tmp_path, site):
     night = simulate_night(3, 0.1, rates=rates)
     path = tmp_path / "night.edf"
     write_edf(path, record(stream(0), night, site, clean=True), START)
-    recording = recordings.open_recording(path)
-    resolution = channels.resolve(recording.labels)
-    for name in channels.HYPNOS:
-        values, sfreq = recordings.read_channel(recording, resolution.bindings[name])
+    recording = opening.open_recording(path)
+    resolution = resolve.resolve(recording.labels)
+    for name in table.HYPNOS:
+        values, sfreq = opening.read_channel(recording, resolution.bindings[name])
         assert sfreq == night.rates[name]
         wanted = night.signals[name]
         if name.startswith("resp"):  # arbitrary units: the same shape
@@ -225,13 +227,13 @@ def test_stages_and_events_of_given_labels_are_followed(tmp_path):
     output = tmp_path / "cohort"
     (name,) = write_cohort(output, 1, seed=4, hours=8, labels=labels)
     path = output / f"{name}.edf"
-    recording = recordings.open_recording(path)
+    recording = opening.open_recording(path)
     assert recording.duration_s == len(stages) * 30
     read = scoring.read_scoring(scoring.find_scoring(path), recording=recording)
     np.testing.assert_array_equal(read.stages, stages)
     assert [e.onset_s for e in read.events if e.kind.startswith("apnea")] == [400.0]
-    flow = channels.resolve(recording.labels).bindings["airflow"]
-    values, rate = recordings.read_channel(recording, flow)
+    flow = resolve.resolve(recording.labels).bindings["airflow"]
+    values, rate = opening.read_channel(recording, flow)
     during = values[int(405 * rate) : int(428 * rate)]
     before = values[int(370 * rate) : int(395 * rate)]
     assert np.std(during) < 0.3 * np.std(before)

@@ -1,14 +1,10 @@
 """The probe as a job: labels, feature sets, files and picture; what is missing is said."""
 
 import json
-import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from tiny_models import random_variables, rq_config, token_batch, write_run
 
 from data_pipelines.builders.night_builder import write_store

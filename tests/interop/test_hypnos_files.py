@@ -23,8 +23,8 @@ from tiny_models import (
     write_tokenizers,
 )
 
-from hypnos_jax.embed import Embedder
-from hypnos_jax.export import ModelError, export, export_published, load_model, make_model
+from hypnos_jax.export.model import ModelError, export, export_published, load_model, make_model
+from hypnos_jax.inference.embed import Embedder
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from tiny_models import (
     token_batch,
 )
 
-from data_pipelines.edf_writer import EdfSignal, write_edf
-from hypnos_jax.embed import Embedder, embed_recording
-from hypnos_jax.export import export_published, load_model, make_model
+from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
+from hypnos_jax.export.model import export_published, load_model, make_model
+from hypnos_jax.inference.embed import Embedder, embed_recording
+from hypnos_jax.inference.tokenizer import Tokenizer
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
-from hypnos_jax.tokenization import Tokenizer
 
 published = pytest.importorskip(
     "published",

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
-from hypnos_jax import sweeps
+from hypnos_jax.jobs import sweeps
 from launch.backends import jobset, slurm
 from launch.backends import print as printing
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from hypnos_jax import laws_table
+from hypnos_jax.laws import runs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -54,7 +54,7 @@ def test_a_table_of_runs_becomes_a_report_that_needs_no_other_file(tmp_path):
     assert page.count("data:image/png") == len(list(out.glob("*.png"))) == 4
     for words in ("Recommendation", "What was run", "What to doubt", "borrowed", "row 20"):
         assert words in page
-    again = laws_table.Table.of_csv(out / "runs.csv")
+    again = runs.Table.of_csv(out / "runs.csv")
     np.testing.assert_allclose(again.points.loss, [row[2] for row in rows])
     assert np.isinf(again.points.unique).all()
     assert "the corpus is taken as 2.88e+06 units of data" in done.stdout
@@ -76,10 +76,10 @@ def test_what_cannot_be_read_is_named(tmp_path):
     path = tmp_path / "points.csv"
     write_points(path, ["params", "loss"], [[1, 2]])
     with pytest.raises(ValueError, match=r"points.csv has no column data"):
-        laws_table.Table.of_csv(path)
+        runs.Table.of_csv(path)
     write_points(path, ["params", "data", "loss"], [[1, "many", 2]])
     with pytest.raises(ValueError, match=r"points.csv, column data: .*many"):
-        laws_table.Table.of_csv(path)
+        runs.Table.of_csv(path)
     write_points(path, ["params", "data", "loss"], [[1, 0, 2]])
     with pytest.raises(ValueError, match=r"data of the runs must be 1 numbers above 0"):
-        laws_table.Table.of_csv(path)
+        runs.Table.of_csv(path)

@@ -17,8 +17,9 @@ import time
 import pytest
 import rich.console
 
-from hypnos_jax import metrics, sweeps
-from hypnos_jax.progress import Progress
+from hypnos_jax import metrics
+from hypnos_jax.jobs import sweeps
+from hypnos_jax.jobs.progress import Progress
 from launch import children
 from launch.backends import local, table
 

@@ -1,0 +1,1 @@
+"""Channels: the canonical table, labels and their meanings, quality control."""

@@ -1,0 +1,251 @@
+"""A recording's channels at their own rates -> the modalities of sleep2vec, scaled per night.
+
+The official preprocessing is private; everything here is inferred from its inputs' names and rates
+(arXiv 2602.13857; ``normalisation: robust_z/1``):
+
+- waveforms: polyphase resampling, zero-phase Butterworth band-pass, robust z-score of the night
+  (median; interquartile range x 0.7413), clipped at 20;
+- ``ibi``: intervals between R peaks in seconds, interpolated to 4 Hz, as
+  ``(interval - median of the night) / 0.1 s``, clipped at 20;
+- ``resp``: a belt or a flow at 4 Hz, 0.05-0.7 Hz; without any, the height of the R peaks;
+- ``spo2``: readings below 50 or above 100 take the value before them; ``(x - 95) / 5``;
+- ``actigraphy``: the length of the acceleration's vector.
+
+Gaps are bridged for the filters; a second is 0 and not valid where half of it or more is missing,
+where the sensor gave one constant value, or where a derived number has nothing near to stand on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import scipy.signal
+
+from data_pipelines.recipes.sleep2vec import MODALITIES
+from data_pipelines.signals import causal
+from data_pipelines.signals.causal import UnusableSignal
+from data_pipelines.signals.heartbeats import LONGEST_S, SHORTEST_S, find_r_peaks
+from data_pipelines.store import ChannelSignal
+
+CLIP = 20.0
+IQR_TO_STD = 0.7413
+FILTER_ORDER = 4  # ours, as everywhere here; it acts twice
+BEAT_RATE_HZ = 128  # R peaks are as exact at 128 Hz as at 360 (0.8 ms)
+LONGEST_BEATLESS_S = 5  # ours: between two intervals with nothing to interpolate from
+LONGEST_HELD_S = 30  # ours: how long a reading of oxygen stands for those that are missing
+FLAT_S = {"eeg": 5, "eog": 5, "emg": 5, "ecg": 5, "ppg": 5}  # one constant value; else 60 s
+SPO2_BOUNDS, SPO2_CENTRE, SPO2_SCALE = (50.0, 100.0), 95.0, 5.0
+IBI_SCALE_S = 0.1
+
+# Canonical channel -> (signal [T] in its unit with NaN in gaps, samples per second).
+Read = Callable[[str], tuple[np.ndarray, fractions.Fraction]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A modality of a night, and the canonical channels it was made of."""
+
+    signal: ChannelSignal
+    channels: tuple[str, ...]
+
+
+def make_modality(name: str, read: Read, usable: list[str]) -> Made | None:
+    """Make one modality of a recording.
+
+    Args:
+        name: of ``modality_table.MODALITIES``.
+        read: canonical channel -> its whole signal and native rate.
+        usable: canonical channels that can be read.
+
+    Returns:
+        The modality over the whole seconds of its signal; None where no channel serves.
+
+    Raises:
+        UnusableSignal: the channels that serve hold no signal; says why.
+    """
+    modality = MODALITIES[name]
+    there = [channel for channel in modality.channels if channel in usable]
+    reasons = []
+    if modality.made == "magnitude" and there:
+        return Made(_magnitude(modality, [read(channel) for channel in there]), tuple(there))
+    for channel in there:
+        make = _MAKERS[modality.made]
+        try:
+            return Made(make(modality, channel, *read(channel)), (channel,))
+        except UnusableSignal as error:
+            reasons.append(str(error))
+    if reasons:
+        raise UnusableSignal("; ".join(reasons))
+    return None
+
+
+def _waveform(modality, channel, signal, sfreq):
+    bridged, valid = _bridged(channel, signal, sfreq, FLAT_S.get(modality.name, 60))
+    rate = modality.rate_hz
+    signal = _resampled(bridged, sfreq, rate, len(valid))
+    return _scaled(modality, band_pass(signal, rate, modality.band_hz), valid)
+
+
+def _breathing(modality, channel, signal, sfreq):
+    """A belt or flow as it is; of an ECG, the height of its R peaks, which breathing moves."""
+    if channel != "ecg":
+        return _waveform(modality, channel, signal, sfreq)
+    ecg, valid, peaks = _beats(channel, signal, sfreq)
+    ecg = band_pass(ecg, BEAT_RATE_HZ, MODALITIES["ecg"].band_hz)
+    at = np.clip(np.rint(peaks * BEAT_RATE_HZ).astype(int), 0, len(ecg) - 1)
+    heights, valid = _interpolate(modality, peaks, ecg[at], valid)
+    return _scaled(modality, band_pass(heights, modality.rate_hz, modality.band_hz), valid)
+
+
+def _interbeat(modality, channel, signal, sfreq):
+    _, valid, peaks = _beats(channel, signal, sfreq)
+    intervals = np.diff(peaks)
+    plausible = (intervals >= SHORTEST_S) & (intervals <= LONGEST_S)
+    values, valid = _interpolate(modality, peaks[1:][plausible], intervals[plausible], valid)
+    by_second = values.reshape(len(valid), -1)
+    tracks, _ = causal.amplitude_tracks(by_second, valid)
+    values = (values - np.median(by_second[valid])) / IBI_SCALE_S
+    return _signal(modality, values, valid, tracks)
+
+
+def _beats(channel, signal, sfreq):
+    """ECG at ``BEAT_RATE_HZ``, its valid seconds, and the times of its R peaks in them."""
+    bridged, valid = _bridged(channel, signal, sfreq, FLAT_S["ecg"])
+    ecg = _resampled(bridged, sfreq, BEAT_RATE_HZ, len(valid))
+    peaks = find_r_peaks(np.where(np.repeat(valid, BEAT_RATE_HZ), ecg, 0.0), BEAT_RATE_HZ)
+    peaks = peaks[valid[np.minimum(peaks.astype(int), len(valid) - 1)]]
+    if len(peaks) < 3:
+        raise UnusableSignal(f"{channel} has no heart beats")
+    return ecg, valid, peaks
+
+
+def _interpolate(modality, times, values, valid):
+    """Values at uneven times -> an even rate; a second with none near is not valid."""
+    if len(times) < 2:
+        raise UnusableSignal(f"{modality.name}: too few heart beats follow one another")
+    seconds, rate = len(valid), modality.rate_hz
+    at = np.arange(seconds * rate) / rate
+    after = np.clip(np.searchsorted(times, at), 1, len(times) - 1)
+    gap = times[after] - times[after - 1]
+    outside = np.maximum(times[0] - at, at - times[-1])
+    near = (gap <= LONGEST_BEATLESS_S) & (outside <= LONGEST_BEATLESS_S)
+    valid = valid & near.reshape(seconds, rate).all(axis=1)
+    if not valid.any():
+        raise UnusableSignal(f"{modality.name}: no second with heart beats")
+    return np.interp(at, times, values), valid
+
+
+def _saturation(modality, channel, signal, sfreq):
+    seconds = _seconds(channel, signal, sfreq)
+    low, high = SPO2_BOUNDS
+    with np.errstate(invalid="ignore"):
+        missing = ~((signal >= low) & (signal <= high))
+    rate = modality.rate_hz
+    values, lost = causal.bin_means(signal, missing, sfreq / rate, seconds * rate)
+    if lost.all():
+        raise UnusableSignal(f"{channel} has no reading from {low:g} to {high:g}")
+    places = np.arange(len(values))
+    last = np.maximum.accumulate(np.where(lost, -1, places))
+    # Before the first reading there is nothing to hold, and the first one is not valid there.
+    values = values[np.where(last < 0, np.argmax(~lost), last)]
+    held = np.where(last < 0, np.inf, places - last) / rate
+    valid = (held <= LONGEST_HELD_S).reshape(seconds, rate).mean(axis=1) > 0.5
+    if not valid.any():
+        raise UnusableSignal(f"{channel} has no second from {low:g} to {high:g}")
+    tracks, _ = causal.amplitude_tracks(values.reshape(seconds, rate), valid)
+    return _signal(modality, (values - SPO2_CENTRE) / SPO2_SCALE, valid, tracks)
+
+
+def _magnitude(modality, readings):
+    seconds = min(_seconds(modality.name, *reading) for reading in readings)
+    rate, total, valid = modality.rate_hz, 0.0, np.ones(seconds, bool)
+    for signal, sfreq in readings:
+        bridged, there = _bridged(modality.name, signal, sfreq, None)
+        axis = _resampled(bridged, sfreq, rate, seconds)
+        total, valid = total + np.square(axis), valid & there[:seconds]
+    return _scaled(modality, np.sqrt(total), valid)
+
+
+_MAKERS = {
+    "waveform": _waveform,
+    "breathing": _breathing,
+    "interbeat": _interbeat,
+    "saturation": _saturation,
+}
+
+
+def _seconds(channel, signal, sfreq):
+    seconds = int(len(signal) / fractions.Fraction(sfreq))
+    if seconds == 0:
+        raise UnusableSignal(f"{channel} is shorter than one second")
+    return seconds
+
+
+def _bridged(channel, signal, sfreq, flat_s):
+    """The signal with its gaps interpolated, and which of its seconds are measured."""
+    signal, sfreq = np.asarray(signal, np.float64), fractions.Fraction(sfreq)
+    seconds = _seconds(channel, signal, sfreq)
+    missing = ~np.isfinite(signal)
+    valid = causal.covered(missing, sfreq, seconds)
+    if not valid.any():
+        raise UnusableSignal(f"{channel} has no second of signal")
+    signal = causal.bridge(signal, missing)
+    valid &= ~causal.flat_seconds(signal, sfreq, seconds, flat_s)
+    if not valid.any():
+        raise UnusableSignal(f"{channel} is flat")
+    return signal, valid
+
+
+def _resampled(signal, sfreq, rate_hz, seconds):
+    """Resample around the median: outside the recording, the resampler takes zeros."""
+    centre = np.median(signal)
+    around = causal.resample(signal - centre, fractions.Fraction(sfreq), rate_hz)
+    return around[: seconds * rate_hz] + centre
+
+
+@functools.lru_cache
+def _sections(rate_hz, band_hz):
+    low, high = band_hz
+    if high is not None and high >= rate_hz / 2:
+        high = None
+    if low is None and high is None:
+        return None
+    if low is None or high is None:
+        kind, corners = ("highpass", low) if high is None else ("lowpass", high)
+    else:
+        kind, corners = "bandpass", (low, high)
+    return scipy.signal.butter(FILTER_ORDER, corners, kind, fs=rate_hz, output="sos")
+
+
+def band_pass(
+    signal: np.ndarray, rate_hz: int, band_hz: tuple[float | None, float | None]
+) -> np.ndarray:
+    """Filter ``[T]`` forwards and backwards; None leaves that side open."""
+    sections = _sections(rate_hz, band_hz)
+    if sections is None:
+        return signal
+    # A filter of long memory starts from what the signal, mirrored, was before.
+    pad = min(len(signal) - 1, round(3 * rate_hz / (band_hz[0] or 1.0)))
+    return scipy.signal.sosfiltfilt(sections, signal, padlen=pad)
+
+
+def _scaled(modality, signal, valid):
+    """Robust z-score of the valid seconds, clipped."""
+    by_second = signal.reshape(len(valid), modality.rate_hz)
+    tracks, std = causal.amplitude_tracks(by_second, valid)
+    lower, median, upper = np.percentile(by_second[valid], (25, 50, 75))
+    # Half of the samples may be one value, in a sensor that rests; its swings are then the scale.
+    scale = IQR_TO_STD * (upper - lower) or std
+    if not scale > 0:
+        raise UnusableSignal(f"{modality.name} is flat")
+    return _signal(modality, (signal - median) / scale, valid, tracks)
+
+
+def _signal(modality, samples, valid, tracks):
+    samples = np.clip(samples, -CLIP, CLIP).astype(np.float32)
+    samples *= np.repeat(valid, modality.rate_hz)
+    return ChannelSignal(modality.name, modality.rate_hz, samples, valid, tracks)

@@ -1,0 +1,1 @@
+"""Costs before training: FLOPs and parameters, compiled programs of topologies without devices."""

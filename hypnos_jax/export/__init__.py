@@ -1,0 +1,1 @@
+"""A trained model as plain files: weights, card, programs; and loading any of them."""

@@ -1,0 +1,572 @@
+"""A trained model as plain files, and loading it back: from an export, a run's folder, a bundle.
+
+An export is a folder::
+
+    model.safetensors           every variable under its path: ``params/...``, ``vq/...``
+    config.json                 the objective's name and keyword arguments, the table of channels,
+                                step, checksum, where it was trained; see ``describe``
+    tokenizers/<signal type>/   for models of tokens: an export of each tokenizer they came from
+    *.jaxexport                 what it computes, as programs that JAX alone runs: ``programs`` of
+                                the config says their inputs; see ``hypnos_jax.export.programs``
+    flatbuffers.zip             the package that ``jax.export`` reads them with
+    README.md, run.json         its card, and the run that it is of; see ``hypnos_jax.export.card``
+
+The first two are readable anywhere: ``plugins.load("objectives", name)(**arguments)`` rebuilds the
+module and the tensors are its variables. The checksum is over the objective, every tensor's name,
+type, shape and bytes, and the checksums of the tokenizers; a run's folder and its export share it.
+
+A model may also be one file in the format of a published implementation; see
+``hypnos_jax.interop.formats``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import numpy as np
+import safetensors
+import safetensors.numpy
+from absl import logging
+
+import hypnos_jax
+from data_pipelines.channels.table import CHANNELS
+from hypnos_jax import checkpoint, plugins
+from hypnos_jax.config import frozen
+from hypnos_jax.export import card
+from hypnos_jax.export.programs import SUFFIX, NoProgramError, programs_of, versions
+from hypnos_jax.interop import formats, hypnos
+from hypnos_jax.runtime.tensor_files import TensorFile
+
+FORMAT = "hypnos_jax.model/1"
+WEIGHTS, CONFIG, TOKENIZERS = "model.safetensors", "config.json", "tokenizers"
+READER = "flatbuffers.zip"
+KEYS = {"objective", "modalities", "channels", "step", "tensors", "tokenizers", "checksum"}
+
+
+class ModelError(ValueError):
+    """A folder that holds no model, or one that is not what its config says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to apply: ``objective.apply(variables, batch, method="embed")``.
+
+    Attributes:
+        objective: the Linen module.
+        variables: collection -> nested dict of numpy arrays.
+        config: what ``config.json`` of an export holds.
+        checksum: SHA-256 over objective, variables and tokenizers, as hexadecimal digits.
+        step: updates it was trained for.
+        tokenizers: signal type -> the tokenizer that a model of tokens needs: its folder, or, from
+            a bundle, itself; ``load_model`` takes either.
+    """
+
+    objective: nn.Module
+    variables: dict[str, Any]
+    config: dict[str, Any]
+    checksum: str
+    step: int
+    tokenizers: dict[str, pathlib.Path | LoadedModel]
+
+
+def load_model(path: str | os.PathLike | LoadedModel, *, step: int | None = None) -> LoadedModel:
+    """Load a model from the folder of a training run (its newest good checkpoint), or an export.
+
+    Args:
+        path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``; or a published
+            model: the file, a folder with ``hypnos.safetensors``, or ``owner/name``, a repository
+            of the Hugging Face hub that holds it. A loaded model is returned as it is.
+        step: which checkpoint of a run.
+
+    Raises:
+        ModelError: none of these; a step that is not there, or of what is no run; a tensor that is
+            missing, of another shape than its config says, or changed; or a published model that
+            cannot be represented here.
+    """
+    if isinstance(path, LoadedModel):
+        return path
+    name, path = str(path), pathlib.Path(path)
+    if step is not None and not (path / "checkpoints").is_dir():
+        raise ModelError(f"{path} is no run's workdir, so it has no step {step} to choose")
+    if path.is_file():
+        return _from_published(path)
+    # A path with a folder that exists is a mistyped one, not a repository.
+    if not path.exists() and not path.parent.exists() and hypnos.HUB_ID.fullmatch(name):
+        return _from_published(name)
+    if not path.is_dir():
+        raise ModelError(f"{path} is not a folder; give a run's workdir or an export's folder")
+    if (path / "checkpoints").is_dir():
+        return _from_run(path, step)
+    if (path / WEIGHTS).exists() or _is_export(path):
+        return _from_export(path)
+    if (path / hypnos.FILE).is_file():
+        return _from_published(path / hypnos.FILE)
+    raise ModelError(
+        f"{path} holds no model: neither checkpoints/ (a run's workdir) nor {WEIGHTS} (an export)"
+        f" nor {hypnos.FILE} (a bundle)"
+    )
+
+
+def export(
+    workdir: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    tokenizers: str | os.PathLike | None = None,
+    step: int | None = None,
+    programs: bool = True,
+    licence: str | None = None,
+) -> LoadedModel:
+    """Write a model as safetensors and JSON; an earlier export at ``output`` is replaced whole.
+
+    Args:
+        workdir: folder of a run, or another export.
+        output: folder to write.
+        tokenizers: folder with a run or an export per signal type, for a model of tokens; by
+            default those beside the tokens that it was trained on.
+        step: which checkpoint of a run; the newest good one by default.
+        programs: also write what runs without this package; takes seconds.
+        licence: of the weights, for the card; by default that of the export given, else none.
+
+    Raises:
+        ModelError: no model there; ``output`` holds something that is no export; or a tokenizer
+            that the model needs is missing.
+    """
+    output = pathlib.Path(output)
+    if output.exists() and not _is_export(output) and any(output.iterdir()):
+        raise ModelError(f"{output} exists and is no export; give a new folder")
+    model, missing = _whole(workdir, tokenizers, step)
+    licence = licence or model.config.get("licence")
+    model = dataclasses.replace(model, config={**model.config, "licence": licence})
+    if missing and (model.tokenizers or tokenizers is not None):
+        raise ModelError(
+            f"no tokenizer for {missing} among {sorted(model.tokenizers)} in"
+            f" {tokenizers or 'the folder of the tokens'}"
+        )
+    if missing:
+        logging.warning("%s: its tokens carry no tokenizers; the export embeds tokens only", output)
+    needed = signal_types(model)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        missing = {}
+        for name in needed if model.tokenizers else ():
+            own = _write(load_model(model.tokenizers[name]), partial / TOKENIZERS / name, programs)
+            reasons = own.get("programs_missing", {})
+            missing |= {f"{TOKENIZERS}/{name}: {key}": why for key, why in reasons.items()}
+        config = _write(model, partial, programs, missing)
+        if any(partial.rglob(f"*{SUFFIX}")):
+            _write_reader(partial / READER)
+        run = None
+        if not isinstance(workdir, LoadedModel):
+            run = card.read_run(workdir, model.step)
+        card.write(partial, config, run, name=output.name)
+        _replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return load_model(output)
+
+
+def export_published(
+    workdir: str | os.PathLike,
+    output: str | os.PathLike,
+    name: str,
+    *,
+    tokenizers: str | os.PathLike | None = None,
+    step: int | None = None,
+) -> LoadedModel:
+    """Write a model, with its tokenizers if any, as one file in a published format.
+
+    Args:
+        workdir: folder of a run or of an export, or another such file.
+        output: file to write; one of the same format is replaced.
+        name: the format, one of ``formats.NAMES``.
+        tokenizers, step: as for ``export``.
+
+    Returns:
+        The model as it is read back.
+
+    Raises:
+        ModelError: no model there, or one that the format cannot represent; a tokenizer is missing;
+            ``output`` is something else.
+    """
+    output, form = pathlib.Path(output), formats.find(name)
+    if output.exists() and not form.recognises(output):
+        raise ModelError(f"{output} exists and is no file of {name}; give a new file")
+    model, missing = _whole(workdir, tokenizers, step)
+    needed, objective = signal_types(model), model.config["objective"]["name"]
+    if objective != form.OBJECTIVE:
+        raise ModelError(
+            f"the model is of {objective}; a file of {name} is of a model of {form.OBJECTIVE}"
+        )
+    if missing:
+        raise ModelError(f"the model has no tokenizer of {missing}; give their folder (tokenizers)")
+    part = lambda model: formats.Part(model.config["objective"], model.variables)
+    parts = {group: part(load_model(model.tokenizers[group])) for group in needed}
+    try:
+        form.write(output, part(model), parts)
+    except formats.FormatError as error:
+        raise ModelError(f"{output} cannot be written: {error}") from error
+    return load_model(output)
+
+
+def _whole(workdir, tokenizers, step) -> tuple[LoadedModel, list[str]]:
+    """Load a model with the tokenizers given, and tell which it lacks.
+
+    Raises:
+        ModelError: a tokenizer makes other codes than the model reads.
+    """
+    model = load_model(workdir, step=step)
+    if tokenizers is not None:
+        model = _with_tokenizers(model, pathlib.Path(tokenizers))
+    for row in model.config["modalities"]:
+        if row.get("group") in model.tokenizers:
+            own = load_model(model.tokenizers[row["group"]]).config["objective"]["model"]
+            made = {key: own.get(key, row[key]) for key in ("levels", "codes")}
+            if made != {key: row[key] for key in made}:
+                raise ModelError(
+                    f"the {row['group']} tokenizer makes {made}; the model takes {row['levels']} x"
+                    f" {row['codes']} levels x codes of {row['name']}"
+                )
+    return model, [name for name in signal_types(model) if name not in model.tokenizers]
+
+
+def signal_types(model: LoadedModel) -> list[str]:
+    """Return the signal types whose tokens the model reads; none for a model of signals."""
+    return _groups(model.config["modalities"])
+
+
+def _groups(modalities: list[dict]) -> list[str]:
+    """Signal types of modalities that are read as tokens; those read as signals have none."""
+    return sorted({row["group"] for row in modalities if "group" in row})
+
+
+def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
+    """Return what an export says of a run's model, but for its tensors.
+
+    Args:
+        config: the run's resolved config.
+        step: updates made.
+        store: folder of the data.
+
+    Returns:
+        ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
+        group} in the order of the code axis, or {name, rate_hz, frames} for towers, or none for a
+        model of one signal; ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess}
+        of all that it may read, none for towers, whose modalities are made of several; ``data``
+        {name, manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``; and of ``make_model``
+        ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
+    """
+    data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
+    modalities = config["objective"].get("model", {}).get("modalities", [])
+    names = [row["name"] for row in modalities if "group" in row] or [
+        channel.name
+        for channel in CHANNELS.values()
+        if channel.signal_type == data.get("signal_type")
+    ]
+    return {
+        "format": FORMAT,
+        "objective": config["objective"],
+        "modalities": modalities,
+        "channels": [_channel_row(CHANNELS[name]) for name in names if name in CHANNELS],
+        "data": {**data, "manifest_sha256": _manifest_digest(store)},
+        "seed": config.get("seed", 0),
+        "step": step,
+        "hypnos_jax": hypnos_jax.__version__,
+    }
+
+
+def checksum(objective: dict, tensors: dict[str, np.ndarray], tokenizers: dict[str, str]) -> str:
+    """Return SHA-256 over the objective, the tokenizers' checksums and every tensor by name."""
+    digest = hashlib.sha256(json.dumps([objective, tokenizers], sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(tensor.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _channel_row(channel) -> dict:
+    return {
+        "name": channel.name,
+        "channel_id": channel.id,
+        "signal_type": channel.signal_type,
+        "unit": channel.unit,
+        "rate_hz": channel.rate_hz,
+        "preprocess": channel.preprocess,
+    }
+
+
+def _manifest_digest(store: pathlib.Path) -> str | None:
+    """The data's manifest as it is now, or None where the run's data are no longer there."""
+    path = store / "manifest.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def make_model(
+    config: dict,
+    variables: dict,
+    step: int,
+    store: str | os.PathLike | None = None,
+    tokenizers: dict[str, LoadedModel] | None = None,
+) -> LoadedModel:
+    """Return the model that a run's config and variables are.
+
+    Args:
+        config: the run's resolved config.
+        variables: collection -> nested dict of arrays.
+        step: updates made.
+        store: folder of the data it was trained on; ``config.data.path`` by default.
+        tokenizers: signal type -> tokenizer; by default those in the store.
+
+    Raises:
+        ModelError: the config's objective cannot be built.
+    """
+    store = pathlib.Path(store or config["data"].get("path") or "/no/store")
+    description = describe(config, step, store)
+    tensors = _flat(variables)
+    description["tensors"] = _table(tensors)
+    if tokenizers is None:
+        tokenizers = _find_tokenizers(store / TOKENIZERS)
+    return _seal(description, tensors, tokenizers, "the config")
+
+
+def _from_published(path: str | pathlib.Path) -> LoadedModel:
+    try:
+        path = hypnos.fetch(path) if isinstance(path, str) else path
+        part, parts = formats.recognise(path).read(path)
+    except formats.FormatError as error:
+        raise ModelError(str(error)) from error
+    tokenizers = {}
+    for name, own in parts.items():
+        config = {"objective": own.objective, "data": {"name": "published", "signal_type": name}}
+        tokenizers[name] = make_model(config, own.variables, 0, tokenizers={})
+    config = {"objective": part.objective, "data": {"name": "published"}}
+    return make_model(config, part.variables, 0, tokenizers=tokenizers)
+
+
+def _from_run(workdir: pathlib.Path, step: int | None) -> LoadedModel:
+    try:
+        config, step, variables = checkpoint.restore_variables(workdir, step)
+    except checkpoint.CheckpointError as error:
+        raise ModelError(str(error)) from error
+    # A run that was given no data wrote its own into its folder.
+    store = config["data"].get("path") or workdir / "synthetic"
+    return make_model(config, variables, step, store)
+
+
+def _from_export(folder: pathlib.Path) -> LoadedModel:
+    config = _read_config(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{path} is missing")
+    tensors = {}
+    try:
+        file = TensorFile(path)
+        for name, (dtype, shape) in config["tensors"].items():
+            if name not in file.names:
+                raise ModelError(f"{path} has no tensor {name!r}")
+            tensor = file.get(name)
+            if [str(tensor.dtype), list(tensor.shape)] != [dtype, shape]:
+                raise ModelError(
+                    f"{path}: tensor {name!r} is {tensor.dtype} {list(tensor.shape)};"
+                    f" {CONFIG} says {dtype} {shape}"
+                )
+            tensors[name] = tensor
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    unknown = sorted(file.names - set(tensors))
+    if unknown:
+        raise ModelError(f"{path} has a tensor {unknown[0]!r} that {CONFIG} does not name")
+    found = checksum(config["objective"], tensors, config["tokenizers"])
+    if found != config["checksum"]:
+        raise ModelError(
+            f"{path} or its {CONFIG} was changed: checksum {found[:12]}...,"
+            f" {CONFIG} says {str(config['checksum'])[:12]}..."
+        )
+    folders = {}
+    for name, digest in config["tokenizers"].items():
+        folders[name] = folder / TOKENIZERS / name
+        if _checksum_of(folders[name]) != digest:
+            raise ModelError(f"{folders[name]} is not the tokenizer that the model was trained on")
+    return _assemble(config, tensors, folders, folder)
+
+
+def _seal(description: dict, tensors: dict, tokenizers: dict, source) -> LoadedModel:
+    """Add those of the tokenizers that it needs and the checksum, and make the model."""
+    wanted = _groups(description["modalities"])
+    own = {name: tokenizers[name] for name in wanted if name in tokenizers}
+    digests = {name: _checksum_of(tokenizer) for name, tokenizer in own.items()}
+    digest = checksum(description["objective"], tensors, digests)
+    description = {**description, "tokenizers": digests, "checksum": digest}
+    return _assemble(description, tensors, own, source)
+
+
+def _find_tokenizers(beside: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return signal type -> the run or export of its tokenizer, whatever the folder's name.
+
+    Raises:
+        ModelError: two of one signal type.
+    """
+    found = {}
+    for folder in sorted(beside.iterdir()) if beside.is_dir() else ():
+        try:
+            objective = json.loads((folder / CONFIG).read_text())["objective"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if "signal_type" not in objective or folder.name.startswith("."):
+            continue
+        other = found.setdefault(objective["signal_type"], folder)
+        if other != folder:
+            raise ModelError(
+                f"{other} and {folder} are both tokenizers of {objective['signal_type']}; leave one"
+            )
+    return found
+
+
+def _with_tokenizers(model: LoadedModel, folder: pathlib.Path) -> LoadedModel:
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder of tokenizers")
+    return _seal(model.config, _flat(model.variables), _find_tokenizers(folder), folder)
+
+
+def _checksum_of(folder: pathlib.Path | LoadedModel) -> str:
+    if isinstance(folder, pathlib.Path) and _is_export(folder):
+        return _read_config(folder)["checksum"]  # its tensors are checked when it is loaded
+    return load_model(folder).checksum
+
+
+def _read_config(folder: pathlib.Path) -> dict:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(f"{path} is missing")
+    try:
+        config = json.loads(path.read_text())
+        form = config["format"]
+        missing = KEYS - set(config)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not the config of an export: {error!r}") from None
+    if form != FORMAT:
+        raise ModelError(f"{path} has format {form!r}; this version reads {FORMAT!r}")
+    if missing:
+        raise ModelError(f"{path} lacks {sorted(missing)}")
+    return config
+
+
+def _assemble(config: dict, tensors: dict, tokenizers: dict, source) -> LoadedModel:
+    arguments = dict(config["objective"])
+    try:
+        objective = plugins.load("objectives", arguments.pop("name"))(**frozen(arguments))
+    except (TypeError, KeyError, ValueError) as error:
+        raise ModelError(f"{source}: its objective cannot be built: {error}") from error
+    return LoadedModel(
+        objective=objective,
+        variables=flax.traverse_util.unflatten_dict(tensors, sep="/"),
+        config=config,
+        checksum=config["checksum"],
+        step=config["step"],
+        tokenizers=dict(sorted(tokenizers.items())),
+    )
+
+
+def _flat(variables: dict) -> dict[str, np.ndarray]:
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    return {name: np.asarray(tensor) for name, tensor in flat.items()}
+
+
+def _table(tensors: dict) -> dict[str, list]:
+    return {name: [str(x.dtype), list(x.shape)] for name, x in sorted(tensors.items())}
+
+
+def _write(
+    model: LoadedModel, folder: pathlib.Path, programs: bool, missing: dict | None = None
+) -> dict[str, Any]:
+    """Write tensors, programs and config, and return the config.
+
+    ``missing`` are programs that are already known not to be there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {key: value for key, value in model.config.items() if not key.startswith("programs")}
+    if programs:
+        config |= _write_programs(model, folder, missing or {})
+    # ascontiguousarray alone would give a scalar an axis.
+    tensors = {
+        name: np.ascontiguousarray(x).reshape(x.shape) for name, x in _flat(model.variables).items()
+    }
+    try:
+        safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": FORMAT})
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{folder / WEIGHTS} cannot be written: {error}") from error
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    for path in filter(pathlib.Path.is_file, folder.iterdir()):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    return config
+
+
+def _write_programs(model: LoadedModel, folder: pathlib.Path, missing: dict) -> dict[str, Any]:
+    """Write the model's programs, and return what the config says of them.
+
+    A model without is an export all the same: why it has none stands in ``programs_missing``.
+    """
+    tensors, rows, missing = _flat(model.variables), {}, dict(missing)
+    try:
+        found = programs_of(model.objective, model.config)
+    except NoProgramError as error:
+        found, missing = {}, {**missing, "all": str(error)}
+    for name, program in found.items():
+        try:
+            data = program.serialize(tensors)
+        except NoProgramError as error:
+            missing[name] = str(error)
+            continue
+        file = f"{name}{SUFFIX}"
+        (folder / file).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        rows[name] = {"file": file, "sha256": digest, **program.describe()}
+    for name, why in missing.items():
+        logging.warning("no program %r for use without hypnos_jax: %s", name, why)
+    return {"programs": rows, "programs_missing": missing, "programs_by": versions()}
+
+
+def _write_reader(path: pathlib.Path) -> None:
+    """Write the package flatbuffers (pure Python, Apache-2.0) but for a format of its own.
+
+    ``jax.export`` reads programs with it, and JAX does not install it.
+    """
+    found = importlib.util.find_spec("flatbuffers")  # there, or no program could be written
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(pathlib.Path(found.origin).parent.glob("*.py")):
+            if file.name != "flexbuffers.py":
+                archive.write(file, f"flatbuffers/{file.name}")
+
+
+def _replace(partial: pathlib.Path, output: pathlib.Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not output.exists():
+        partial.rename(output)
+        return
+    old = output.with_name(f".{output.name}.old-{os.getpid()}")
+    output.rename(old)
+    try:
+        partial.rename(output)
+    except OSError:
+        old.rename(output)
+        raise
+    shutil.rmtree(old)
+
+
+def _is_export(folder: pathlib.Path) -> bool:
+    try:
+        return json.loads((folder / CONFIG).read_text())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

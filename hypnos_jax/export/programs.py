@@ -1,0 +1,284 @@
+"""What a model computes, as programs that JAX runs without this package.
+
+A program is a function ``call(tensors, inputs) -> outputs`` of the tensors of ``model.safetensors``
+under their names, of named arrays, and to named arrays, serialised by ``jax.export``. It takes any
+number of rows and any length of time, and any of ``PLATFORMS``; long inputs pass piece by piece
+inside of it, so the results are those of ``Embedder``, ``ModalityEmbedder`` and ``Tokenizer``.
+
+What JAX promises (docs.jax.dev, "Compatibility guarantees" of ``jax.export``): a program runs with
+versions of jaxlib up to 6 months newer and up to 3 weeks older than the one that wrote it. After
+that it is to be written anew, from the tensors: ``launch.export`` of an export does that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
+from hypnos_jax.models.token_chunks import ANEW_S, CHUNK_S, OVER_TIME
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+SUFFIX = ".jaxexport"
+ENCODED_S = 64  # ours: seconds that pass a tokenizer at once
+WINDOW_TOKENS = 120  # of towers, where the model does not say: the official code's
+
+Tensors = dict[str, jax.Array]
+Variables = dict[str, Any]
+
+
+class NoProgramError(ValueError):
+    """A model of which no program can be made."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An input or output: its shape, a name standing for any size, its dtype, what it holds."""
+
+    shape: tuple[int | str, ...]
+    dtype: str
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A function of a model's variables and named arrays, to named arrays."""
+
+    call: Callable[[Variables, Tensors], Tensors]
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+
+    def describe(self) -> dict[str, Any]:
+        """Return ``inputs`` and ``outputs`` for JSON: name -> {shape, dtype, what}."""
+        rows = lambda arrays: {name: dataclasses.asdict(row) for name, row in arrays.items()}
+        return {"inputs": rows(self.inputs), "outputs": rows(self.outputs)}
+
+    def serialize(self, tensors: dict[str, Any]) -> bytes:
+        """Return what ``jax.export.deserialize`` reads.
+
+        Args:
+            tensors: name -> array or shape, as ``model.safetensors`` has them.
+
+        Raises:
+            NoProgramError: JAX cannot express or write it.
+        """
+        scope = export.SymbolicScope()
+
+        def spec(row):
+            shape = ", ".join(map(str, row.shape))
+            return jax.ShapeDtypeStruct(export.symbolic_shape(shape, scope=scope), row.dtype)
+
+        def embed(tensors, inputs):
+            return self.call(flax.traverse_util.unflatten_dict(tensors, sep="/"), inputs)
+
+        given = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in tensors.items()}
+        inputs = {name: spec(row) for name, row in self.inputs.items()}
+        try:
+            return bytes(
+                export.export(jax.jit(embed), platforms=PLATFORMS)(given, inputs).serialize()
+            )
+        except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+            raise NoProgramError(f"{type(error).__name__}: {error}") from error
+
+
+def versions() -> dict[str, Any]:
+    """Return what wrote the programs, by which their reader is judged."""
+    return {
+        "jax": jax.__version__,
+        "calling_convention": export.maximum_supported_calling_convention_version,
+        "platforms": list(PLATFORMS),
+    }
+
+
+def programs_of(objective: nn.Module, config: dict[str, Any]) -> dict[str, Program]:
+    """Return a model's programs.
+
+    Args:
+        objective: its module.
+        config: what ``config.json`` of its export says.
+
+    Returns:
+        ``{"embed"}`` for a model of tokens, ``{"encode"}`` for a tokenizer, and for towers one
+        program under each modality's name.
+
+    Raises:
+        NoProgramError: the objective is of another kind, or sees what no piece can hold.
+    """
+    if getattr(objective, "reads", "tokens") == "modalities":
+        return _towers(objective, config)
+    if hasattr(objective, "embed_next"):
+        return {"embed": _backbone(objective, config["modalities"])}
+    if hasattr(objective, "token_s"):
+        return {"encode": _tokenizer(objective)}
+    raise NoProgramError(f"nothing is known of what a {type(objective).__name__} reads")
+
+
+def _backbone(objective, modalities) -> Program:
+    """Tokens to states. The plain kernel of attention: a fused one runs on one platform alone."""
+    objective = objective.clone(model={**objective.model, "attention": "blocks"})
+    count, width = len(modalities), sum(row["levels"] for row in modalities)
+    tracks = objective.model.get("use_tracks", False)
+    names = [row["name"] for row in modalities]
+    ids = jnp.asarray([row["channel_id"] for row in modalities], jnp.int32)
+    inputs = {
+        "codes": Array(("B", "S", width), "int32", "codes, the levels of all modalities in turn"),
+        "present": Array(("B", count), "bool", "modalities that are there"),
+    }
+    if tracks:
+        inputs["valid"] = Array(("B", "S", count), "bool", "seconds that hold signal")
+        what = "mean of the unfiltered signal, log of its amplitude"
+        inputs["tracks"] = Array(("B", "S", count, 2), "float32", what)
+    seen = "the seconds before s" if objective.embed_lag else "second s and those before it"
+    what = f"of each second s, having seen {seen}; zeros where absent"
+    outputs = {"rows": Array(("B", count, "S", objective.model["dim"]), "float32", what)}
+
+    def batch(fixed, pieces):
+        """A batch as the objective takes it, of what is the same at all times and what is not."""
+        rows, length = pieces["codes"].shape[:2]
+        rest = {
+            "channel_ids": jnp.broadcast_to(ids, (rows, count)),
+            "weight": jnp.ones(rows),
+            "valid": jnp.ones((rows, length, count), bool),
+            "tracks": jnp.zeros((rows, length, count, 2)),
+        }
+        return {**rest, **fixed, **pieces}
+
+    def anew(variables, inputs):
+        """As ``embed_tokens`` of models that see the whole past: 2048 s at a time."""
+        fixed = {"present": inputs["present"]}
+
+        def step(_, pieces):
+            found = objective.apply(variables, batch(fixed, pieces), method="embed")
+            return None, jnp.stack([found[name] for name in names], 2)
+
+        return _over_pieces(step, None, _over_time(inputs), ANEW_S)
+
+    def onward(variables, inputs):
+        fixed = {"present": inputs["present"]}
+        # BOS stands in place of a second before the first; without lag one row more comes out.
+        front = lambda x: jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))
+        later = {name: front(x) for name, x in _over_time(inputs).items()}
+        if objective.embed_lag:
+            later = {name: x[:, :-1] for name, x in later.items()}
+
+        def advance(cache, pieces, first):
+            own = {**variables, **cache}
+            return objective.apply(
+                own, batch(fixed, pieces), first, method="embed_next", mutable=["cache"]
+            )
+
+        def step(carry, pieces):
+            cache, first = carry
+            found, cache = advance(cache, pieces, first)
+            return (cache, False), jnp.stack([found[name] for name in names], 2)
+
+        piece = {
+            name: jax.ShapeDtypeStruct((x.shape[0], CHUNK_S, *x.shape[2:]), x.dtype)
+            for name, x in later.items()
+        }
+        shapes = jax.eval_shape(advance, {}, piece, True)[1]
+        cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        rows = _over_pieces(step, (cache, True), later, CHUNK_S)
+        return rows if objective.embed_lag else rows[:, 1:]
+
+    run = anew if objective.reach is None else onward
+    return Program(lambda v, x: {"rows": jnp.moveaxis(run(v, x), 2, 1)}, inputs, outputs)
+
+
+def _over_time(inputs):
+    return {name: inputs[name] for name in OVER_TIME if name in inputs}
+
+
+def _tokenizer(objective) -> Program:
+    """Signals to codes, in float32 as ``Tokenizer`` has it."""
+    network = RvqTokenizer(**{**objective.model, "dtype": "float32"})
+    if network.reach is None:
+        raise NoProgramError("it looks back without a window: no program serves every length")
+    hop = objective.rate_hz
+    what = f"{objective.signal_type} at {hop} Hz, preprocessed"
+    inputs = {"signal": Array(("B", f"{hop}*S"), "float32", what)}
+    outputs = {"codes": Array(("B", "S", network.levels), "int32", "codes of each second")}
+
+    def call(variables, inputs):
+        inner = {name: tree["tokenizer"] for name, tree in variables.items()}
+
+        def advance(cache, x):
+            return network.apply({**inner, **cache}, x, method="encode_next", mutable=["cache"])
+
+        def step(cache, x):
+            codes, cache = advance(cache, x)
+            return cache, codes
+
+        signal, piece = inputs["signal"], ENCODED_S * hop
+        rows, seconds = signal.shape[0], signal.shape[1] // hop
+        # The first piece is one sample longer (see ``RvqTokenizer.latents_next``), so it stands
+        # alone; after it there is always another, because a scan over nothing cannot be written.
+        count = (seconds + ENCODED_S - 1) // ENCODED_S
+        front = int(network.strict_causal)
+        end = 1 - front + (1 + count) * piece - seconds * hop
+        signal = jnp.pad(signal, ((0, 0), (front, end)))
+        first, cache = advance({}, signal[:, : 1 + piece])
+        rest = signal[:, 1 + piece :].reshape(rows, count, piece)
+        _, later = jax.lax.scan(step, cache, jnp.moveaxis(rest, 1, 0))
+        later = jnp.moveaxis(later, 0, 1).reshape(rows, count * ENCODED_S, network.levels)
+        return {"codes": jnp.concatenate([first, later], axis=1)[:, :seconds]}
+
+    return Program(call, inputs, outputs)
+
+
+def _towers(objective, config) -> dict[str, Program]:
+    """A program a modality: tokens of signal to what the trunk makes of them."""
+    length = config["data"].get("window_tokens", WINDOW_TOKENS)
+
+    def program(i, row):
+        inputs = {
+            "signal": Array(
+                ("B", "T", row["frames"]), "float32", f"tokens of 30 s at {row['rate_hz']} Hz"
+            ),
+            "valid": Array(("B", "T"), "bool", "tokens of which half the seconds hold signal"),
+        }
+        what = f"of each token, having seen its window of {length}; zeros where not valid"
+        outputs = {"rows": Array(("B", "T", objective.model["dim"]), "float32", what)}
+
+        def call(variables, inputs):
+            def step(_, pieces):
+                given = (pieces["signal"], jnp.ones(pieces["signal"].shape[0]), pieces["valid"], i)
+                rows = objective.apply(variables, *given, method="encode")
+                return None, rows * pieces["valid"][..., None]
+
+            return {"rows": _over_pieces(step, None, inputs, length)}
+
+        return Program(call, inputs, outputs)
+
+    return {row["name"]: program(i, row) for i, row in enumerate(config["modalities"])}
+
+
+def _over_pieces(step, carry, arrays: Tensors, length: int) -> jax.Array:
+    """Scan ``step`` over pieces of the second axis, whose size need not be known.
+
+    Args:
+        step: (carry, name -> [B, length, ...]) -> carry, [B, length, ...].
+        carry: to begin with.
+        arrays: name -> [B, S, ...]; zeros are put behind to make whole pieces.
+        length: of a piece.
+
+    Returns:
+        [B, S, ...].
+    """
+    rows, size = next(iter(arrays.values())).shape[:2]
+    count = (size + length - 1) // length
+
+    def cut(x):
+        x = jnp.pad(x, [(0, 0), (0, count * length - size)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(rows, count, length, *x.shape[2:]), 1, 0)
+
+    _, out = jax.lax.scan(step, carry, {name: cut(x) for name, x in arrays.items()})
+    out = jnp.moveaxis(out, 0, 1)
+    return out.reshape(rows, count * length, *out.shape[3:])[:, :size]

@@ -1,0 +1,1 @@
+"""From recordings to embeddings, tokens and generated signals, with a trained model."""

@@ -1,0 +1,182 @@
+"""Embed a folder of recordings: prepared in parallel, embedded one after the other, resumable.
+
+Worker processes read and filter recordings (NumPy alone); the model runs in this process, so that
+one process holds the accelerator and its memory. A bounded number of prepared nights waits.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+
+import tqdm
+
+from data_pipelines.builders import folder
+from data_pipelines.builders.recording_night import Pending
+from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.store import NightStore
+from hypnos_jax.inference.embed import open_embedder
+from hypnos_jax.models.token_chunks import CHUNK_S
+
+AHEAD = 2  # ours: prepared nights that may wait beyond those in hand, 120 MB each for 8 h
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Names of the recordings embedded and of those that were, and rejects as (name, reason)."""
+
+    added: list[str]
+    kept: list[str]
+    rejected: list[tuple[str, str]]
+
+
+def embed_folder(
+    model,
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    modalities: Sequence[str] | None = None,
+    mains_hz: int | None = None,
+    aliases: dict[str, list] | None = None,
+    cohort: str | None = None,
+    jobs: int = 1,
+    chunk_s: int = CHUNK_S,
+    dtype: str | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Embed every recording of a folder into ``output/<recording>.npz``.
+
+    Args:
+        model: what ``export.load_model`` takes, or what ``open_embedder`` returns.
+        source: a recording, a folder of recordings, or a store of nights or of tokens.
+        output: folder; files of the same model in it with the modalities asked for are kept.
+        modalities: only these; all by default.
+        mains_hz: 50 or 60; None infers it from each recording's spectrum.
+        aliases: further channel labels, as ``channels.load_aliases`` returns them.
+        cohort: whose generic labels these are.
+        jobs: processes that read and prepare.
+        chunk_s, dtype: see ``Embedder``.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ModelError: no model, or one that does not fit the recordings' tokens.
+        ValueError: an unknown modality, or nothing to embed.
+    """
+    embedder = model
+    if not hasattr(model, "embed_signals"):
+        embedder = open_embedder(model, chunk_s=chunk_s, dtype=dtype)
+    output = pathlib.Path(output)
+    names = tuple(embedder.names(modalities))
+    items, prepare, embed = _plan(pathlib.Path(source), names, mains_hz, aliases, cohort, embedder)
+    if not items:
+        raise ValueError(f"{source} holds no recordings ({', '.join(folder.SUFFIXES)})")
+    output.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "model": embedder.checksum,
+        "dtype": embedder.dtype,
+        "modalities": names,
+        "mains_hz": mains_hz,
+    }
+    comment = json.dumps({**settings, "aliases": aliases, "cohort": cohort}, sort_keys=True)
+    done = {name for name in items if _comment(output / f"{name}.npz") == comment}
+    todo = {name: item for name, item in items.items() if name not in done}
+    added, rejected = [], []
+    with tqdm.tqdm(total=len(todo), desc="embed", unit="night", disable=not progress) as bar:
+        for name, prepared in _prepared(prepare, todo, jobs):
+            try:
+                path = output / f"{name}.npz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                dataclasses.replace(embed(prepared()), recording=name).save(path, comment=comment)
+                added.append(name)
+            except RecordingError as error:
+                rejected.append((name, str(error)))
+            bar.update()
+    _write_rejects(output / "rejects.jsonl", rejected)
+    return Summary(added, sorted(done), rejected)
+
+
+def _plan(source, names, mains_hz, aliases, cohort, embedder):
+    """What there is, how a worker prepares one item, and how the model embeds what it made."""
+    if (source / "manifest.json").is_file():
+        store = NightStore(source)
+        items = {night.recording: night for night in store.nights}
+        return items, _unchanged, functools.partial(embedder.embed_night, store, names=names)
+    if source.is_file():
+        items = {source.stem: Pending(name=source.stem, path=source, scoring=False, cohort=cohort)}
+    else:
+        found, _ = folder.find_recordings(source, cohort=cohort)
+        items = {name: dataclasses.replace(item, scoring=False) for name, item in found.items()}
+    prepare = embedder.prepare(names, mains_hz=mains_hz, aliases=aliases)
+    return items, prepare, lambda night: embedder.embed_signals(night.channels)
+
+
+def _unchanged(night):
+    """A stored night needs no preparation."""
+    return night
+
+
+def _prepared(prepare: Callable, items: dict, jobs: int) -> Iterator[tuple[str, Callable]]:
+    """Yield name -> a function that returns the prepared item, or raises what preparing raised."""
+    if jobs == 1 or len(items) < 2 or prepare is _unchanged:
+        for name, item in items.items():
+            yield name, functools.partial(_try, prepare, item)
+        return
+    # spawn: a fork would copy this process's jax threads and their locks.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(min(jobs, len(items)), mp_context=context)
+    with pool:
+        waiting = collections.deque()
+        rest = iter(items.items())
+        try:
+            for name, item in itertools.chain(rest, [(None, None)]):
+                if name is not None:
+                    waiting.append((name, pool.submit(_try, prepare, item)))
+                while waiting and (name is None or len(waiting) >= jobs + AHEAD):
+                    first, future = waiting.popleft()
+                    yield first, future.result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _try(prepare, item):
+    """Prepare; an error of reading or preparing becomes the one that means: reject this one."""
+    try:
+        return prepare(item)
+    except OSError as error:
+        raise RecordingError(f"cannot be read: {error.strerror or type(error).__name__}") from None
+    except ValueError as error:
+        raise RecordingError(str(error)) from None
+    except Exception as error:
+        # One odd file must not end a run over thousands. Its own text might quote the file's
+        # header, so only the kind and the place are told.
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{pathlib.Path(at.filename).name}:{at.lineno}"
+        raise RecordingError(f"unexpected {type(error).__name__} at {place}") from None
+
+
+def _comment(path: pathlib.Path) -> str | None:
+    """The settings that a file was made with, or None where there is no complete file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment.decode()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _write_rejects(path: pathlib.Path, rejected: list[tuple[str, str]]) -> None:
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with open(partial, "w") as file:
+        for name, reason in rejected:
+            line = {"recording": name, "reason": reason}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    partial.replace(path)

@@ -1,0 +1,170 @@
+"""A store of signal nights to a store of token nights, self-contained and resumable."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+
+from data_pipelines.builders import night_builder
+from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.store import NightEntry, NightStore, StoreError, TokenNight
+from hypnos_jax.export.model import CONFIG, TOKENIZERS, export, load_model
+from hypnos_jax.inference.tokenizer import Tokenizer, TokenizerError, load_tokenizers
+
+
+def tokenize_nights(
+    nights: str | pathlib.Path, tokenizers: str | pathlib.Path, output: str | pathlib.Path
+) -> night_builder.Summary:
+    """Encode every night of a store, channel by channel, and copy the tokenizers beside the tokens.
+
+    The modalities are the channels of ``channels.HYPNOS`` whose signal type has a tokenizer, in
+    that order; a night without one of them has it as absent.
+
+    Args:
+        nights: a store of signals.
+        tokenizers: a folder with a run's workdir or an export per signal type.
+        output: folder of the token store; may hold tokens made by the same tokenizers.
+
+    Raises:
+        ModelError: a tokenizer that cannot be loaded.
+        StoreError: ``nights`` holds no signals; ``output`` holds something else; the disk is full.
+        TokenizerError: tokenizers that do not fit each other or the nights.
+    """
+    store, output = NightStore(nights), pathlib.Path(output)
+    if store.kind != "signals":
+        raise StoreError(f"{nights} holds {store.kind}; give a store of signals")
+    found = load_tokenizers(tokenizers)
+    modalities = [
+        {
+            "name": name,
+            "levels": found[CHANNELS[name].signal_type][1].levels,
+            "codes": found[CHANNELS[name].signal_type][1].codes,
+            "channel_id": CHANNELS[name].id,
+            "signal_type": CHANNELS[name].signal_type,
+        }
+        for name in HYPNOS
+        if CHANNELS[name].signal_type in found
+    ]
+    if not modalities:
+        raise TokenizerError(
+            f"{tokenizers} holds tokenizers of {sorted(found)}, none of a type of {HYPNOS}"
+        )
+    encode = EncodeNight(store, {name: pair[1] for name, pair in found.items()}, modalities)
+    encode.check_rates()
+    keep_tokenizers({name: path for name, (path, _) in found.items()}, output / TOKENIZERS)
+    provenance = {
+        "tokenizers": {
+            name: {"checksum": tokenizer.checksum, "step": tokenizer.step}
+            for name, (_, tokenizer) in sorted(found.items())
+        },
+        "nights": store.manifest["provenance"],
+    }
+    return night_builder.write_store(
+        output,
+        kind="tokens",
+        items={night.recording: night for night in store.nights},
+        make_night=encode,
+        modalities=modalities,
+        provenance=provenance,
+        beside=[TOKENIZERS],
+    )
+
+
+def keep_tokenizers(folders: dict[str, pathlib.Path], beside: pathlib.Path) -> None:
+    """Export tokenizers to ``beside``; those there already must be the same.
+
+    Args:
+        folders: signal type -> a run's workdir or an export.
+        beside: gets one folder per signal type.
+
+    Raises:
+        StoreError: another tokenizer of that type is there, or one that is not given.
+    """
+    there = {path.name for path in beside.iterdir()} if beside.is_dir() else set()
+    there = {name for name in there if not name.startswith(".")}
+    if there - set(folders):
+        raise StoreError(
+            f"{beside} holds tokenizers of {sorted(there)}, this run has {sorted(folders)};"
+            " choose another folder"
+        )
+    for name, path in folders.items():
+        if name not in there:
+            export(path, beside / name, programs=False)
+            continue
+        old = json.loads((beside / name / CONFIG).read_text())["checksum"]
+        new = load_model(path).checksum
+        if old != new:
+            raise StoreError(
+                f"{beside / name} is another tokenizer ({old[:12]}...) than {path} ({new[:12]}...);"
+                " choose another folder"
+            )
+
+
+class EncodeNight:
+    """Encode one night of a store: a function of its ``NightEntry``."""
+
+    def __init__(self, store: NightStore, tokenizers: dict[str, Tokenizer], modalities: list[dict]):
+        """Take a store of signals, signal type -> tokenizer, and the modalities of the tokens."""
+        self.store, self.tokenizers, self.modalities = store, tokenizers, modalities
+
+    def check_rates(self) -> None:
+        """Compare rates of nights and tokenizers.
+
+        Raises:
+            TokenizerError: a tokenizer of another rate than the nights' channels.
+        """
+        for row in self.store.manifest["channels"]:
+            tokenizer = self.tokenizers.get(CHANNELS[row["name"]].signal_type)
+            if tokenizer is not None and tokenizer.rate_hz != row["rate_hz"]:
+                raise TokenizerError(
+                    f"the {tokenizer.signal_type} tokenizer reads {tokenizer.rate_hz} Hz, but"
+                    f" {row['name']} of {self.store.path} has {row['rate_hz']} Hz"
+                )
+
+    def __call__(self, night: NightEntry) -> TokenNight:
+        """Return the night as tokens.
+
+        Raises:
+            TokenizerError: the night has no channel that a tokenizer reads.
+        """
+        names = [modality["name"] for modality in self.modalities]
+        present = np.array([name in night.channels for name in names])
+        if not present.any():
+            raise TokenizerError(
+                f"none of its channels {list(night.channels)} has a tokenizer; there are those of"
+                f" {sorted(self.tokenizers)}"
+            )
+        seconds, levels = night.duration_s, [modality["levels"] for modality in self.modalities]
+        firsts = np.cumsum([0, *levels])
+        codes = np.zeros((seconds, firsts[-1]), np.uint16)
+        valid = np.zeros((seconds, len(names)), bool)
+        tracks = np.zeros((seconds, len(names), 2), np.float32)
+        for signal_type, tokenizer in self.tokenizers.items():
+            columns = [
+                i
+                for i, modality in enumerate(self.modalities)
+                if modality["signal_type"] == signal_type and present[i]
+            ]
+            if not columns:
+                continue
+            signals = [self.store.signal(night, names[i], 0, seconds) for i in columns]
+            for i, found in zip(columns, tokenizer.encode(np.stack(signals)), strict=True):
+                codes[:, firsts[i] : firsts[i + 1]] = found
+                valid[:, i] = self.store.valid(night, names[i], 0, seconds)
+                tracks[:, i] = self.store.tracks(night, names[i], 0, seconds)
+        return TokenNight(
+            recording=night.recording,
+            subject=night.subject,
+            split=night.split,
+            codes=codes,
+            present=present,
+            valid=valid,
+            tracks=tracks,
+            stages=self.store.stages(night),
+            events=self.store.events(night),
+            labels=night.labels,
+            metadata=night.metadata,
+            qc=night.qc,
+        )

@@ -1,0 +1,1 @@
+"""Runs and the jobs beside them: sweeps, their progress, eval jobs, leases."""

@@ -1,0 +1,1 @@
+"""Scaling laws: finished runs in, fitted laws, figures and a report out."""

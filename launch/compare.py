@@ -56,14 +56,14 @@ def train_towers(folder: pathlib.Path, loss: str, seed: int) -> pathlib.Path:
 
 def train(workdir: pathlib.Path, config: str, data: pathlib.Path, *more: str) -> None:
     """Train to the last step; a run that is there already is not even compiled."""
-    from hypnos_jax import checkpoint
+    from hypnos_jax.runtime import seals
 
     path = workdir / "config.json"
     if path.is_file():
         steps = json.loads(path.read_text())["train"]["steps"]
         asked = [word for word in more if word.startswith("--config.train.steps=")]
         same = not asked or asked == [f"--config.train.steps={steps}"]
-        if same and checkpoint.good_steps(workdir)[-1:] == [steps]:
+        if same and seals.good_steps(workdir)[-1:] == [steps]:
             return
     command(
         "train",
@@ -128,11 +128,12 @@ class Towers:
         from hypnos_jax import config as configs
         from hypnos_jax import evaluate, sharding
         from hypnos_jax import state as states
+        from hypnos_jax.batch import batch_spec, load_source
 
         config = json.loads((workdir / "config.json").read_text())
         mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
         objective = configs.make_objective(config)
-        spec = evaluate.batch_spec(evaluate.load_source(config, workdir, split="train"), 1)
+        spec = batch_spec(load_source(config, workdir, split="train"), 1)
         init = states.init_function(objective, spec)
         tokens = config["data"]["window_tokens"]
         nights = {"name": "modality_nights", "path": config["data"]["path"], "fill": []}

@@ -1,4 +1,4 @@
-"""Run a sweep of trainings, each with a job that evaluates it, here or on a cluster.
+"""PlannedRun a sweep of trainings, each with a job that evaluates it, here or on a cluster.
 
     python -m launch.sweep --sweep=configs/sweeps/isoflop.py:smoke --output=DIR --jobs=2 \\
         [--set=data.path=TOKENS]
@@ -74,7 +74,7 @@ MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 20, "jobset: of a run", 0)
 
 
 def run_local(runs: list, folder: pathlib.Path) -> int:
-    """Run them on this machine."""
+    """PlannedRun them on this machine."""
     from launch.backends import local
 
     options = {"jobs": JOBS.value, "evaluate": EVAL_JOBS.value}

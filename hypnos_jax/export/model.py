@@ -45,6 +45,7 @@ from hypnos_jax.config import frozen
 from hypnos_jax.export import card
 from hypnos_jax.export.programs import SUFFIX, NoProgramError, programs_of, versions
 from hypnos_jax.interop import formats, hypnos
+from hypnos_jax.runtime import seals
 from hypnos_jax.runtime.tensor_files import TensorFile
 
 FORMAT = "hypnos_jax.model/1"
@@ -357,7 +358,7 @@ def _from_published(path: str | pathlib.Path) -> LoadedModel:
 def _from_run(workdir: pathlib.Path, step: int | None) -> LoadedModel:
     try:
         config, step, variables = checkpoint.restore_variables(workdir, step)
-    except checkpoint.CheckpointError as error:
+    except seals.CheckpointError as error:
         raise ModelError(str(error)) from error
     # A run that was given no data wrote its own into its folder.
     store = config["data"].get("path") or workdir / "synthetic"

@@ -29,7 +29,7 @@ from hypnos_jax.jobs.sweeps import (
     RUNNING,
     STOPPED,
     WAITING,
-    Run,
+    PlannedRun,
     evaluated,
     workdir_of,
 )
@@ -64,7 +64,7 @@ class Job:
         why: of a failed one, in a line.
     """
 
-    run: Run
+    run: PlannedRun
     workdir: pathlib.Path
     state: str = WAITING
     codes: dict = dataclasses.field(default_factory=dict)
@@ -75,7 +75,7 @@ class Job:
     progress: Progress = Progress()
 
 
-def read_job(run: Run, folder: pathlib.Path, evaluate: bool, held: bool = False) -> Job:
+def read_job(run: PlannedRun, folder: pathlib.Path, evaluate: bool, held: bool = False) -> Job:
     """Return a run as its folder tells it.
 
     Args:
@@ -115,7 +115,7 @@ class Local:
 
     def __init__(
         self,
-        runs: list[Run],
+        runs: list[PlannedRun],
         folder: pathlib.Path,
         *,
         jobs: int,

@@ -216,7 +216,7 @@ def test_two_sweeps_in_a_folder_are_refused(tmp_path):
         code, said = launch(tmp_path, plans)
         assert code == 1 and f"in use by process {process.pid}" in said
         assert local.is_held(tmp_path)
-        fake = sweeps.Run("a", {}, "", {}, STEPS, {"flops_per_step": 1.0})
+        fake = sweeps.PlannedRun("a", {}, "", {}, STEPS, {"flops_per_step": 1.0})
         assert local.read_job(fake, tmp_path, True, held=True).state == "running"
         process.terminate()
         assert process.wait(120) == 75
@@ -235,7 +235,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
 
 
 def test_a_terminal_is_shown_where_all_are(tmp_path):
-    make = lambda name: sweeps.Run(name, {}, "", {}, STEPS, {"flops_per_step": 2.0})
+    make = lambda name: sweeps.PlannedRun(name, {}, "", {}, STEPS, {"flops_per_step": 2.0})
     jobs = [local.read_job(make(name), tmp_path, False) for name in ("a", "b", "c")]
     jobs[0].state, jobs[0].progress = "done", Progress(STEPS, 1.25, 0.5)
     jobs[1].state, jobs[1].progress = "running", Progress(1, 2.5, 60.0)

@@ -123,7 +123,7 @@ def test_a_stuck_process_is_named_and_ends_the_run(tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_stands_still_is_named_before_any_deadline(tmp_path, victim):
     config = toy_of(2, watchdog__save_s=8.0, train__steps=10**6, data__delay_s=0.01)
-    impatient = "from hypnos_jax import watchdog; watchdog.SILENCE_S = 4.0"
+    impatient = "from hypnos_jax.runtime import watchdog; watchdog.SILENCE_S = 4.0"
     with start_toy([config] * 2, tmp_path / "run", before=impatient) as group:
         group.wait_for(logged(tmp_path / "run", 3))
         group.all[victim].send_signal(signal.SIGSTOP)

@@ -73,7 +73,7 @@ def start(workdir, **changes):
         "import json, sys, jax; jax.config.update('jax_num_cpu_devices', 8);"
         "from absl import logging; logging.set_verbosity(logging.INFO);"
         "import toy_objective; toy_objective.install();"
-        "from hypnos_jax import distributed; distributed.initialize();"
+        "from hypnos_jax.runtime import distributed; distributed.initialize();"
         "from hypnos_jax.train import train;"
         "sys.exit(train(json.loads(sys.argv[1]), sys.argv[2]))"
     )

@@ -38,8 +38,8 @@ SECTIONS = (
     "watchdog",
     "evals",
 )
-# What may change between one start of a run and the next: how long, how often, where, how patient.
-MAY_CHANGE = (
+# Sections and keys that may differ when a run is resumed.
+RESUMABLE_KEYS = (
     "data.path",
     "data.max_damaged",
     "train.steps",
@@ -213,7 +213,7 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
         differing = [
             f"config.{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
+            if old.get(key) != new.get(key) and not key.startswith(RESUMABLE_KEYS)
         ]
         if differing:
             raise ConfigError(

@@ -9,7 +9,7 @@ import tiny_recordings
 from data_pipelines import store
 from data_pipelines.builders import folder, night_builder, recording_night
 
-pytest.importorskip("apache_beam", reason="the extra beam is not installed")
+pytest.importorskip("apache_beam")
 
 
 def write(source, output, **kwargs):

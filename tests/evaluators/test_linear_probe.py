@@ -1,5 +1,6 @@
 """The probe as a job: labels, feature sets, files and picture; what is missing is said."""
 
+import dataclasses
 import json
 import types
 
@@ -56,15 +57,14 @@ def signal_night(index):
     return Night(tokens.recording, tokens.subject, tokens.split, {"eeg_c3": channel}, tokens.stages)
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("probe")
+def make_run(folder, make_night):
+    """A run with random variables over the token nights of ``make_night``, to be probed."""
     items = {f"n{i}": i for i in range(NIGHTS)}
     write_store(
         folder / "tokens",
         kind="tokens",
         items=items,
-        make_night=token_night,
+        make_night=make_night,
         modalities=MODALITIES,
         progress=False,
     )
@@ -80,6 +80,11 @@ def workdir(tmp_path_factory):
     batch = token_batch(modalities=modalities)
     write_run(folder / "run", config, random_variables(config, batch))
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("probe"), token_night)
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +118,21 @@ def test_baselines_stand_beside_it(results):
         curve = report["tasks"][task]["label_efficiency"]["embedding"]
         assert [row["fraction"] for row in curve] == [0.01, 0.1, 1.0]
         assert curve[0]["subjects"] == 1
-    assert (
-        "0 subjects" in report["left_out"]["arousal"]
-        or "one class" in report["left_out"]["arousal"]
-    )
+
+
+def test_a_task_whose_labels_are_all_alike_is_left_out(results):
+    _, report = results
+    assert report["left_out"] == {"arousal": "all labels are of one class"}
+
+
+def test_a_task_that_nobody_scored_is_left_out(tmp_path):
+    def unscored(index):
+        return dataclasses.replace(token_night(index), metadata={"events_scored": False})
+
+    run = make_run(tmp_path, unscored)
+    evaluate(run, changes={"evals.probe.tasks": ["arousal"]})
+    report = json.loads((run / "probe.json").read_text())
+    assert report["left_out"] == {"arousal": "0 subjects have labels"}
 
 
 def test_a_picture_is_drawn(results, workdir):

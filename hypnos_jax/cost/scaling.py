@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 
-from hypnos_jax import metrics
+from hypnos_jax import metrics, plugins
 from hypnos_jax.cost.flops import Cost
 from hypnos_jax.jobs import sweeps
 
@@ -132,7 +132,8 @@ def _read_run(workdir: pathlib.Path, entry: dict, metric: str) -> Run | str:
         return f"has {metric} = {last[metric]}, no loss above 0"
     data = sum(line["channel_seconds"] for line in trained.values())
     share = spent.get("examples_per_epoch", math.inf) / (steps * config["train"]["batch_size"])
-    modalities = config["objective"].get("model", {}).get("modalities", ())
+    network = config["objective"].get(plugins.network_key(config["objective"]), {})
+    modalities = network.get("modalities", ())
     return Run(
         name=entry["name"],
         given=entry["given"],

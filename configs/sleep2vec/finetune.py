@@ -14,7 +14,7 @@ smaller parts lie within larger ones. Whole nights: ``--config.data.window_token
 alone: ``--config.data.sites='("shhs",)'``, and the others too with
 ``launch.evaluate --set=data.sites=[]``. Low-rank additions in place of the trunk (LoRA)::
 
-    --config.objective.model.lora_rank=8 --config.optim.freeze='("towers", "!*/lora_?")' \\
+    --config.objective.backbone.lora_rank=8 --config.optim.freeze='("towers", "!*/lora_?")' \\
     --config.train.init_fresh='("*/lora_?",)'
 """
 
@@ -86,8 +86,9 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 4523 if official else 0
     config.objective = {
-        "name": "finetune_towers",
-        "model": {
+        "name": "finetune",
+        "backbone": {
+            "name": "modality_towers",
             "modalities": (),  # those of the data, by data.fill
             "dim": dim,
             "layers": layers,
@@ -113,6 +114,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "class_weights": (),  # equal
         "target_mean": 0.0,  # of the training nights' age, by data.fill
         "target_sd": 0.0 if task == "age" else 1.0,
+        "context": None,  # over the tokens of a window: {"name": "transformer_context", ...}
     }
     config.data = {
         "name": "modality_nights",
@@ -125,7 +127,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "few_shot_seed": 0,
         "max_damaged": 0.01,  # share of the records
         "fill": (
-            ("objective.model.modalities", "modalities"),
+            ("objective.backbone.modalities", "modalities"),
             ("objective.outcomes", "outcomes"),
             ("objective.survival", "survival"),
         )

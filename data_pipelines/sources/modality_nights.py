@@ -81,7 +81,7 @@ def open_source(
 
 def shapes(data: dict, objective: dict) -> dict[str, tuple]:
     """Return name -> (dtype, shape of a row) of the batches of a config."""
-    tokens, modalities = data["window_tokens"], objective["model"]["modalities"]
+    tokens, modalities = data["window_tokens"], objective["backbone"]["modalities"]
     people = ("age", "sex", "site", "night", "subject", "start")
     return {
         **{f"signal/{m['name']}": (np.int16, tokens, m["frames"]) for m in modalities},

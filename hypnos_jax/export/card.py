@@ -26,7 +26,7 @@ FAMILIES = {
     " 2606.09605): codes of each second",
     "dash_infonce": "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857): a tower a"
     " modality under one shared trunk",
-    "finetune_towers": "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857),"
+    "finetune": "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857),"
     " fine-tuned on a task",
 }
 

@@ -268,7 +268,8 @@ def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
         ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
     """
     data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
-    modalities = config["objective"].get("model", {}).get("modalities", [])
+    network = config["objective"].get(plugins.network_key(config["objective"]), {})
+    modalities = network.get("modalities", [])
     names = [row["name"] for row in modalities if "group" in row] or [
         channel.name
         for channel in CHANNELS.values()
@@ -464,7 +465,7 @@ def _read_config(folder: pathlib.Path) -> dict:
 
 
 def _assemble(config: dict, tensors: dict, tokenizers: dict, source) -> LoadedModel:
-    arguments = dict(config["objective"])
+    arguments = dict(plugins.current(config["objective"]))
     try:
         objective = plugins.load("objectives", arguments.pop("name"))(**frozen(arguments))
     except (TypeError, KeyError, ValueError) as error:

@@ -19,6 +19,7 @@ from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S, channels_for
 from data_pipelines.recordings.opening import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from data_pipelines.windows import modalities_of
+from hypnos_jax import plugins
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model
 from hypnos_jax.export.programs import WINDOW_TOKENS
 from hypnos_jax.inference.embedding import RecordingEmbedding
@@ -58,9 +59,12 @@ class ModalityEmbedder:
         """
         self.model = load_model(model)
         objective = self.model.objective
+        key = plugins.network_key(plugins.current(self.model.config["objective"]))
+        network = getattr(objective, key)
         if dtype is not None:
-            objective = objective.clone(model={**objective.model, "dtype": dtype})
-        self.dtype = objective.model.get("dtype", "float32")
+            network = {**network, "dtype": dtype}
+            objective = objective.clone(**{key: network})
+        self.dtype = network.get("dtype", "float32")
         self.modalities = self.model.config["modalities"]
         for row in self.modalities:
             known = MODALITIES.get(row["name"])
@@ -71,7 +75,7 @@ class ModalityEmbedder:
                 )
         trained = self.model.config["data"].get("window_tokens", WINDOW_TOKENS)
         self.window_tokens, self.checksum = window_tokens or trained, self.model.checksum
-        self.width = objective.model["dim"]
+        self.width = network["dim"]
         self._variables = jax.device_put(self.model.variables)
         self._encode = jax.jit(
             lambda variables, *given: objective.apply(variables, *given, method="encode"),

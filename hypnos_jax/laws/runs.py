@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from hypnos_jax import metrics
+from hypnos_jax import metrics, plugins
 from hypnos_jax.jobs import sweeps
 from hypnos_jax.laws import parametric
 from hypnos_jax.laws.parametric import Points
@@ -94,7 +94,8 @@ def _read_run(workdir: pathlib.Path, entry: dict, metric: str) -> FinishedRun | 
         return f"has {metric} = {last[metric]}, no loss above 0"
     data = sum(line["channel_seconds"] for line in trained.values())
     share = spent.get("examples_per_epoch", math.inf) / (steps * config["train"]["batch_size"])
-    modalities = config["objective"].get("model", {}).get("modalities", ())
+    network = config["objective"].get(plugins.network_key(config["objective"]), {})
+    modalities = network.get("modalities", ())
     return FinishedRun(
         name=entry["name"],
         given=entry["given"],

@@ -42,7 +42,7 @@ def test_batches_have_the_documented_arrays(nights):
     expected = modality_nights.shapes(
         {"window_tokens": 20},
         {
-            "model": {"modalities": about["modalities"]},
+            "backbone": {"modalities": about["modalities"]},
             "outcomes": about["outcomes"],
             "survival": about["survival"],
         },

@@ -93,7 +93,7 @@ def draw_answers(report: dict, path: str | os.PathLike, draw: str) -> None:
     save_figure(figure, path)
 
 
-def _confusion(axis, shown):
+def _answered_classes(axis, shown):
     counts = np.array(shown["confusion"], float)
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
@@ -108,7 +108,7 @@ def _confusion(axis, shown):
     axis.set(xlabel="answered", ylabel="scored")
 
 
-def _roc(axis, shown):
+def _answered_ranking(axis, shown):
     axis.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
     for name, points in shown["roc"].items():
         if points:
@@ -118,7 +118,7 @@ def _roc(axis, shown):
     axis.legend(fontsize=8, frameon=False, loc="lower right")
 
 
-def _points(axis, shown):
+def _answered_numbers(axis, shown):
     if not shown["points"]:
         axis.set_axis_off()
         return
@@ -130,7 +130,11 @@ def _points(axis, shown):
 
 
 # How answers are drawn: (axes, what the measure shows).
-ANSWERS = {"confusion": _confusion, "roc": _roc, "points": _points}
+ANSWERS = {
+    "confusion": _answered_classes,
+    "roc": _answered_ranking,
+    "points": _answered_numbers,
+}
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]):

@@ -19,7 +19,7 @@ import zipfile
 
 import numpy as np
 
-from data_pipelines.labels import AROUSALS
+from data_pipelines.labels import AROUSAL_CAUSES
 from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S, Modality
 from data_pipelines.scoring import Event
 from data_pipelines.signals.causal import amplitude_tracks
@@ -199,7 +199,7 @@ class _File:
         events, scored, seconds = [], [], tokens * TOKEN_S
         for key, shape, kind in (
             ("ah_event", (seconds,), "apnea"),
-            ("arousal_event", (seconds, len(AROUSALS)), "arousal"),
+            ("arousal_event", (seconds, len(AROUSAL_CAUSES)), "arousal"),
         ):
             if key not in self.sizes:
                 continue
@@ -208,7 +208,7 @@ class _File:
                 raise NpzError(f"{self.name}: {key!r} has {len(found)} s, signals {seconds} s")
             scored.append(kind)
             columns = found[:seconds].reshape(-1, *shape[1:] or (1,)).T
-            for column, value in zip(columns, AROUSALS if kind == "arousal" else ("",)):
+            for column, value in zip(columns, AROUSAL_CAUSES if kind == "arousal" else ("",)):
                 change = np.flatnonzero(np.diff(column, prepend=0, append=0)).reshape(-1, 2)
                 name = "arousal" if kind == "arousal" else "apnea_hypopnea"
                 events += [Event(name, float(a), float(b - a), value) for a, b in change]

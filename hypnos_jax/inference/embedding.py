@@ -9,7 +9,8 @@ import zipfile
 
 import numpy as np
 
-EPOCH_S = 30
+from data_pipelines.store import EPOCH_S
+
 UNITS = ("epoch", "row", "recording")
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from data_pipelines.builders.night_builder import write_store
 from data_pipelines.scoring import Event
 from data_pipelines.store import ChannelSignal, Night, TokenNight
 from hypnos_jax.evaluate import evaluate
-from hypnos_jax.evaluators.linear_probe import BREATHING, event_labels, rhythm_labels, stage_labels
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -154,30 +152,3 @@ def test_wrong_options_are_named(workdir):
         evaluate(workdir, changes={"evals.probe.tasks": ["snoring"]})
     with pytest.raises(ValueError, match="is not the store of signals"):
         evaluate(workdir, changes={"evals.probe.nights": str(workdir.parent / "tokens")})
-
-
-def fake(stages, events, seconds=150, **metadata):
-    store = types.SimpleNamespace(
-        stages=lambda night: np.array(stages, np.int8), events=lambda night: events
-    )
-    return store, types.SimpleNamespace(duration_s=seconds, metadata=metadata, labels={})
-
-
-def test_labels_by_epoch():
-    events = [Event("hypopnea", 34.0, 12.0), Event("apnea_central", 58.0, 20.0)]
-    events += [Event("arousal", 95.0, 4.0), Event("hypopnea", 1000.0, 12.0)]
-    store, night = fake([0, 2, 2, 3, -1], events, events_scored=True)
-    assert stage_labels(store, night).tolist() == [0, 2, 2, 3, -1]
-    assert event_labels(BREATHING, store, night).tolist() == [-1, 1, 1, 0, -1]
-    assert event_labels(("arousal",), store, night).tolist() == [-1, 0, 0, 1, -1]
-    store, night = fake([0, 2, 2, 3, -1], [], events_scored=False)
-    assert (event_labels(BREATHING, store, night) == -1).all()
-
-
-def test_scoring_of_another_length():
-    store, night = fake([2, 2], [])
-    assert stage_labels(store, night).tolist() == [2, 2, -1, -1, -1]
-    store, night = fake([2] * 9, [])
-    assert stage_labels(store, night).tolist() == [2] * 5
-    night.labels = {"rhythm": "~"}
-    assert rhythm_labels(store, night).tolist() == [-1]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pathlib
 
 import numpy as np
 
 from data_pipelines.channels.table import CHANNELS
 from hypnos_jax.inference.generate import Generated
+from hypnos_jax.reports.figures import save_figure
 
 SHOWN_S = 30  # ours: generated seconds shown, an epoch as it is scored
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -67,10 +67,7 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
     what = f"Continued from second {start_s}" if made.prompt else "Begun from nothing"
     part = f"the first {shown} of {made.seconds} s" if shown < made.seconds else f"{shown} s"
     figure.suptitle(f"{what}: {part}; {title}".rstrip("; "), fontsize=11, x=0.01, ha="left")
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+    save_figure(figure, path)
 
 
 def _seconds(samples, rate_hz, start_s):

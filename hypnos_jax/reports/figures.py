@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+
+from data_pipelines.files import atomic_write
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
@@ -134,7 +135,5 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]):
 
 def save_figure(figure, path: str | os.PathLike) -> None:
     """Write a PNG whole or not at all."""
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format="png")

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipelines.channels.table import CHANNELS
 from hypnos_jax.inference.generate import Generated
-from hypnos_jax.reports.figures import save_figure
+from hypnos_jax.reports.figures import new_figure, save_figure
 
 SHOWN_S = 30  # ours: generated seconds shown, an epoch as it is scored
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -23,14 +23,11 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
         path: the file; replaced whole.
         title: what to say of how it was made.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MultipleLocator
 
     shown = min(made.seconds, SHOWN_S)
-    figure = Figure(figsize=(16, 1.3 * len(made.signals) + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(made.signals), 1, sharex=True, squeeze=False)[:, 0]
+    rows = len(made.signals)
+    figure, axes = new_figure(rows, 1, (16, 1.3 * rows + 1.2), sharex=True)
     start_s = 0
     for axis, (name, signal) in zip(axes, made.signals.items()):
         rate = CHANNELS[name].rate_hz

@@ -20,7 +20,7 @@ from importlib import metadata
 import numpy as np
 
 from hypnos_jax import metrics
-from hypnos_jax.reports.probe_figure import COLOURS, METRICS, NAMES
+from hypnos_jax.reports.figures import COLOURS, METRICS, NAMES
 
 MOST_NIGHTS = 60  # rows of the table of recordings
 PACKAGES = ("hypnos_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn")

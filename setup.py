@@ -9,7 +9,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["hypnos_jax*", "data_pipelines*", "launch*", "configs*"]),
-    package_data={"hypnos_jax.reports": ["templates/*.html"]},
+    package_data={
+        "hypnos_jax.export": ["templates/*.md"],
+        "hypnos_jax.reports": ["templates/*.html"],
+    },
     install_requires=[
         "jax>=0.10",  # the numerics; 0.10 is the first release with the mesh API used here
         "flax>=0.12",  # Linen modules: one pytree of named collections

@@ -50,6 +50,9 @@ class FinetuneTowers(nn.Module):
     target_mean: float = 0.0
     target_sd: float = 1.0
 
+    title = (
+        "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857), fine-tuned on a task"
+    )
     rng_streams = ("dropout", "modalities")
     reads = "modalities"
 

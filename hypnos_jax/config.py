@@ -17,13 +17,13 @@ import difflib
 import functools
 import inspect
 import json
-import os
 import pathlib
 import subprocess
 from collections.abc import Callable
 
 import ml_collections
 
+from data_pipelines.files import atomic_write
 from hypnos_jax import plugins
 
 SECTIONS = (
@@ -239,9 +239,8 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
             f" config.data.path={config['data'].get('path')!r}. Use another --workdir"
         )
     for file, content in ((data, description), (path, config)):
-        partial = file.with_suffix(".tmp")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, file)
+        with atomic_write(file, "w") as partial:
+            partial.write(json.dumps(content, indent=1) + "\n")
 
 
 @functools.cache

@@ -21,6 +21,7 @@ class ToyRegression(nn.Module):
     width: int = 8
     slots: int = 40
     dropout: float = 0.1
+    title = "a toy"
     rng_streams = ("dropout",)
     couples_batch = False
 

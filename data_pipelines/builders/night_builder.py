@@ -33,8 +33,8 @@ from data_pipelines.builders.pending_nights import (
     StoredNight,
     file_name,
     write_night,
-    write_whole,
 )
+from data_pipelines.files import atomic_write, remove_partials
 from data_pipelines.store import FORMAT, KINDS, SPLITS, NightStore, StoreError, sha256
 
 SHARD_BYTES = 256 * 2**20  # ours: a shard is held in memory once while TFDS writes it
@@ -168,7 +168,8 @@ class _Task:
     def _reject(self, name, reason):
         line = json.dumps({"recording": name, "reason": reason}, ensure_ascii=False)
         path = self.work / "rejects" / f"{file_name(name)}.json"
-        write_whole(path, lambda file: file.write(line.encode("utf-8", "replace")))
+        with atomic_write(path) as file:
+            file.write(line.encode("utf-8", "replace"))
 
 
 def _prepare(task, pending, jobs, run_all, progress):
@@ -274,7 +275,8 @@ def _seal(output, kind, sources, modalities, provenance, beside):
     else:
         os.replace(build, target)
     text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False)
-    write_whole(output / "manifest.json", lambda file: file.write(text.encode()), work=build.parent)
+    with atomic_write(output / "manifest.json", "w", partial_in=build.parent) as file:
+        file.write(text)
 
 
 def _shards(sources):
@@ -393,21 +395,20 @@ def _claim_work(output, kind, provenance):
     work = output / ".work"
     for folder in ("nights", "rejects"):
         (work / folder).mkdir(parents=True, exist_ok=True)
-        for leftover in (work / folder).glob("*.tmp"):
-            leftover.unlink()
+        remove_partials(work / folder)
     settings = {"kind": kind, "format": FORMAT} | provenance
     file = work / "settings.json"
     if file.is_file():
         _check_same(output, json.loads(file.read_text()), settings)
-    text = json.dumps(settings, sort_keys=True)
-    write_whole(file, lambda handle: handle.write(text.encode()))
+    with atomic_write(file, "w") as handle:
+        handle.write(json.dumps(settings, sort_keys=True))
 
 
 def _write_rejects(output, rejected):
     lines = [json.dumps({"recording": n, "reason": r}, ensure_ascii=False) for n, r in rejected]
     text = "".join(line + "\n" for line in lines)
-    data = text.encode("utf-8", "replace")
-    write_whole(output / "rejects.jsonl", lambda file: file.write(data), work=output / ".work")
+    with atomic_write(output / "rejects.jsonl", partial_in=output / ".work") as file:
+        file.write(text.encode("utf-8", "replace"))
 
 
 def _forget_unfinished(output, store):

@@ -22,7 +22,7 @@ from hypnos_jax.export.model import TOKENIZERS, load_model
 from hypnos_jax.inference.embedding import epoch_means, mean_over_modalities
 from hypnos_jax.models.token_chunks import CHUNK_S, carry, embed_tokens, read_window
 from hypnos_jax.probing import hand_features, probe
-from hypnos_jax.reports.probe_figure import draw_probe
+from hypnos_jax.reports.figures import draw_probe
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
 from hypnos_jax.tasks import PROBED, find_probe_task

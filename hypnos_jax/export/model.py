@@ -265,7 +265,8 @@ def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
         model of one signal; ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess}
         of all that it may read, none for towers, whose modalities are made of several; ``data``
         {name, manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``; and of ``make_model``
-        ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
+        ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum`` and
+        ``title``, the objective's.
     """
     data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
     network = config["objective"].get(plugins.network_key(config["objective"]), {})
@@ -339,7 +340,8 @@ def make_model(
     description["tensors"] = _table(tensors)
     if tokenizers is None:
         tokenizers = _find_tokenizers(store / TOKENIZERS)
-    return _seal(description, tensors, tokenizers, "the config")
+    model = _seal(description, tensors, tokenizers, "the config")
+    return dataclasses.replace(model, config={**model.config, "title": model.objective.title})
 
 
 def _from_published(path: str | pathlib.Path) -> LoadedModel:

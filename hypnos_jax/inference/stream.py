@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import os
-import pathlib
 import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ import jax
 import numpy as np
 
 from data_pipelines.channels.table import CHANNELS
+from data_pipelines.files import atomic_write
 from data_pipelines.signals.streaming import ChannelStream
 from hypnos_jax.models.code_axis import CodeAxis
 
@@ -196,16 +196,8 @@ class Stream:
             "channels": {name: channel.state() for name, channel in self._channels.items()},
         }
         flat = flax.traverse_util.flatten_dict(state, sep="/")
-        path = pathlib.Path(path)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, **flat)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            np.savez(file, **flat)
 
     @classmethod
     def restore(cls, embedder: Embedder, path: str | os.PathLike) -> Stream:

@@ -36,6 +36,7 @@ from collections.abc import Iterable
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipelines.files import atomic_write
 from hypnos_jax.config import ConfigError, fill, flat, nearest, resolve
 from hypnos_jax.jobs.progress import newest_step
 
@@ -494,9 +495,8 @@ def check_folder(folder: pathlib.Path, name: str) -> None:
 def write_sweep(folder: pathlib.Path, name: str, given: dict, runs: Iterable[PlannedRun]) -> None:
     """Write ``sweep.json``, whole or not at all."""
     content = {"sweep": name, "set": given, "runs": [dataclasses.asdict(run) for run in runs]}
-    partial = folder / "sweep.json.tmp"
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, folder / "sweep.json")
+    with atomic_write(folder / "sweep.json", "w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
 
 
 def workdir_of(folder: str | os.PathLike, run: PlannedRun) -> pathlib.Path:

@@ -33,6 +33,7 @@ from hypnos_jax.jobs.sweeps import (
     evaluated,
     workdir_of,
 )
+from hypnos_jax.runtime.files import write_json
 from launch.backends.table import Table
 from launch.children import end_with_parent
 
@@ -266,9 +267,7 @@ class Local:
 
     def note(self, job: Job) -> None:
         """Write a run's exit codes, whole or not at all."""
-        partial = job.workdir / "ended.json.tmp"
-        partial.write_text(json.dumps(job.codes) + "\n")
-        os.replace(partial, job.workdir / "ended.json")
+        write_json(job.workdir / "ended.json", job.codes)
 
 
 def take_lock(folder: pathlib.Path):

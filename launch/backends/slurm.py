@@ -27,6 +27,7 @@ import time
 
 from hypnos_jax.jobs.progress import tail
 from hypnos_jax.jobs.sweeps import ROOT, PlannedRun, evaluated, trained, workdir_of
+from hypnos_jax.runtime.files import write_json
 from launch.children import end_with_parent
 
 STOPPED_EARLY = 75  # hypnos_jax/runtime/preemption.py, whose import is not needed
@@ -191,9 +192,7 @@ def submit(
         raise ValueError(f"submitit: {error}") from error
     finally:
         place.mkdir(exist_ok=True)
-        partial = place / "submitted.json.tmp"
-        partial.write_text(json.dumps(submitted, indent=1) + "\n")
-        os.replace(partial, place / "submitted.json")
+        write_json(place / "submitted.json", submitted)
     return submitted
 
 

@@ -18,6 +18,7 @@ import tiny_recordings
 from data_pipelines import store
 from data_pipelines.builders import cinc2017, folder, night_builder, nsrr, recording_night
 from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.files import PARTIALS
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -281,7 +282,7 @@ def test_a_full_disk_is_said_clearly_and_nothing_half_written_stays(recordings, 
     assert made.returncode == 1
     assert "no space left" in made.stderr and "Traceback" not in made.stderr
     assert not (disk / "out" / "manifest.json").exists()
-    assert not list((disk / "out").rglob("*.tmp"))
+    assert not list((disk / "out").rglob(PARTIALS))
     resize("40m")
     assert run(recordings, disk / "out").returncode == 0
     store.NightStore(disk / "out").verify()

@@ -159,7 +159,7 @@ def test_resumes_where_it_stopped(tmp_path):
     first = write_cohort(tmp_path, 3, seed=2, hours=0.07)
     before = contents(tmp_path)
     lost = tmp_path / f"{first[1]}.edf"
-    lost.rename(tmp_path / f"{first[1]}.edf.tmp")  # as a kill between two renames leaves it
+    lost.rename(tmp_path / f".{first[1]}.edf.partial-0")  # as a kill between two renames leaves it
     kept = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob(f"{first[0]}*")}
     finished = []
     write_cohort(tmp_path, 3, seed=2, hours=0.07, finished=finished.append)

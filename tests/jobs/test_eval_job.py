@@ -259,7 +259,7 @@ def test_a_full_disk_ends_the_job_with_the_path_and_leaves_nothing_half_written(
     sync, left = os.fsync, [3]
 
     def full(number):
-        left[0] -= "late" in os.readlink(f"/proc/self/fd/{number}")
+        left[0] -= "late/." in os.readlink(f"/proc/self/fd/{number}")
         if left[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(number)

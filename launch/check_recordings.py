@@ -16,7 +16,8 @@ from absl import app, flags
 from data_pipelines.channels import resolve
 from data_pipelines.channels.quality import Verdict, judge
 from data_pipelines.channels.table import COHORTS
-from data_pipelines.recordings.opening import SUFFIXES, Recording, RecordingError, open_recording
+from data_pipelines.recordings.base import Recording, RecordingError
+from data_pipelines.recordings.opening import SUFFIXES, open_recording
 
 _ALIASES = flags.DEFINE_string(
     "aliases", None, "JSON or TOML file of canonical channel -> list of this site's labels."

@@ -15,7 +15,8 @@ from data_pipelines import scoring, splits
 from data_pipelines.channels import resolve, table
 from data_pipelines.channels.quality import judge
 from data_pipelines.recipes import modalities
-from data_pipelines.recordings.opening import RecordingError, open_recording, read_channel
+from data_pipelines.recordings.base import RecordingError
+from data_pipelines.recordings.opening import open_recording, read_channel
 from data_pipelines.signals import causal
 from data_pipelines.store import Night
 

@@ -14,7 +14,8 @@ from data_pipelines.channels import measures as measures
 from data_pipelines.channels.labels import normalise
 from data_pipelines.channels.resolve import Binding, Resolution
 from data_pipelines.channels.table import CHANNELS
-from data_pipelines.recordings.opening import Recording, RecordingError, read_channel
+from data_pipelines.recordings.base import Recording, RecordingError
+from data_pipelines.recordings.opening import read_channel
 
 PIECE_S = 20
 MAX_PIECES = 24  # so that a night is judged on 8 minutes

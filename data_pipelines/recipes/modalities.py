@@ -29,6 +29,7 @@ from data_pipelines.recipes.sleep2vec import MODALITIES
 from data_pipelines.signals import causal
 from data_pipelines.signals.causal import UnusableSignal
 from data_pipelines.signals.heartbeats import LONGEST_S, SHORTEST_S, find_r_peaks
+from data_pipelines.signals.resampling import resample
 from data_pipelines.store import ChannelSignal
 
 CLIP = 20.0
@@ -203,7 +204,7 @@ def _bridged(channel, signal, sfreq, flat_s):
 def _resampled(signal, sfreq, rate_hz, seconds):
     """Resample around the median: outside the recording, the resampler takes zeros."""
     centre = np.median(signal)
-    around = causal.resample(signal - centre, fractions.Fraction(sfreq), rate_hz)
+    around = resample(signal - centre, fractions.Fraction(sfreq), rate_hz)
     return around[: seconds * rate_hz] + centre
 
 

@@ -29,7 +29,9 @@ import scipy.signal
 
 from data_pipelines.channels.table import Channel
 from data_pipelines.signals import causal
-from data_pipelines.signals.causal import RECIPES, SMALL_STD, TAU_S, RunningScale
+from data_pipelines.signals.causal import RECIPES, SMALL_STD
+from data_pipelines.signals.resampling import resampling_ratio, resampling_taps
+from data_pipelines.signals.rolling_scale import TAU_S, RunningScale
 from data_pipelines.store import ChannelSignal
 
 FLAT_STD = 1e-9  # ours: what is below this is the rounding of a constant, and no scale
@@ -66,9 +68,9 @@ class ChannelStream:
         self.sfreq = fractions.Fraction(sfreq)
         if self.sfreq <= 0:
             raise ValueError(f"{channel.name}: {sfreq} samples per second; must be above 0")
-        ratio = causal.resampling_ratio(self.sfreq, channel.rate_hz)
+        ratio = resampling_ratio(self.sfreq, channel.rate_hz)
         self._up, self._down = ratio.numerator, ratio.denominator
-        self._taps = causal.resampling_taps(self._up, self._down)
+        self._taps = resampling_taps(self._up, self._down)
         self._flat_s = recipe.flat_s
         self._sections, self._steady = causal.sections_of(recipe, channel.rate_hz, mains_hz)
         # All that changes: arrays alone, so that they can be kept in a file.

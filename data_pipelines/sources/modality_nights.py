@@ -11,8 +11,9 @@ import functools
 import numpy as np
 
 from data_pipelines.labels import UNKNOWN, TokenLabels
-from data_pipelines.pipeline import Batch, Endurance, PipelineError, Source, mix, permute
+from data_pipelines.pipeline import Batch, Endurance, PipelineError, Source
 from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
+from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import DamagedRecordError, NightStore
 from data_pipelines.windows import People, Windows, describe, fill, modalities_of
 

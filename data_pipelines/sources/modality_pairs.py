@@ -23,10 +23,9 @@ from data_pipelines.pipeline import (
     PipelineError,
     Source,
     filled_up,
-    mix,
-    permute,
 )
 from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
+from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import DamagedRecordError, NightStore
 from data_pipelines.windows import Memory, People, Windows, describe, fill, modalities_of
 

@@ -23,7 +23,7 @@ from data_pipelines.builders.recording_night import Pending, PrepareRecording
 from data_pipelines.channels.resolve import label_of
 from data_pipelines.channels.table import CHANNELS
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
-from data_pipelines.signals.causal import expand, last_scale
+from data_pipelines.signals.rolling_scale import expand, last_scale
 from data_pipelines.store import ChannelSignal
 from hypnos_jax.export.model import ModelError
 from hypnos_jax.inference.token_embedder import Embedder

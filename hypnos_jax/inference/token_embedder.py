@@ -25,7 +25,7 @@ import numpy as np
 
 from data_pipelines.builders.recording_night import PrepareRecording
 from data_pipelines.channels.table import CHANNELS
-from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model
 from hypnos_jax.inference.embedding import RecordingEmbedding, epoch_means, mean_over_modalities

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.builders.recording_night import PrepareModalities
 from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S, channels_for
-from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from data_pipelines.windows import modalities_of
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model

@@ -11,8 +11,8 @@ from tiny_models import write_tokenizers as write_tiny_tokenizers
 
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.builders.recording_night import Pending, PrepareRecording
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
-from data_pipelines.recordings.opening import RecordingError
 from hypnos_jax.export.model import ModelError, export, load_model
 from hypnos_jax.inference.embed import Embedder, embed_recording
 from hypnos_jax.inference.embed_folder import embed_folder

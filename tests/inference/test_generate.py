@@ -17,7 +17,8 @@ from data_pipelines.channels import resolve
 from data_pipelines.channels.table import CHANNELS
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.recordings.opening import open_recording
-from data_pipelines.signals.causal import compress, expand, last_scale, preprocess_channel
+from data_pipelines.signals.causal import preprocess_channel
+from data_pipelines.signals.rolling_scale import compress, expand, last_scale
 from data_pipelines.store import ChannelSignal
 from hypnos_jax.export.model import ModelError, export, make_model
 from hypnos_jax.inference.embed import Embedder

@@ -9,7 +9,8 @@ import scipy.io
 
 from data_pipelines.channels import resolve
 from data_pipelines.channels.quality import judge
-from data_pipelines.recordings.opening import Recording, open_recording, read_channel, sample_range
+from data_pipelines.recordings.base import Recording, sample_range
+from data_pipelines.recordings.opening import open_recording, read_channel
 
 RATE = 200
 SECONDS = 120

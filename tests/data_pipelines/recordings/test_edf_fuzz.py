@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from data_pipelines.channels.quality import judge
 from data_pipelines.channels.resolve import resolve
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.recordings.opening import RecordingError
 
 GAIN = {"physical": ("-100", "100"), "digital": ("-32768", "32767")}
 NOISE = np.random.default_rng(0).normal(0, 5000, (4, 64)).round()

@@ -29,7 +29,7 @@ SEXES = {
 class Windows:
     """Windows of the nights of a split, night by night.
 
-    A night's windows start at tokens 0, ``window_tokens``, twice that, ...; the last is as long as
+    A night's windows start at tokens 0, ``step_tokens``, twice that, ...; the last is as long as
     the night lets it be, and left out where it is shorter than ``min_tokens``.
 
     Attributes:
@@ -54,8 +54,11 @@ class Windows:
         sites: tuple[str, ...] = (),
         count: int = 0,
         first_only: bool = False,
+        step_tokens: int = 0,
     ) -> Windows:
         """Cut the nights of a split, of these sites where any are named, and of those so many.
+
+        ``step_tokens`` lie between the starts of windows, by default ``window_tokens``.
 
         Raises:
             PipelineError: ``window_tokens`` is no length, or a site is not in the store.
@@ -71,12 +74,13 @@ class Windows:
         nights = keep_some(nights, count, store)
         least = max(1, min(min_tokens, window_tokens))
         lengths = np.array([night.duration_s // TOKEN_S for night in nights], np.int64)
-        counts = -(-lengths // window_tokens)
+        step = step_tokens or window_tokens
+        counts = np.maximum(1 - (window_tokens - lengths) // step, lengths > 0)
         if first_only:
             counts = np.minimum(counts, 1)
         night = np.repeat(np.arange(len(nights)), counts)
         first = np.cumsum(counts) - counts
-        start = (np.arange(len(night)) - first[night]) * window_tokens
+        start = (np.arange(len(night)) - first[night]) * step
         tokens = np.minimum(window_tokens, lengths[night] - start)
         keep = tokens >= least
         if not keep.any():
@@ -234,5 +238,10 @@ def fill(
     scale = store.fill(night, modality.name, start * TOKEN_S, samples=into, valid=by_second)
     if not whole:
         rows[:, : modality.frames] = into.reshape(tokens, -1)
-    valid[:tokens] = by_second.reshape(tokens, TOKEN_S).sum(axis=1) * 2 >= TOKEN_S
+    valid[:tokens] = holds_signal(by_second)
     return scale
+
+
+def holds_signal(valid: np.ndarray) -> np.ndarray:
+    """Tell of each token whether half of its seconds or more are valid: bool ``[S]`` -> ``[L]``."""
+    return valid.reshape(-1, TOKEN_S).sum(axis=1) * 2 >= TOKEN_S

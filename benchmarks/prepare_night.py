@@ -4,7 +4,7 @@
 
 The reference is ``hypnos.embedding.pipeline.preprocess_edf`` of ``pip install hypnos==0.1.0`` (it
 needs torch) in its own environment, on the same EDF file; without the flag its row is left out. It
-reads, resamples, filters and z-scores eight channels into memory. Ours does this, judges each
+reads, resamples, filters and z-scores eight channels into memory. Ours does this, checks each
 channel and keeps tracks: once with the channels one after the other, once as it comes, and once
 into a store. Every measurement is a fresh process, imports not counted; the rows take turns, and
 of each the least wall time and the least CPU time of ``--repeats`` count. Stages are CPU seconds.
@@ -79,7 +79,7 @@ def measure(path, row):
 
         setattr(module, name, timed)
 
-    time_calls(recording_night, "judge", "judge")
+    time_calls(recording_night, "check_quality", "check_quality")
     time_calls(recording_night, "read_channel", "read")
     time_calls(causal, "resample", "resample")
     time_calls(causal, "filter_forward", "filter")

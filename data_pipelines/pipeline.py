@@ -7,7 +7,7 @@ second that the example's number decides. The global batch at a step is examples
 Slots are counted, never listed: a store of any size takes two numbers a channel of a night.
 
 A record that is damaged costs its own examples, not the run: they stay where they are in the order,
-with weight 0 and no valid second, and an error in the log names the night (``Endurance``).
+with weight 0 and no valid second, and an error in the log names the night (``DamagePolicy``).
 """
 
 from __future__ import annotations
@@ -48,11 +48,10 @@ class EmptySplitError(PipelineError):
     """No night of the split holds what is asked for, as happens in small cohorts."""
 
 
-class Endurance:
-    """What is done about records of a store that turn out to be damaged.
+class DamagePolicy:
+    """Damaged records of a store: tolerates one, or a share of all, then raises.
 
-    Each is an error in the log, once. One is endured, and so is a share of all; more than that is
-    no accident of one recording, and ends the run.
+    Each is an error in the log, once. More than the share is no accident of one recording.
     """
 
     def __init__(self, store: NightStore, stretches: int, share: float):
@@ -60,7 +59,7 @@ class Endurance:
         self.store, self.found, self._lock = store, set(), threading.Lock()
         self.stretches, self.allowed = stretches, max(1, int(share * stretches)) if share else 0
 
-    def tell(self, error: DamagedRecordError) -> None:
+    def leave_out(self, error: DamagedRecordError) -> None:
         """Log a record that is left out.
 
         Raises:

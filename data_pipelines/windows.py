@@ -95,8 +95,8 @@ class Windows:
         return Windows(self.nights, self.night[which], self.start[which], self.tokens[which])
 
 
-class People:
-    """Who the nights of a store are of, as numbers that are equal in all of its splits.
+class SubjectMetadata:
+    """Age, sex, site, recording and subject of nights, as numbers that are equal in all splits.
 
     Attributes:
         sites: Names of the sites, sorted; a missing one is "nan".
@@ -172,8 +172,13 @@ def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> lis
 class Memory:
     """Arrays of samples that serve again once nobody holds them.
 
-    Fresh pages cost more than what is read into them: a batch of 320 windows at 128 Hz is 0.6 GB.
-    An array comes back by itself when the last view of it is gone, on whichever thread.
+    Fresh pages cost more than what is read into them: a batch of 320 windows at 128 Hz is 0.6 GB,
+    and is made at 1,060 to 1,310 MB per CPU second in place of 980 (``benchmarks/README.md``). Who
+    has a batch need not give it back: an array returns by itself when its last view is gone, on
+    whichever thread. Nothing plainer does that: numpy makes a view refer to the array that owns the
+    memory and not to the one it was taken of, so a weak reference to what was handed out would die
+    while views of it live. Memory that belongs to an object of ours (``_Loan``) is referred to by
+    all of them.
     """
 
     def __init__(self):
@@ -192,7 +197,7 @@ class Memory:
 
 
 class _Loan:
-    """What an array that was taken stands on; the array's views keep it alive."""
+    """The owner of memory handed out, which returns it at its own end."""
 
     def __init__(self, memory, free):
         self._memory, self._free = memory, free

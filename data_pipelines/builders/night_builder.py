@@ -38,7 +38,7 @@ from data_pipelines.store import FORMAT, KINDS, NightStore, StoreError
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class StoreUpdate:
     """What a run did: names of the nights now in the store, and rejects as (recording, reason)."""
 
     added: list[str]
@@ -59,7 +59,7 @@ def write_store(
     left_aside: typing.Sequence[tuple[str, str]] = (),
     run_all: typing.Callable | None = None,
     progress: bool = True,
-) -> Summary:
+) -> StoreUpdate:
     """Prepare ``items`` into the store at ``output``, adding to what it already holds.
 
     Nights that the store already holds are left as they are; recordings that were rejected are
@@ -102,7 +102,7 @@ def write_store(
             pending = {name: item for name, item in items.items() if name not in there}
             if not pending:
                 _forget_work(output)
-                return Summary([], kept, list(left_aside))
+                return StoreUpdate([], kept, list(left_aside))
             _claim_work(output, kind, provenance)
             task = _Task(output / ".work", make_night)
             _prepare(task, pending, jobs, run_all, progress)
@@ -115,7 +115,7 @@ def write_store(
             if nights or kept:
                 _forget_unfinished(output, NightStore(output))
             _forget_work(output)
-    return Summary([night.facts["recording"] for night in nights], kept, rejected)
+    return StoreUpdate([night.facts["recording"] for night in nights], kept, rejected)
 
 
 _NONE = collections.namedtuple("Nothing", ["nights"])([])

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipelines import scoring, splits
 from data_pipelines.channels import resolve, table
-from data_pipelines.channels.quality import judge
+from data_pipelines.channels.quality import check_quality
 from data_pipelines.recipes import modalities
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.opening import open_recording, read_channel
@@ -66,7 +66,7 @@ class PrepareRecording:
     code_book: str | None = None
 
     def __call__(self, pending: Pending) -> Night:
-        """Read, judge, preprocess.
+        """Read, check, preprocess.
 
         Raises:
             RecordingError: The file is no recording, none of its channels can be used, or its
@@ -104,19 +104,19 @@ class PrepareRecording:
         stages, events, facts = self._scoring(pending, recording)
         bindings = {name: resolution.bindings[name] for name in wanted}
         resolution = dataclasses.replace(resolution, bindings=bindings)
-        verdict = judge(recording, resolution, mains_hz=self.mains_hz)
-        mains_hz = verdict.mains_hz or DEFAULT_MAINS_HZ
-        signals, told, refused = self._signals(recording, verdict, mains_hz)
+        quality = check_quality(recording, resolution, mains_hz=self.mains_hz)
+        mains_hz = quality.mains_hz or DEFAULT_MAINS_HZ
+        signals, told, refused = self._signals(recording, quality, mains_hz)
         if not signals:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise RecordingError(f"{recording.name}: no usable channel ({reasons})")
         subject = self.subject_of(pending)
         qc = {
             "mains_hz": mains_hz,
-            "mains_from": _mains_from(self.mains_hz, verdict.mains_hz),
+            "mains_from": _mains_from(self.mains_hz, quality.mains_hz),
             **told,
             "refused": refused,
-            "notes": [*verdict.notes, *facts.pop("notes")],
+            "notes": [*quality.notes, *facts.pop("notes")],
             "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
         }
         metadata = dict(pending.metadata) | facts
@@ -134,7 +134,7 @@ class PrepareRecording:
             qc=qc,
         )
 
-    def _signals(self, recording, verdict, mains_hz):
+    def _signals(self, recording, quality, mains_hz):
         """Prepared signals by name, what the manifest says of them, why others are not there."""
         signals, found, refused = {}, {}, {}
         # A worker process has its share of the cores: one. Elsewhere channels go side by side.
@@ -142,8 +142,8 @@ class PrepareRecording:
         lock = threading.Lock()
         with concurrent.futures.ThreadPoolExecutor(CHANNELS_AT_ONCE if alone else 1) as pool:
             futures = {
-                name: pool.submit(_read, recording, judged, mains_hz, lock)
-                for name, judged in verdict.channels.items()
+                name: pool.submit(_read, recording, checked, mains_hz, lock)
+                for name, checked in quality.channels.items()
             }
         for name, future in futures.items():
             try:
@@ -185,14 +185,14 @@ class PrepareModalities(PrepareRecording):
 
     modalities: tuple[str, ...] = ()
 
-    def _signals(self, recording, verdict, mains_hz):
+    def _signals(self, recording, quality, mains_hz):
         del mains_hz  # every band ends below it, but for the chin's
-        usable = [name for name, judged in verdict.channels.items() if judged.status != "refused"]
+        usable = [name for name, checked in quality.channels.items() if checked.status != "refused"]
 
         # An ECG is read for three modalities that follow one another but for two.
         @functools.lru_cache(maxsize=3)
         def read(name):
-            return read_channel(recording, verdict.channels[name].binding)
+            return read_channel(recording, quality.channels[name].binding)
 
         signals, made_of, refused = {}, {}, {}
         for name in self.modalities:
@@ -204,27 +204,27 @@ class PrepareModalities(PrepareRecording):
             if made is not None:
                 signals[name], made_of[name] = made.signal, list(made.channels)
         found = {
-            name: verdict.channels[name].to_json()
+            name: quality.channels[name].to_json()
             for name in dict.fromkeys(channel for of in made_of.values() for channel in of)
         }
-        for name, judged in verdict.channels.items():
-            if judged.status == "refused":
-                refused[name] = "; ".join(judged.notes)
+        for name, checked in quality.channels.items():
+            if checked.status == "refused":
+                refused[name] = "; ".join(checked.notes)
         return signals, {"channels": found, "made_of": made_of}, refused
 
 
-def _read(recording, judged, mains_hz, lock):
+def _read(recording, checked, mains_hz, lock):
     """Return the prepared channel, and what the manifest says of it."""
-    if judged.status == "refused":
-        raise RecordingError("; ".join(judged.notes))
-    binding = judged.binding
+    if checked.status == "refused":
+        raise RecordingError("; ".join(checked.notes))
+    binding = checked.binding
     with lock:  # the libraries behind some recordings expect one reader
         signal, sfreq = read_channel(recording, binding)
     made = causal.preprocess_channel(
         signal, sfreq, table.CHANNELS[binding.channel], mains_hz=mains_hz
     )
-    # Shares of the verdict are of its samples of the night; this one is of the whole.
-    return made, judged.to_json() | {"valid_share": round(float(made.valid.mean()), 4)}
+    # The other shares are of samples of the night; this one is of the whole.
+    return made, checked.to_json() | {"valid_share": round(float(made.valid.mean()), 4)}
 
 
 def _mains_from(asked, inferred):

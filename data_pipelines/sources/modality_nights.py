@@ -12,12 +12,19 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from data_pipelines.labels import UNKNOWN, TokenLabels
-from data_pipelines.pipeline import Batch, Endurance, PipelineError, Source
+from data_pipelines.pipeline import Batch, DamagePolicy, PipelineError, Source
 from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import ChannelSignal, DamagedRecordError, NightStore
-from data_pipelines.windows import People, Windows, describe, fill, holds_signal, modalities_of
+from data_pipelines.windows import (
+    SubjectMetadata,
+    Windows,
+    describe,
+    fill,
+    holds_signal,
+    modalities_of,
+)
 
 WHOLE_NIGHT = 1535  # tokens: what the official model's positions leave beside its CLS
 NIGHTS_OF_LABELS = 256  # ours: kept in memory, 0.15 MB each for 8 h
@@ -146,8 +153,8 @@ class NightSource(Source):
         count = len(windows.night)
         super().__init__(store, [1] * count, 1, self._read_windows, {}, seed=seed, threads=threads)
         self._modalities, self._windows, self._length = modalities, windows, window_tokens
-        self._people = People(store, windows.nights)
-        self._endurance = Endurance(store, len(windows.nights) * len(modalities), max_damaged)
+        self._subjects = SubjectMetadata(store, windows.nights)
+        self._damage = DamagePolicy(store, len(windows.nights) * len(modalities), max_damaged)
         self._present = np.array(
             [[m.name in night.channels for m in modalities] for night in windows.nights]
         )
@@ -164,11 +171,15 @@ class NightSource(Source):
         self._outcomes = self._outcomes[..., 0]
         self._labels = functools.lru_cache(NIGHTS_OF_LABELS)(self._labels_of)
         train = store.select("train")
-        ages = People(store, train).rows(np.arange(len(train)))["age"] if train else np.zeros(0)
+        ages = (
+            SubjectMetadata(store, train).rows(np.arange(len(train)))["age"]
+            if train
+            else np.zeros(0)
+        )
         ages = ages[ages >= 0]
         self._description = {
             "modalities": describe(modalities),
-            "sites": self._people.sites,
+            "sites": self._subjects.sites,
             "window_tokens": window_tokens,
             "token_s": TOKEN_S,
             "outcomes": outcomes,
@@ -199,7 +210,7 @@ class NightSource(Source):
                         batch["valid"][row, :, m],
                     )
                 except DamagedRecordError as error:
-                    self._endurance.tell(error)
+                    self._damage.leave_out(error)
             labels, within = self._labels(int(nights[row])), slice(start, start + tokens)
             batch["stage"][row, :tokens] = labels.stage[within]
             batch["apnea"][row, :tokens] = labels.apnea[within]
@@ -207,7 +218,7 @@ class NightSource(Source):
         return {
             **batch,
             "present": self._present[nights],
-            **self._people.rows(nights),
+            **self._subjects.rows(nights),
             "start": windows.start[chosen],
             "outcomes": self._outcomes[nights],
             "survival": self._survival[nights],

@@ -5,8 +5,8 @@ import numpy as np
 from data_pipelines.channels.table import CHANNELS
 from data_pipelines.pipeline import (
     Batch,
+    DamagePolicy,
     EmptySplitError,
-    Endurance,
     PipelineError,
     Source,
     contents,
@@ -64,7 +64,7 @@ def open_source(
         raise PipelineError(f"{store.path}: {signal_type} channels at several rates, {rates} Hz")
 
     rate = rates.pop()
-    endurance = Endurance(store, len(stretches), max_damaged)
+    damage = DamagePolicy(store, len(stretches), max_damaged)
     ids = [CHANNELS[name].id for _, name in stretches]
     ids = np.array([-1 if id is None else id for id in ids], np.int32)
 
@@ -78,7 +78,7 @@ def open_source(
                     *stretches[stretch], start, samples=samples[row], valid=valid[row]
                 )
             except DamagedRecordError as error:
-                endurance.tell(error)
+                damage.leave_out(error)
         return {
             "signal": samples.reshape(len(chosen), -1) * scale[:, None],
             "valid": valid,

@@ -5,8 +5,8 @@ import numpy as np
 from data_pipelines.channels.table import CHANNELS, HYPNOS
 from data_pipelines.pipeline import (
     Batch,
+    DamagePolicy,
     EmptySplitError,
-    Endurance,
     PipelineError,
     Source,
     contents,
@@ -62,7 +62,7 @@ def open_source(
     if not entries:
         raise EmptySplitError(f"{store.path} has no night in split {split!r}: {contents(store)}")
 
-    endurance = Endurance(store, len(entries), max_damaged)
+    damage = DamagePolicy(store, len(entries), max_damaged)
     present = np.stack([store.present(night)[keep] for night in entries])
     # A slice takes all without a copy.
     levels_kept, modalities_kept = (columns, keep) if modalities else (slice(None), slice(None))
@@ -76,7 +76,7 @@ def open_source(
             try:
                 store.fill(entries[night], None, start, **fields)
             except DamagedRecordError as error:
-                endurance.tell(error)
+                damage.leave_out(error)
         valid = valid[:, :, modalities_kept] & present[chosen, None]
         return {
             "codes": codes[:, :, levels_kept],

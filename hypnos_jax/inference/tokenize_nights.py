@@ -16,7 +16,7 @@ from hypnos_jax.inference.tokenizer import Tokenizer, TokenizerError, load_token
 
 def tokenize_nights(
     nights: str | pathlib.Path, tokenizers: str | pathlib.Path, output: str | pathlib.Path
-) -> night_builder.Summary:
+) -> night_builder.StoreUpdate:
     """Encode every night of a store, channel by channel, and copy the tokenizers beside the tokens.
 
     The modalities are the channels of ``channels.HYPNOS`` whose signal type has a tokenizer, in

@@ -62,7 +62,7 @@ print(json.dumps({"stages": {}, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak})
 def measure(path, row):
     """Prepare the file here; print stages, totals and peak memory as JSON."""
     from data_pipelines.builders import folder, night_builder, recording_night
-    from data_pipelines.channels import table
+    from data_pipelines.recipes import hypnos
     from data_pipelines.signals import causal
 
     stages = {}
@@ -80,19 +80,19 @@ def measure(path, row):
         setattr(module, name, timed)
 
     time_calls(recording_night, "check_quality", "check_quality")
-    time_calls(recording_night, "read_channel", "read")
+    time_calls(hypnos, "read_channel", "read")
     time_calls(causal, "resample", "resample")
     time_calls(causal, "filter_forward", "filter")
     time_calls(causal, "flat_seconds", "flat")
     time_calls(causal, "amplitude_tracks", "tracks")
     time_calls(causal, "normalize", "z-score")
     time_calls(night_builder, "write_night", "write night")
-    time_calls(night_builder, "_seal", "write store")
+    time_calls(night_builder, "seal", "write store")
     importlib.import_module("data_pipelines.builders.night_records")  # once a run, not once a night
     if row == "one":
-        recording_night.CHANNELS_AT_ONCE = 1
+        hypnos.CHANNELS_AT_ONCE = 1
     items, _ = folder.find_recordings(path.parent)
-    make_night = recording_night.PrepareRecording(channels=table.HYPNOS, mains_hz=50)
+    make_night = recording_night.PrepareRecording(hypnos.RECIPE, hypnos.EIGHT, mains_hz=50)
     with tempfile.TemporaryDirectory(dir=path.parent) as output:
         wall, cpu = time.perf_counter(), time.process_time()
         if row == "store":

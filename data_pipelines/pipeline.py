@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import os
 import pathlib
 import threading
@@ -25,6 +24,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from data_pipelines import plugins
 from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import (
     DamagedRecordError,
@@ -197,6 +197,7 @@ class Source:
     def describe(self) -> dict:
         """Return what is known of the data, as JSON values: for configs, manifests and logs."""
         return {
+            "recipe": self.store.recipe,
             **self._description,
             "num_examples": self.num_examples,
             "manifest_sha256": sha256(pathlib.Path(self.store.path) / "manifest.json"),
@@ -205,26 +206,30 @@ class Source:
 
 def source_names() -> list[str]:
     """Return the names of the sources: the files of ``data_pipelines/sources``."""
-    folder = pathlib.Path(__file__).parent / "sources"
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    return plugins.names("data_pipelines.sources")
 
 
 def find_source(name: str) -> types.ModuleType:
     """Return a source's module (contract: ``data_pipelines/sources/__init__.py``).
 
+    Args:
+        name: one of ``source_names()``, or the dotted name of a module that the user allowed; see
+            ``data_pipelines.plugins``.
+
     Raises:
         PipelineError: no such source.
     """
-    if name not in source_names():
-        raise PipelineError(f"no data source named {name!r}; there are {source_names()}")
-    return importlib.import_module(f"data_pipelines.sources.{name}")
+    try:
+        return plugins.find("data_pipelines.sources", name)
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
 
 
 def load(name: str, *, path: str | os.PathLike, split: str, seed: int, **options) -> Source:
     """Open a source by name.
 
     Args:
-        name: one of ``source_names()``.
+        name: as ``find_source`` takes it.
         path: a store of nights.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         seed: of order and crops.

@@ -154,6 +154,8 @@ class NightStore:
         self.path = pathlib.Path(path)
         self.manifest = _read_manifest(self.path)
         self.kind: str = self.manifest["kind"]
+        # {"name", "version"} of what prepared the signals; see data_pipelines.recipes.
+        self.recipe: dict | None = self.manifest.get("recipe")
         self.nights: list[NightEntry] = [_entry(row) for row in self.manifest["nights"]]
         self.modalities: list[dict] = self.manifest.get("modalities", [])
         self.code_width: int = sum(modality["levels"] for modality in self.modalities)

@@ -14,8 +14,10 @@ from data_pipelines.pipeline import (
     keep_some,
     require_kind,
 )
-from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S, Modality
-from data_pipelines.store import NightEntry, NightStore
+from data_pipelines.recipes import Row, recipe_of_store
+from data_pipelines.store import EPOCH_S, NightEntry, NightStore
+
+TOKEN_S = EPOCH_S  # a token is an AASM epoch
 
 SPARE = 4  # ours: arrays of a kind that wait for use; the two of a batch of each reader
 UNKNOWN_SITE = "nan"  # a site of its own, as in the official code
@@ -140,31 +142,31 @@ def _age(value) -> int:
     return max(years, -1)
 
 
-def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> list[Modality]:
+def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> list[Row]:
     """Return the modalities of a store in their canonical order; only those named, where any are.
 
     Raises:
         PipelineError: the store holds no modalities, or not these, or at other rates.
     """
     require_kind(store, "signals", source)
+    recipe = recipe_of_store(store)
     there = {row["name"]: row["rate_hz"] for row in store.manifest["channels"]}
-    known = {name: rate for name, rate in there.items() if name in MODALITIES}
-    # A store of channels has some of the same names, at other scales.
-    if not store.manifest["provenance"].get("modalities") or not known:
+    if recipe.token_s != TOKEN_S:
         raise PipelineError(
             f"{source} reads modalities, and {store.path} holds the channels {sorted(there)};"
             " prepare the recordings with launch.prepare_nights --modalities=nine"
         )
+    known = [row for name, row in recipe.rows.items() if name in there]
     for name in names:
-        if name not in known:
-            raise PipelineError(f"{store.path} has no modality {name!r}; it has {sorted(known)}")
-    chosen = [modality for name, modality in MODALITIES.items() if name in (names or known)]
-    chosen = [modality for modality in chosen if modality.name in known]
-    for modality in chosen:
-        if known[modality.name] != modality.rate_hz:
+        if name not in {row.name for row in known}:
             raise PipelineError(
-                f"{store.path}: {modality.name} at {known[modality.name]} Hz, not"
-                f" {modality.rate_hz} Hz"
+                f"{store.path} has no modality {name!r}; it has {sorted(row.name for row in known)}"
+            )
+    chosen = [row for row in known if row.name in (names or there)]
+    for row in chosen:
+        if there[row.name] != row.rate_hz:
+            raise PipelineError(
+                f"{store.path}: {row.name} at {there[row.name]} Hz, not {row.rate_hz} Hz"
             )
     return chosen
 
@@ -207,7 +209,7 @@ class _Loan:
         self._free.append(self._memory)
 
 
-def describe(modalities: list[Modality]) -> list[dict]:
+def describe(modalities: list[Row]) -> list[dict]:
     """Return name, rate and samples a token of modalities, as JSON values."""
     return [{"name": m.name, "rate_hz": m.rate_hz, "frames": m.frames} for m in modalities]
 
@@ -215,7 +217,7 @@ def describe(modalities: list[Modality]) -> list[dict]:
 def fill(
     store: NightStore,
     night: NightEntry,
-    modality: Modality,
+    modality: Row,
     start: int,
     tokens: int,
     samples: np.ndarray,

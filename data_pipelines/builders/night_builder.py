@@ -55,6 +55,7 @@ def write_store(
     jobs: int = 1,
     modalities: typing.Sequence[dict] = (),
     provenance: typing.Mapping[str, typing.Any] | None = None,
+    recipe: typing.Mapping[str, typing.Any] | None = None,
     beside: typing.Sequence[str] = (),
     left_aside: typing.Sequence[tuple[str, str]] = (),
     run_all: typing.Callable | None = None,
@@ -75,6 +76,7 @@ def write_store(
         jobs: Processes; 1 works in this process.
         modalities: For tokens: ``{name, levels, codes, channel_id, signal_type}`` in code order.
         provenance: How the nights are made (JSON). A store is only added to with equal provenance.
+        recipe: ``{"name", "version"}`` of what prepares the signals, for the manifest.
         beside: Folders of the store written by the caller, whose files join the checksums.
         left_aside: Files that were not even tried, as (name, reason); they join the rejects.
         run_all: Runs ``run_all(function, list of (name, item))`` elsewhere, such as on a Beam
@@ -95,7 +97,7 @@ def write_store(
     with _failed_writing_is_clear(output):
         output.mkdir(parents=True, exist_ok=True)
         with _only_run(output):
-            old = _existing(output, kind, provenance)
+            old = _existing(output, kind, provenance, recipe)
             kept = [] if old is None else [night.recording for night in old.nights]
             there = set(kept)
             _forget_unfinished(output, old)
@@ -103,7 +105,7 @@ def write_store(
             if not pending:
                 _forget_work(output)
                 return StoreUpdate([], kept, list(left_aside))
-            _claim_work(output, kind, provenance)
+            _claim_work(output, kind, provenance, recipe)
             task = _Task(output / ".work", make_night)
             _prepare(task, pending, jobs, run_all, progress)
             nights, rejected = _collect(output / ".work", pending)
@@ -111,7 +113,7 @@ def write_store(
             _write_rejects(output, rejected)  # first: the manifest ends the run
             if nights:
                 sources = [*nights, *(StoredNight(old, entry) for entry in (old or _NONE).nights)]
-                seal(output, kind, sources, list(modalities), provenance, beside)
+                seal(output, kind, sources, list(modalities), provenance, recipe, beside)
             if nights or kept:
                 _forget_unfinished(output, NightStore(output))
             _forget_work(output)
@@ -222,13 +224,15 @@ def _collect(work, pending):
     return nights, rejected
 
 
-def _existing(output, kind, provenance):
+def _existing(output, kind, provenance, recipe):
     if not (output / "manifest.json").exists():
         return None
     store = NightStore(output)
     if store.kind != kind:
         raise StoreError(f"{output} holds {store.kind}, not {kind}; choose another folder")
     _check_same(output, store.manifest["provenance"], provenance)
+    if store.recipe is not None:  # as those of old have none
+        _check_same(output, {"recipe": store.recipe}, {"recipe": recipe})
     return store
 
 
@@ -242,13 +246,13 @@ def _check_same(output, old, new):
         )
 
 
-def _claim_work(output, kind, provenance):
+def _claim_work(output, kind, provenance, recipe):
     work = output / ".work"
     for folder in ("nights", "rejects"):
         (work / folder).mkdir(parents=True, exist_ok=True)
         for leftover in (work / folder).glob("*.tmp"):
             leftover.unlink()
-    settings = {"kind": kind, "format": FORMAT} | provenance
+    settings = {"kind": kind, "format": FORMAT, "recipe": recipe} | provenance
     file = work / "settings.json"
     if file.is_file():
         _check_same(output, json.loads(file.read_text()), settings)

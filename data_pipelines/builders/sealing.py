@@ -19,7 +19,7 @@ from data_pipelines.store import FORMAT, SPLITS, StoreError, sha256
 SHARD_BYTES = 256 * 2**20  # ours: a shard is held in memory once while TFDS writes it
 
 
-def seal(output, kind, sources, modalities, provenance, beside):
+def seal(output, kind, sources, modalities, provenance, recipe, beside):
     """Write shards, scoring and manifest of all sources; the manifest's rename is the commit."""
     build = output / ".work" / "build"
     shutil.rmtree(build, ignore_errors=True)
@@ -50,6 +50,7 @@ def seal(output, kind, sources, modalities, provenance, beside):
         "format": FORMAT,
         "kind": kind,
         "provenance": provenance,
+        **({"recipe": dict(recipe)} if recipe else {}),
         "records": {
             split: [{"path": f"{folder}/{path}", "records": count} for path, count in paths]
             for split, paths in records.items()

@@ -17,8 +17,7 @@ and come out as zeros with ``valid`` false; a channel whose filtered standard de
 The z-score forgets absolute amplitude, so mean and log standard deviation per second of what
 enters step 4 are kept beside the signal, in the channel's physical unit.
 
-Recipes for signals that the paper does not use (PPG's band is in its release; airflow, snore,
-oximetry, heart rate, position are ours) are in :data:`RECIPES`.
+Which signal takes which corners is said in :mod:`data_pipelines.recipes.hypnos`.
 """
 
 import dataclasses
@@ -44,7 +43,7 @@ class UnusableSignal(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class CausalPath:
     """How one kind of signal is preprocessed.
 
     Attributes:
@@ -68,79 +67,59 @@ class Recipe:
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
-RECIPES = {
-    "eeg": Recipe(0.5, 45.0, notch=True, flat_s=5),
-    "eog": Recipe(0.5, 45.0, notch=True, flat_s=5),
-    "emg": Recipe(0.5, 45.0, notch=True, flat_s=5),
-    "ecg": Recipe(0.05, 45.0, notch=True, flat_s=5),
-    "respiratory": Recipe(0.05, None, flat_s=60),
-    "ppg": Recipe(0.1, 30.0, flat_s=5),
-    # Ours from here on. Snore sensors are microphones, piezos or envelopes: all but drift is kept.
-    "snore": Recipe(0.5, None, flat_s=60),
-    "spo2": Recipe(level=True, centre=95.0, scale=5.0, bounds=(40.0, 100.5)),
-    "heart_rate": Recipe(level=True, centre=65.0, scale=15.0, bounds=(20.0, 250.0)),
-    "position": Recipe(level=True, step=True, bounds=(-1e4, 1e4)),
-}
-
-
 def preprocess_channel(
-    signal: np.ndarray, sfreq: fractions.Fraction, channel, *, mains_hz: int | None
+    signal: np.ndarray, sfreq: fractions.Fraction, row, *, mains_hz: int | None
 ) -> ChannelSignal:
     """Bring one channel to the rate and scale that the models read.
 
     Args:
         signal: ``[T]`` in the channel's unit (electrical channels in uV); NaN where missing.
         sfreq: Samples per second of ``signal``.
-        channel: A :class:`~data_pipelines.channels.resolve.Channel`: ``rate_hz`` and ``preprocess``
-            (key of :data:`RECIPES`; where None the channel's name is the key) are used.
-        mains_hz: 50 or 60, notched where the recipe says so; None leaves the notch out.
+        row: A :class:`~data_pipelines.recipes.hypnos.CausalRow`.
+        mains_hz: 50 or 60, notched where the path says so; None leaves the notch out.
 
     Returns:
         The channel over the whole seconds that ``signal`` covers.
 
     Raises:
         UnusableSignal: Shorter than one second, or no valid second, or flat.
-        ValueError: ``mains_hz``, ``sfreq`` or the channel's recipe is none of the above.
+        ValueError: ``mains_hz``, ``sfreq`` is none of the above.
     """
     if mains_hz not in (None, 50, 60):
         raise ValueError(f"mains_hz is {mains_hz!r}; must be 50, 60 or None")
-    key = channel.preprocess or channel.name
-    if key not in RECIPES:
-        raise ValueError(f"channel {channel.name}: no recipe {key!r} among {[*RECIPES]}")
-    recipe = RECIPES[key]
     sfreq = fractions.Fraction(sfreq)
     if sfreq <= 0:
-        raise ValueError(f"channel {channel.name}: sampling rate {sfreq} Hz; must be above 0")
+        raise ValueError(f"channel {row.name}: sampling rate {sfreq} Hz; must be above 0")
     signal = np.asarray(signal, np.float64)
     if signal.ndim != 1:
-        raise ValueError(f"channel {channel.name}: shape {signal.shape}; must be one channel [T]")
+        raise ValueError(f"channel {row.name}: shape {signal.shape}; must be one channel [T]")
     seconds = int(len(signal) / sfreq)
     if seconds == 0:
-        raise UnusableSignal(f"{channel.name} is shorter than one second")
-    if recipe.level:
-        return _level(signal, sfreq, seconds, channel, recipe)
-    return _waveform(signal, sfreq, seconds, channel, recipe, mains_hz)
+        raise UnusableSignal(f"{row.name} is shorter than one second")
+    if row.path.level:
+        return _level(signal, sfreq, seconds, row)
+    return _waveform(signal, sfreq, seconds, row, mains_hz)
 
 
-def _waveform(signal, sfreq, seconds, channel, recipe, mains_hz):
+def _waveform(signal, sfreq, seconds, row, mains_hz):
     missing = ~np.isfinite(signal)
     gaps = bool(missing.any())
     valid = covered(missing, sfreq, seconds) if gaps else np.ones(seconds, bool)
     if not valid.any():
-        raise UnusableSignal(f"{channel.name} has no second of signal")
+        raise UnusableSignal(f"{row.name} has no second of signal")
     if gaps:
         signal = bridge(signal, missing)
-    valid &= ~flat_seconds(signal, sfreq, seconds, recipe.flat_s)
+    valid &= ~flat_seconds(signal, sfreq, seconds, row.path.flat_s)
     if not valid.any():
-        raise UnusableSignal(f"{channel.name} is flat")
-    rate = channel.rate_hz
+        raise UnusableSignal(f"{row.name} is flat")
+    rate = row.rate_hz
     signal = resample(signal, sfreq, rate)[: seconds * rate]
-    signal = filter_forward(signal, recipe, rate, mains_hz)
+    signal = filter_forward(signal, row.path, rate, mains_hz)
     by_second = signal.reshape(seconds, rate)
     whole = valid.all()
     tracks, std = amplitude_tracks(by_second, valid)
     if not std > 0:
-        raise UnusableSignal(f"{channel.name} is flat")
+        raise UnusableSignal(f"{row.name} is flat")
     measured = signal if whole else by_second[valid].reshape(-1)
     if std < SMALL_STD:
         measured = measured / std
@@ -149,15 +128,16 @@ def _waveform(signal, sfreq, seconds, channel, recipe, mains_hz):
         spread = np.zeros((seconds, rate), np.float32)
         spread[valid] = samples.reshape(-1, rate)
         samples = spread.reshape(-1)
-    return ChannelSignal(channel.name, rate, samples, valid, tracks)
+    return ChannelSignal(row.name, rate, samples, valid, tracks)
 
 
-def _level(signal, sfreq, seconds, channel, recipe):
-    low, high = recipe.bounds
+def _level(signal, sfreq, seconds, row):
+    path = row.path
+    low, high = path.bounds
     with np.errstate(invalid="ignore"):
         missing = ~((signal >= low) & (signal <= high))
-    rate = channel.rate_hz
-    if recipe.step:
+    rate = row.rate_hz
+    if path.step:
         # The last value before each output sample: a code has no value in between.
         index = np.minimum(
             np.array([int(i * sfreq / rate) for i in range(rate)])[None, :]
@@ -171,13 +151,13 @@ def _level(signal, sfreq, seconds, channel, recipe):
     values = np.where(lost, 0.0, values)
     valid = lost.mean(axis=1) < 0.5
     if not valid.any():
-        raise UnusableSignal(f"{channel.name} has no second within {low:g} to {high:g}")
-    if lost.any() and not recipe.step:
+        raise UnusableSignal(f"{row.name} has no second within {low:g} to {high:g}")
+    if lost.any() and not path.step:
         values, valid = _bridge_level(values, lost, valid)
     tracks, _ = amplitude_tracks(values, valid)
-    samples = (values - recipe.centre) / recipe.scale
+    samples = (values - path.centre) / path.scale
     samples[~valid] = 0
-    return ChannelSignal(channel.name, rate, samples.reshape(-1).astype(np.float32), valid, tracks)
+    return ChannelSignal(row.name, rate, samples.reshape(-1).astype(np.float32), valid, tracks)
 
 
 def bin_means(
@@ -222,9 +202,9 @@ def _bridge_level(values, lost, valid):
     return flat.reshape(-1, rate), valid
 
 
-def filter_forward(signal, recipe: Recipe, rate_hz: int, mains_hz: int | None) -> np.ndarray:
+def filter_forward(signal, path: CausalPath, rate_hz: int, mains_hz: int | None) -> np.ndarray:
     """Filter and notch ``[T]`` from the steady state of its first sample, in one pass."""
-    sections, state = sections_of(recipe, rate_hz, mains_hz)
+    sections, state = sections_of(path, rate_hz, mains_hz)
     if sections is None:
         return signal
     state = state * float(signal[0])
@@ -236,9 +216,9 @@ def filter_forward(signal, recipe: Recipe, rate_hz: int, mains_hz: int | None) -
 
 
 @functools.lru_cache
-def sections_of(recipe: Recipe, rate: int, mains_hz: int | None):
+def sections_of(path: CausalPath, rate: int, mains_hz: int | None):
     """Second-order sections of filter and notch, and their state for a constant input of 1."""
-    low, high = recipe.high_pass_hz, recipe.low_pass_hz
+    low, high = path.high_pass_hz, path.low_pass_hz
     if high is not None and high >= rate / 2:
         high = None
     sections = []
@@ -248,7 +228,7 @@ def sections_of(recipe: Recipe, rate: int, mains_hz: int | None):
         )
     elif low is not None:
         sections.append(scipy.signal.butter(FILTER_ORDER, low, "highpass", fs=rate, output="sos"))
-    if recipe.notch and mains_hz is not None and mains_hz < rate / 2:
+    if path.notch and mains_hz is not None and mains_hz < rate / 2:
         sections.append(
             scipy.signal.tf2sos(*scipy.signal.iirnotch(mains_hz, NOTCH_QUALITY, fs=rate))
         )

@@ -13,11 +13,12 @@ import numpy as np
 
 from data_pipelines.labels import UNKNOWN, TokenLabels
 from data_pipelines.pipeline import Batch, DamagePolicy, PipelineError, Source
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
+from data_pipelines.recipes import find_recipe
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import ChannelSignal, DamagedRecordError, NightStore
 from data_pipelines.windows import (
+    TOKEN_S,
     SubjectMetadata,
     Windows,
     describe,
@@ -108,10 +109,11 @@ def shapes(data: dict, objective: dict) -> dict[str, tuple]:
     }
 
 
-def describe_paper() -> dict:
-    """Return what a store of the paper's nine modalities would describe, without outcomes."""
+def describe_paper(recipe: str = "sleep2vec") -> dict:
+    """Return what a store of a recipe's own choice of modalities would describe, no outcomes."""
+    found = find_recipe(recipe)
     return {
-        "modalities": describe([MODALITIES[name] for name in NINE]),
+        "modalities": describe([found.rows[n] for n in found.wanted()]),
         "outcomes": [],
         "survival": [],
         "age_mean": 0.0,

@@ -24,10 +24,18 @@ from data_pipelines.pipeline import (
     Source,
     filled_up,
 )
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
+from data_pipelines.recipes import find_recipe
 from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import DamagedRecordError, NightStore
-from data_pipelines.windows import Memory, SubjectMetadata, Windows, describe, fill, modalities_of
+from data_pipelines.windows import (
+    TOKEN_S,
+    Memory,
+    SubjectMetadata,
+    Windows,
+    describe,
+    fill,
+    modalities_of,
+)
 
 
 def open_source(
@@ -102,9 +110,10 @@ def shapes(data: dict, objective: dict) -> dict[str, tuple]:
     }
 
 
-def describe_paper() -> dict:
-    """Return what a store of the paper's nine modalities would describe."""
-    return {"modalities": describe([MODALITIES[name] for name in NINE])}
+def describe_paper(recipe: str = "sleep2vec") -> dict:
+    """Return what a store of a recipe's own choice of modalities would describe."""
+    found = find_recipe(recipe)
+    return {"modalities": describe([found.rows[n] for n in found.wanted()])}
 
 
 def write_tiny(folder, seed: int) -> None:

@@ -12,6 +12,7 @@ from data_pipelines.pipeline import (
     contents,
     require_kind,
 )
+from data_pipelines.recipes import recipe_of_store
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
@@ -48,6 +49,7 @@ def open_source(
         PipelineError: the store holds tokens, or no such channel in that split.
     """
     require_kind(store, "signals", "signal_crops")
+    rows = recipe_of_store(store).rows
     types = {row["name"]: CHANNELS[row["name"]].signal_type for row in store.manifest["channels"]}
     wanted = [
         name for name, kind in types.items() if kind == signal_type and name in (channels or types)
@@ -65,7 +67,7 @@ def open_source(
 
     rate = rates.pop()
     damage = DamagePolicy(store, len(stretches), max_damaged)
-    ids = [CHANNELS[name].id for _, name in stretches]
+    ids = [rows[name].id for _, name in stretches]
     ids = np.array([-1 if id is None else id for id in ids], np.int32)
 
     def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.channels.table import CHANNELS
 from data_pipelines.pipeline import (
     Batch,
     DamagePolicy,
@@ -13,6 +13,7 @@ from data_pipelines.pipeline import (
     keep_some,
     require_kind,
 )
+from data_pipelines.recipes import find_recipe, recipe_of_store
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
@@ -49,6 +50,7 @@ def open_source(
         PipelineError: the store holds signals, lacks a modality, or has no night in that split.
     """
     require_kind(store, "tokens", "token_windows")
+    recipe_of_store(store)  # that of the signals, which must be known here
     names = [modality["name"] for modality in store.modalities]
     unknown = [name for name in modalities if name not in names]
     if unknown:
@@ -116,21 +118,23 @@ def shapes(data: dict, objective: dict) -> dict[str, tuple]:
     }
 
 
-def describe_paper(levels: int = 8, codes: int = 2048) -> dict:
-    """Return what a token store of the paper's eight modalities would describe.
+def describe_paper(levels: int = 8, codes: int = 2048, recipe: str = "hypnos") -> dict:
+    """Return what a token store of a recipe's own choice of channels would describe.
 
     Args:
         levels, codes: of every modality.
+        recipe: of the signals.
     """
+    found = find_recipe(recipe)
     modalities = [
         {
             "name": name,
             "levels": levels,
             "codes": codes,
-            "channel_id": CHANNELS[name].id,
+            "channel_id": found.rows[name].id,
             "group": CHANNELS[name].signal_type,
         }
-        for name in HYPNOS
+        for name in found.wanted()
     ]
     return {"modalities": modalities}
 

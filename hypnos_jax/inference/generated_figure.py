@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import ROWS
 from hypnos_jax.inference.generate import Generated
 
 SHOWN_S = 30  # ours: generated seconds shown, an epoch as it is scored
@@ -33,7 +33,7 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
     axes = figure.subplots(len(made.signals), 1, sharex=True, squeeze=False)[:, 0]
     start_s = 0
     for axis, (name, signal) in zip(axes, made.signals.items()):
-        rate = CHANNELS[name].rate_hz
+        rate = ROWS[name].rate_hz
         lead = made.lead[name]
         if made.prompt:
             channel = made.prompt.channels[name]

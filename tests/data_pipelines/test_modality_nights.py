@@ -8,7 +8,8 @@ import pytest
 
 from data_pipelines import pipeline
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE
+from data_pipelines.recipes.sleep2vec import NINE
+from data_pipelines.recipes.sleep2vec import ROWS as MODALITIES
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.scoring import Event
 from data_pipelines.sources import modality_nights

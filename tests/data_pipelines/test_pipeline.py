@@ -176,7 +176,7 @@ def test_fewer_training_nights_are_a_part_of_more_and_the_other_splits_stay(toke
         ("token_windows", {"modalities": ("ppg",)}, "no modality 'ppg'; it has ['eeg_c3'"),
         ("token_windows", {"split": "dev"}, "no night in split 'dev'"),
         ("signal_crops", {"signal_type": "ecg"}, "reads a store of signals"),
-        ("tokens", {}, "no data source named 'tokens'"),
+        ("tokens", {}, "no source named 'tokens'"),
     ],
 )
 def test_a_store_that_does_not_fit_says_why(tokens, name, options, message):

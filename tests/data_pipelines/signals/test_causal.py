@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.recipes.hypnos import PATHS
 from data_pipelines.signals import causal
 from data_pipelines.signals.rolling_scale import compress
 
@@ -162,7 +163,8 @@ def published_signal(fs, seconds):
 
 def channel(recipe, rate=None):
     rate = rate or RATES.get(recipe, 1)
-    return types.SimpleNamespace(name=f"a {recipe}", preprocess=recipe, rate_hz=rate)
+    path = PATHS["eeg" if recipe == "eog" else recipe]
+    return types.SimpleNamespace(name=f"a {recipe}", path=path, rate_hz=rate)
 
 
 def run(x, fs, recipe="eeg", mains_hz=50, rate=None):

@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from data_pipelines.channels.table import HYPNOS
+from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.sources import token_windows
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
@@ -43,9 +43,7 @@ INSIDE = flags.DEFINE_bool("inside", False, "measure in this process (internal)"
 STEPS = flags.DEFINE_integer("steps", 3, "timed steps, after two that are not")
 LEVELS = flags.DEFINE_integer("levels", 8, "levels of a random token store")
 CODES = flags.DEFINE_integer("codes", 2048, "codes per level")
-MODALITIES = flags.DEFINE_integer(
-    "modalities", len(HYPNOS), "how many of the eight, from the first"
-)
+MODALITIES = flags.DEFINE_integer("modalities", len(EIGHT), "how many of the eight, from the first")
 
 
 REFERENCE_CODE = """

@@ -233,7 +233,11 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
                 " agree:\n  " + "\n  ".join(differing)
             )
     data = workdir / "data.json"
-    if data.exists() and json.loads(data.read_text()) != json.loads(json.dumps(description)):
+    description = json.loads(json.dumps(description))
+    # Runs of before recipes were described go on.
+    if data.exists() and description != {"recipe": description.get("recipe")} | json.loads(
+        data.read_text()
+    ):
         raise ConfigError(
             f"{workdir} holds a run on other data: {data} does not describe"
             f" config.data.path={config['data'].get('path')!r}. Use another --workdir"

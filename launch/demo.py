@@ -106,11 +106,11 @@ def main_job(
 
 def signal_types(nights: pathlib.Path) -> list[str]:
     """Return the signal types to train tokenizers of: those of the store's training nights."""
-    from data_pipelines.channels.table import CHANNELS, HYPNOS
+    from data_pipelines.recipes.hypnos import EIGHT, ROWS
     from data_pipelines.store import NightStore
 
     held = {name for night in NightStore(nights).select("train") for name in night.channels}
-    return list(dict.fromkeys(CHANNELS[name].signal_type for name in HYPNOS if name in held))
+    return list(dict.fromkeys(ROWS[name].signal_type for name in EIGHT if name in held))
 
 
 def report(folder: pathlib.Path, title: str, seconds: dict[str, float]) -> None:

@@ -10,7 +10,7 @@ from tiny_models import reread_program
 
 from configs.sleep2vec import pretrain
 from data_pipelines import pipeline
-from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.sources import modality_pairs
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic import write_tiny_modalities

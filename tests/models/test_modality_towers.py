@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from configs.sleep2vec import pretrain
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE
+from data_pipelines.recipes.sleep2vec import NINE
+from data_pipelines.recipes.sleep2vec import ROWS as MODALITIES
 from hypnos_jax import config as configs
 from hypnos_jax.interop import sleep2vec
 from hypnos_jax.models.modality_towers import ModalityTowers, masked_tokens

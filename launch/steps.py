@@ -58,12 +58,17 @@ def load_pipeline(text: str, options: dict) -> list[Step]:
 
 def words(step: Step, folder: str | os.PathLike = OUTPUT) -> list[str]:
     """Return the arguments of ``python`` that run a step in a folder."""
-    shown = {
-        flag: str(value).lower() if isinstance(value, bool) else str(value)
-        for flag, value in step.arguments.items()
-    }
-    flags = [f"--{flag}={value.replace(OUTPUT, str(folder))}" for flag, value in shown.items()]
+    flags = [f"--{flag}={str(value).replace(OUTPUT, str(folder))}" for flag, value in _pairs(step)]
     return ["-m", f"launch.{step.command}", *flags]
+
+
+def _pairs(step: Step) -> list[tuple[str, object]]:
+    """Flags and values; a flag with a tuple is repeated."""
+    return [
+        (flag, one)
+        for flag, value in step.arguments.items()
+        for one in (value if isinstance(value, tuple) else (value,))
+    ]
 
 
 def reads(step: Step, earlier: Step) -> bool:
@@ -71,7 +76,7 @@ def reads(step: Step, earlier: Step) -> bool:
     made = pathlib.PurePath(earlier.output)
     paths = [
         pathlib.PurePath(found.group(1) or "")
-        for value in step.arguments.values()
+        for _, value in _pairs(step)
         for found in OWN_PATH.finditer(str(value))
     ]
     return any(path.is_relative_to(made) or made.is_relative_to(path) for path in paths)
@@ -83,11 +88,11 @@ def inputs(step: Step, folder: pathlib.Path) -> str:
     It is over names, sizes and times of change, so that further recordings are seen.
     """
     stamps, own = [], folder.resolve()
-    for value in step.arguments.values():
+    for _, value in _pairs(step):
         for piece in re.split("[,=:]", str(value)):
-            path = pathlib.Path(piece)
-            if not piece or OUTPUT in piece or not path.exists():
+            if not piece or OUTPUT in piece or not os.path.exists(piece):
                 continue
+            path = pathlib.Path(piece)
             files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
             for file in files:
                 if not file.resolve().is_relative_to(own):

@@ -14,7 +14,8 @@ class Step(NamedTuple):
     Attributes:
         name: of its own in the pipeline.
         command: a module of ``launch``, such as ``"train"``.
-        arguments: flag -> value. ``{output}`` in a value stands for the pipeline's folder.
+        arguments: flag -> value, or a tuple of values of a flag that is repeated. ``{output}`` in
+            a value stands for the pipeline's folder.
         output: the file or folder that the step makes, relative to the pipeline's folder; no other
             step has the same.
         expected_s: about what it takes on two cores, for the first estimate of the time left.
@@ -24,7 +25,7 @@ class Step(NamedTuple):
 
     name: str
     command: str
-    arguments: dict[str, str | int | float | bool]
+    arguments: dict[str, str | int | float | bool | tuple]
     output: str
     expected_s: float = 20.0
     needs: tuple[str, tuple[str, ...]] | None = None

@@ -25,8 +25,10 @@ def get_pipeline(which: str = "psg", *, data: str, size: str = "demo", jobs: int
         jobs: processes that prepare recordings.
 
     Raises:
-        ValueError: another ``which``.
+        ValueError: another ``which``, or no ``data``.
     """
+    if not data:
+        raise ValueError("data is empty: give the folder of public recordings")
     if which == "ecg":
         return main_job(
             f"{data}/cinc2017",

@@ -47,9 +47,10 @@ class Retrieval:
                 modalities, which are compared by the pairs that they share.
             sites: only nights of these; those of the data by default.
         """
-        data = context.config["data"]
-        self.data = context.on({**data, "sites": list(sites)}) if sites else context
         self.context, self.split, self.windows = context, split, windows
+        self.data = context
+        if sites:
+            self.data = context.on({**context.config["data"], "sites": list(sites)})
         self.name = "_".join(["retrieval", split, *sites])
         self.pairs = [frozenset(pair) for pair in pairs]
         self.rows = min(batch_size or windows, windows)

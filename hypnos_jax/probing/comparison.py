@@ -44,7 +44,6 @@ STRENGTH = 100.0  # ours: of the probes' penalty; hundreds of features meet thou
 DRAWS = 1000
 # The modalities that are channels of Hypnos too; the others come at 4 Hz, too slow for it.
 AS_CHANNELS = {"eeg": "eeg_c3", "eog": "eog_e1", "emg": "emg_chin", "ecg": "ecg"}
-
 HAND = "hand-made features"
 
 Features = dict[str, np.ndarray]  # recording -> [E, D]
@@ -84,9 +83,7 @@ def compare(
             model = load_model(path)
             found = results.of_model(f"{name} {seed}", model)
             methods.setdefault(name, []).append(found | {"retrieval": read_retrieval(path)})
-            arguments = model.config["objective"]
-            network = json.dumps([arguments["name"], arguments.get("model")])
-            method, rows = untrained.setdefault(network, (f"{name}, untrained", []))
+            method, rows = untrained.setdefault(network(model), (f"{name}, untrained", []))
             if seed == len(rows):  # two methods that train one network share its row
                 rows.append(results.of_model(f"{method} {seed}", model, random_seed=seed))
     methods |= dict(untrained.values())
@@ -100,6 +97,12 @@ def compare(
     table = write_table(report)
     (folder / "comparison.md").write_text(table)
     return table
+
+
+def network(model: LoadedModel) -> str:
+    """Return what models have in common whose networks and data have the same form, as JSON."""
+    objective, data = model.config["objective"], model.config["data"]
+    return json.dumps([objective["name"], objective.get("model"), data], sort_keys=True)
 
 
 class Results:
@@ -137,7 +140,8 @@ class Results:
                     reasons.append(f"{store.path}: {error}")
             raise ValueError(f"{name} reads none of the stores: {'; '.join(reasons)}")
 
-        return self._make(name, [model.checksum, random_seed], features)
+        of = model.checksum if random_seed is None else [network(model), random_seed]
+        return self._make(name, [of], features)
 
     def of_hand(self) -> dict | None:
         """Return the result of hand-made features of the store with most of their channels."""

@@ -89,7 +89,7 @@ def inputs(step: Step, folder: pathlib.Path) -> str:
     """
     stamps, own = [], folder.resolve()
     for _, value in _pairs(step):
-        for piece in re.split("[,=:]", str(value)):
+        for piece in dict.fromkeys([str(value), *re.split("[,=:]", str(value))]):
             if not piece or OUTPUT in piece or not os.path.exists(piece):
                 continue
             path = pathlib.Path(piece)

@@ -40,6 +40,7 @@ import sys
 from absl import app, flags, logging
 
 from hypnos_jax.jobs import sweeps
+from launch.children import is_held, take_lock
 from launch.overrides import settings
 
 SWEEP = flags.DEFINE_string("sweep", None, "FILE or FILE:SIZE")
@@ -79,10 +80,10 @@ def run_local(runs: list, folder: pathlib.Path) -> int:
 
     options = {"jobs": JOBS.value, "evaluate": EVAL_JOBS.value}
     if DRY_RUN.value:
-        pool = local.Local(runs, folder, held=local.is_held(folder), **options)
+        pool = local.Local(runs, folder, held=is_held(folder), **options)
         pool.table.tell(local.ALL)
         return 0
-    with local.take_lock(folder) as lock:
+    with take_lock(folder) as lock:
         pool = local.Local(runs, folder, **options)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, pool.hear)

@@ -30,6 +30,7 @@ from hypnos_jax import state as states
 from hypnos_jax.cost import flops, scaling
 from hypnos_jax.nn import backend
 from hypnos_jax.runtime import compile_cache, distributed, preemption, watchdog
+from hypnos_jax.runtime.exit_codes import STOPPED_EARLY
 from hypnos_jax.runtime.files import write_json
 from hypnos_jax.state import TrainState
 
@@ -218,7 +219,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
         workdir: the run's folder; gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``.
 
     Returns:
-        0 when the last step is done; ``stopping.STOPPED_EARLY`` after a signal, and saved (where
+        0 when the last step is done; ``exit_codes.STOPPED_EARLY`` after a signal, and saved (where
         ``distributed.initialize`` was called).
 
     Raises:
@@ -303,7 +304,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         if int(state.not_finite) > run.skip_not_finite:  # skipped when more were allowed
             state = state.replace(not_finite=0 * state.not_finite)
         if preemption.requested():  # nothing is new, and compiling may take minutes
-            return preemption.STOPPED_EARLY
+            return STOPPED_EARLY
         writer = metrics.Writer(
             workdir, step=start, offset=meta["offset"], tensorboard=logs.tensorboard
         )
@@ -403,7 +404,7 @@ def _train(config: dict, workdir: pathlib.Path, watch: watchdog.Watchdog) -> int
         logging.warning(
             "stopped at step %d of %d, saved; the same command resumes", step, run.steps
         )
-    return preemption.STOPPED_EARLY if stop else 0
+    return STOPPED_EARLY if stop else 0
 
 
 class Trace:

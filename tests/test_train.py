@@ -17,7 +17,7 @@ from toy_objective import ToyRegression, ToySource, install, toy_config
 
 from data_pipelines import pipeline
 from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, train
-from hypnos_jax.runtime import preemption
+from hypnos_jax.runtime import exit_codes
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -71,7 +71,7 @@ def start(workdir, **changes):
         "import json, sys, jax; jax.config.update('jax_num_cpu_devices', 8);"
         "from absl import logging; logging.set_verbosity(logging.INFO);"
         "import toy_objective; toy_objective.install();"
-        "from hypnos_jax import distributed; distributed.initialize();"
+        "from hypnos_jax.runtime import distributed; distributed.initialize();"
         "from hypnos_jax.train import train;"
         "sys.exit(train(json.loads(sys.argv[1]), sys.argv[2]))"
     )
@@ -190,7 +190,7 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     process = start(tmp_path / "stopped", **options)
     wait_for_step(process, tmp_path / "stopped", 5)
     process.send_signal(number)
-    assert process.wait(60) == preemption.STOPPED_EARLY, (tmp_path / "stopped.log").read_text()
+    assert process.wait(60) == exit_codes.STOPPED_EARLY, (tmp_path / "stopped.log").read_text()
     (step,) = checkpoint.good_steps(tmp_path / "stopped")
     assert 5 <= step < 40
     assert run(tmp_path / "stopped", **options) == 0

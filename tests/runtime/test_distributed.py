@@ -6,11 +6,11 @@ import sys
 import pytest
 from processes import Group
 
-from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime import distributed, exit_codes
 
 TALK = """
 import json, sys, time
-from hypnos_jax import distributed
+from hypnos_jax.runtime import distributed
 distributed.initialize(*(json.loads(sys.argv[1])))
 import jax
 index, found = jax.process_index(), {"count": jax.process_count()}
@@ -76,7 +76,7 @@ def test_processes_that_slurm_has_started(tmp_path, nodes, gpus):
 
 FAIL = """
 import json, sys
-from hypnos_jax import distributed
+from hypnos_jax.runtime import distributed
 distributed.initialize(*(json.loads(sys.argv[1])))
 import jax
 with distributed.telling_others():
@@ -92,7 +92,7 @@ def test_all_end_with_the_code_of_the_process_that_failed_first(tmp_path):
         [sys.executable, "-c", FAIL, json.dumps((f"127.0.0.1:{port}", 2, i))] for i in range(2)
     ]
     with Group(commands, tmp_path, [{}, {}]) as group:
-        group.wait(60, codes=(distributed.FAILED,))
+        group.wait(60, codes=(exit_codes.FAILED,))
         assert "another process failed: process 1: OSError: no such shard" in (
             group.logs[0].read_text()
         )

@@ -358,7 +358,7 @@ def agree(values: dict[str, Any], *, timeout_s: float = TIMEOUT_S) -> None:
 
 def sources() -> str:
     """Return a digest of the program's source files, which a version may not tell apart."""
-    root = pathlib.Path(__file__).parent.parent
+    root = pathlib.Path(__file__).parents[2]
     found = hashlib.sha256()
     for folder in ("hypnos_jax", "data_pipelines"):
         for path in sorted((root / folder).rglob("*.py")):

@@ -69,7 +69,7 @@ end(int(what))
 # launch.sweep with runs that are such processes.
 LAUNCH = f"""
 import dataclasses, json, pathlib, signal, sys
-from hypnos_jax.sweeps import Run
+from hypnos_jax.jobs.sweeps import Run
 from launch.backends import local
 PROCESS = {PROCESS!r}
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How processes find each other, and what they tell each other."""
 
+import hashlib
 import json
 import sys
 
@@ -109,6 +110,10 @@ def test_all_end_with_the_code_of_the_process_that_failed_first(tmp_path):
 def test_half_an_address_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         distributed.initialize(*given)
+
+
+def test_the_digest_of_the_program_is_of_its_files():
+    assert distributed.sources() != hashlib.sha256().hexdigest()[:16]
 
 
 def test_one_process_agrees_with_itself():

@@ -38,8 +38,8 @@ SECTIONS = (
     "watchdog",
     "evals",
 )
-# What may change between one start of a run and the next: how long, how often, where, how patient.
-MAY_CHANGE = (
+# Sections and keys that may differ when a run is resumed.
+RESUMABLE_KEYS = (
     "data.path",
     "data.max_damaged",
     "train.steps",
@@ -112,7 +112,7 @@ def resolve(config: ml_collections.ConfigDict | dict) -> dict:
     """
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
-    config = json.loads(json.dumps(config))
+    config = _current(json.loads(json.dumps(config)))
     for section in config:
         if section not in SECTIONS:
             raise ConfigError(f"unknown key config.{section}: {nearest(section, SECTIONS)}")
@@ -120,6 +120,18 @@ def resolve(config: ml_collections.ConfigDict | dict) -> dict:
         if section not in config:
             raise ConfigError(f"config.{section} is missing")
     return {name: config.get(name, 0 if name == "seed" else {}) for name in SECTIONS}
+
+
+def _current(config: dict) -> dict:
+    """The config with its objective's arguments, and their places in data.fill, as called now."""
+    old = config.get("objective", {})
+    new = plugins.current(old)
+    if new is old:
+        return config
+    before, after = (f"objective.{plugins.network_key(x)}." for x in (old, new))
+    pairs = config.get("data", {}).get("fill", ())
+    rest = [[key.replace(before, after), source] for key, source in pairs]
+    return {**config, "objective": new, "data": {**config.get("data", {}), "fill": rest}}
 
 
 def fill(config: dict, description: dict) -> dict:
@@ -174,7 +186,7 @@ def make_objective(config: dict):
         ConfigError: no name, or an attribute that the objective does not have.
         ValueError: no such objective.
     """
-    options = dict(config["objective"])
+    options = dict(plugins.current(config["objective"]))
     if "name" not in options:
         raise ConfigError("config.objective.name is missing")
     cls = plugins.load("objectives", options.pop("name"))
@@ -206,14 +218,14 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
     path = workdir / "config.json"
     if path.exists():
         try:
-            old = flat(json.loads(path.read_text()))
+            old = flat(_current(json.loads(path.read_text())))
         except ValueError as error:
             raise ConfigError(f"{path} is not a config: {error}") from error
         new = flat(config)
         differing = [
             f"config.{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
+            if old.get(key) != new.get(key) and not key.startswith(RESUMABLE_KEYS)
         ]
         if differing:
             raise ConfigError(
@@ -221,7 +233,11 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
                 " agree:\n  " + "\n  ".join(differing)
             )
     data = workdir / "data.json"
-    if data.exists() and json.loads(data.read_text()) != json.loads(json.dumps(description)):
+    description = json.loads(json.dumps(description))
+    # Runs of before recipes were described go on.
+    if data.exists() and description != {"recipe": description.get("recipe")} | json.loads(
+        data.read_text()
+    ):
         raise ConfigError(
             f"{workdir} holds a run on other data: {data} does not describe"
             f" config.data.path={config['data'].get('path')!r}. Use another --workdir"

@@ -8,8 +8,8 @@ import pytest
 from processes import Failed, run, start_toy
 from toy_objective import install, toy_config
 
-from hypnos_jax import checkpoint, config, metrics, train
-from hypnos_jax.runtime import exit_codes, preemption
+from hypnos_jax import config, metrics, train
+from hypnos_jax.runtime import exit_codes, preemption, seals
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,7 +69,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path):
             group.wait_for(logged(workdir, steps + 3))
             group.all[who].send_signal(number)
             assert group.wait(codes=(75,)) == [75] * processes
-    (step,) = checkpoint.good_steps(workdir)[-1:]
+    (step,) = seals.good_steps(workdir)[-1:]
     assert 6 <= step < 40
     assert train.train(toy_of(8, **options), workdir) == 0
     assert train.train(toy_of(8, **options), tmp_path / "whole") == 0

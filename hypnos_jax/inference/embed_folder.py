@@ -24,7 +24,7 @@ import tqdm
 from data_pipelines.builders import folder
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.files import atomic_write
-from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import NightStore
 from hypnos_jax.inference.embed import open_embedder
 from hypnos_jax.models.token_chunks import CHUNK_S

@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 
 from data_pipelines.files import atomic_write
+from data_pipelines.store import EPOCH_S
 
-EPOCH_S = 30
 UNITS = ("epoch", "row", "recording")
 
 

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import ROWS
 from hypnos_jax.inference.generate import Generated
 from hypnos_jax.reports.figures import new_figure, save_figure
 
@@ -30,7 +30,7 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
     figure, axes = new_figure(rows, 1, (16, 1.3 * rows + 1.2), sharex=True)
     start_s = 0
     for axis, (name, signal) in zip(axes, made.signals.items()):
-        rate = CHANNELS[name].rate_hz
+        rate = ROWS[name].rate_hz
         lead = made.lead[name]
         if made.prompt:
             channel = made.prompt.channels[name]

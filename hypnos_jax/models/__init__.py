@@ -1,1 +1,17 @@
-"""Arrays to arrays: the networks."""
+"""Arrays to arrays: the networks, found by a file's name as objectives are.
+
+``hypnos_jax.plugins.load("models", "modality_towers")`` returns the class ``ModalityTowers``.
+
+A *backbone*, which ``objectives/finetune.py`` puts a head on, is a Linen module with
+
+- ``encode_tokens(batch, kept, *, train) -> (hidden, valid, cls)``: of a batch of nights (see
+  ``hypnos_jax.batch``) float32 [B, L, M, H], one row for each token of each modality, or M = 1
+  where it fuses them; bool [B, L, M], where a row rests on signal; and float32 [B, M, H] of whole
+  windows, or None. ``kept`` bool [B, L, M'], of the batch's modalities, says what of the signal may
+  be used (None: all): nothing else may change the result. Dropout is of the stream ``"dropout"``.
+
+A *context* is a Linen module with
+
+- ``__call__(x, valid, *, train) -> x``: float32 [B, L, H] of tokens in the order of time, given
+  those that are ``valid`` [B, L].
+"""

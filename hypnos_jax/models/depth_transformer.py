@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.nn.cross_entropy import cross_entropy, head_logits
-from hypnos_jax.nn.transformer import Transformer, kernel_init, zeros_init
+from hypnos_jax.nn.linear import kernel_init, zeros_init
+from hypnos_jax.nn.transformer import Transformer
 
 CODE_TABLES = ("own", "backbone", "projected")
 

@@ -106,7 +106,7 @@ class ModalityTowers(nn.Module):
         projection_depth: its linear layers; see ``ProjectionHead``.
         groups: of its batch norms.
         dropout: rate in tokenizers and trunk.
-        lora_rank, lora_alpha, lora_dropout: of the trunk; see ``nn.roformer``.
+        lora_rank, lora_alpha, lora_dropout: of the trunk; see ``nn.lora``.
         remat: of the trunk; see ``nn.transformer.rematerialised``.
         unroll: layers of the trunk unrolled per step of the scan over them.
         dtype: of the matrix products, ``"float32"`` or ``"bfloat16"``; all else is float32.
@@ -248,6 +248,36 @@ class ModalityTowers(nn.Module):
         valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
         x = self.trunk(x, valid, train=train)
         return x[:, 1:], x[:, 0]
+
+    def encode_tokens(
+        self, batch: dict[str, jax.Array], kept: jax.Array | None = None, *, train: bool = False
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Return what the trunk makes of every modality of a batch; see ``hypnos_jax.models``.
+
+        Args:
+            batch: ``signal/<name>`` int16 [B, L, F] of each modality, ``scale`` float32 [B, M],
+                ``present`` bool [B, M] and ``valid`` bool [B, L, M].
+            kept: bool [B, L, M]: what of the signal may be used; all by default.
+            train: draw dropout, from the stream ``"dropout"``.
+        """
+        valid = batch["valid"] & batch["present"][:, None]
+        if kept is not None:
+            valid = valid & kept
+        tokens = []
+        for i, modality in enumerate(self.modalities):
+            signal = dequantized(batch[f"signal/{modality['name']}"], batch["scale"][:, i])
+            signal = jnp.where(valid[..., i, None], signal, 0.0)
+            tokens.append(self.tokenize(signal, i, train=train))
+        # All modalities as rows of one batch, a window's beside each other: one trunk to compile.
+        stacked = jnp.stack(tokens, 1)
+        rows, count, length = stacked.shape[:3]
+        hidden, cls = self.contextualize(
+            stacked.reshape(rows * count, length, -1),
+            valid.swapaxes(1, 2).reshape(rows * count, length),
+            train=train,
+        )
+        hidden = hidden.reshape(rows, count, length, -1).swapaxes(1, 2)
+        return hidden, valid, None if cls is None else cls.reshape(rows, count, -1)
 
     def project(self, hidden: jax.Array, counted: jax.Array, *, train: bool = False) -> jax.Array:
         """Return float32 [B, L, Z] of ``hidden`` [B, L, H]; see ``ProjectionHead``."""

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.models.depth_transformer import DepthTransformer
-from hypnos_jax.nn.transformer import LayerNorm, TransformerLayer, kernel_init, rematerialised
+from hypnos_jax.nn.linear import kernel_init
+from hypnos_jax.nn.transformer import LayerNorm, TransformerLayer, rematerialised
 from hypnos_jax.sharding import keep_rows
 
 MASKING = ("crp", "none", "isolate", "subset", "bernoulli")
@@ -90,9 +91,10 @@ class Period(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
         """Return [B, M, S, D] of ``x`` [B, M, S, D], and None as scan wants it."""
 
-        def run(module, x, *args):
-            call = lambda module, x, *args: module(x, *args, train=self.train)
-            return rematerialised(call, self.remat)(module, x, *args)
+        def call(module, x, *args):
+            return module(x, *args, train=self.train)
+
+        run = rematerialised(call, self.remat)
 
         joint = dict(self.layer)
         if not self.modality_ffn:
@@ -164,7 +166,7 @@ class RqTransformer(nn.Module):
         channel_rows: rows of the channel table; 0 for none, and by default as many as are used.
         ffn, ffn_dim: ``"swiglu"`` or ``"gelu"`` and its hidden width, by default as
             ``nn.transformer.FeedForward`` has it; ``depth_ffn_dim``: of the depth transformer.
-        qk_norm, xsa: of the temporal layers; see ``nn.transformer.Attention``.
+        qk_norm, xsa: of the temporal layers; see ``MultiHeadAttention``.
         local_window, wide_window: seconds that a block sees, itself included; None for all.
         wide_every: each n-th block is wide; 0 for none.
         modality_every, modality_start: modality attention follows block i (from 0) when i >= start

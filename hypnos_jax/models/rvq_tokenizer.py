@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax.nn.conv import SeanetDecoder, SeanetEncoder
+from hypnos_jax.nn.linear import zeros_init
 from hypnos_jax.nn.quantize import Quantized, ResidualQuantizer
-from hypnos_jax.nn.transformer import Transformer, zeros_init
+from hypnos_jax.nn.transformer import Transformer
 
 
 class RvqTokenizer(nn.Module):

@@ -5,6 +5,8 @@ Shapes: ``...`` any leading axes, S positions, H heads, E width of one head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +51,13 @@ def rotary(x: jax.Array, *, first: int = 0, theta: float = 10_000.0) -> jax.Arra
     return turned.reshape(x.shape).astype(x.dtype)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None = None,
+    drop: Callable | None = None,
+) -> jax.Array:
     """Return ``softmax(q k^T / sqrt(E)) v`` with all scores in memory.
 
     Args:
@@ -57,17 +65,20 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = No
         k, v: [..., T, H, E].
         mask: bool, broadcastable to [..., S, T] with as many axes; True where a query may look.
             A query that may look nowhere would get the mean of v: always allow something.
+        drop: applied to the weights [..., H, S, T], such as a dropout.
 
     Returns:
         [..., S, H, E] of q's dtype; scores and softmax are float32.
     """
-    if platform() == "gpu" and max(q.shape[-3], k.shape[-3]) <= FEW:
+    if drop is None and platform() == "gpu" and max(q.shape[-3], k.shape[-3]) <= FEW:
         return _attend_few(q, k, v, mask)
     scores = jnp.einsum("...qhe,...khe->...hqk", q, k, preferred_element_type=jnp.float32)
     scores *= q.shape[-1] ** -0.5
     if mask is not None:
         scores = jnp.where(jnp.expand_dims(mask, -3), scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if drop is not None:
+        weights = drop(weights)
     return jnp.einsum("...hqk,...khe->...qhe", weights, v)
 
 
@@ -98,7 +109,7 @@ def attend_window(
 
     Args:
         q: [..., S, H, E].
-        k, v: [..., S, H, E]; with ``seen`` [..., window - 1 + S, H, E], what came before in front.
+        k, v: [..., S, H, E]; with ``seen`` longer, what came before in front.
         window: positions seen, self included; None sees the whole past, with S x S scores.
         seen: int32 scalar, how many of the rows in front are real; the rest are not looked at.
         kernel: ``"blocks"``, matrix products that XLA compiles anywhere; ``"cudnn"``, cuDNN's fused
@@ -111,8 +122,7 @@ def attend_window(
         [..., S, H, E] of q's dtype.
 
     Raises:
-        ValueError: the window sees nothing, or is None where earlier rows are given; the kernel is
-            not known.
+        ValueError: the window sees nothing, or the kernel is not known.
     """
     if kernel not in KERNELS:
         raise ValueError(f"attention={kernel!r} is not known; use one of {KERNELS}")
@@ -121,13 +131,11 @@ def attend_window(
         kernel = "cudnn" if platform() == "gpu" and half and q.shape[-3] > FEW else "blocks"
     if kernel != "blocks" and seen is None and (window is None or window > 0):
         fused = _attend_cudnn if kernel == "cudnn" else _attend_splash
-        rows = lambda x: x.reshape(-1, *x.shape[-3:])
-        return fused(rows(q), rows(k), rows(v), window).reshape(q.shape)
+        rows = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
+        return fused(*rows, window).reshape(q.shape)
     length, front = q.shape[-3], k.shape[-3] - q.shape[-3]
     if window is not None and window < 1:
         raise ValueError(f"window={window} sees nothing; 1 is the position itself")
-    if window is None and seen is not None:
-        raise ValueError("window=None sees the whole past, which no cache can hold; give a window")
     if window is None or length <= min(block, window):
         query, key = np.arange(length)[:, None], np.arange(-front, length)[None]
         return attend(q, k, v, _within(query, key, window, seen, q.ndim - 3))

@@ -1,4 +1,8 @@
-"""Batch normalisation whose statistics see what counts, over the whole batch of the mesh."""
+"""Batch normalisation whose statistics see what counts, over the whole batch of the mesh.
+
+Ours, as ``flax.linen.BatchNorm`` (which has a mask) averages the biased variance: published towers
+are normalised by PyTorch's running variance, the unbiased one. It has no groups either.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypnos_jax.nn.transformer import zeros_init
+from hypnos_jax.nn.linear import zeros_init
 
 
 class BatchNorm(nn.Module):
@@ -40,10 +44,10 @@ class BatchNorm(nn.Module):
             ValueError: ``groups`` does not divide B.
         """
         features = x.shape[-1]
-        place = lambda init: nn.with_logical_partitioning(init, ("embed",))
-        scale = self.param("scale", place(nn.initializers.ones), (features,))
-        bias = self.param("bias", zeros_init("embed"), (features,))
-        zeros, ones = (place(f) for f in (nn.initializers.zeros, nn.initializers.ones))
+        zeros = zeros_init("embed")
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+        scale = self.param("scale", ones, (features,))
+        bias = self.param("bias", zeros, (features,))
         mean_of = self.variable("batch_stats", "mean", lambda: zeros(None, (features,)))
         var_of = self.variable("batch_stats", "var", lambda: ones(None, (features,)))
         x = x.astype(jnp.float32)

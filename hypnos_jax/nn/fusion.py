@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypnos_jax.nn.transformer import Linear, zeros_init
+from hypnos_jax.nn.linear import zeros_init
+from hypnos_jax.nn.transformer import Linear
 from hypnos_jax.sharding import keep_rows
 
 FUSIONS = ("gated_scalar", "mean", "concat")

@@ -10,91 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypnos_jax.nn.attention import rotary
 from hypnos_jax.nn.dropout import Dropout
-from hypnos_jax.nn.transformer import (
-    INIT,
-    FeedForward,
-    LayerNorm,
-    add_bias,
-    kernel_init,
-    linear,
-    rematerialised,
-    zeros_init,
-)
+from hypnos_jax.nn.linear import INIT
+from hypnos_jax.nn.multi_head_attention import MultiHeadAttention
+from hypnos_jax.nn.transformer import FeedForward, LayerNorm, rematerialised
 from hypnos_jax.sharding import keep_rows
 
 EPSILON = 1e-12  # of every LayerNorm
-
-
-class RotaryAttention(nn.Module):
-    """Multi-head self-attention in both directions, q and k rotated, every projection with a bias.
-
-    Attributes:
-        heads: H; must divide D.
-        dropout: rate on the attention weights.
-        lora_rank: of a learnt low-rank addition to the maps to q, k and v (LoRA, arXiv 2106.09685),
-            0 for none: ``x W + (alpha / rank) dropout(x) A B``, B starting at 0.
-        lora_alpha, lora_dropout: of that addition.
-        dtype: of the matrix products.
-    """
-
-    heads: int
-    dropout: float = 0.1
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.05
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool = False) -> jax.Array:
-        """Return [B, L, D] of ``x`` [B, L, D]; nobody looks where ``mask``, bool [B, L], is False.
-
-        Raises:
-            ValueError: ``heads`` does not divide D.
-        """
-        dim = x.shape[-1]
-        if dim % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide the width {dim}")
-        shape = (dim, 3, self.heads, dim // self.heads)
-        kernel = self.param("qkv_kernel", kernel_init("embed", None, "heads", "head_dim"), shape)
-        bias = self.param("qkv_bias", zeros_init(None, "heads", "head_dim"), shape[1:])
-        own = x.astype(self.dtype)
-        qkv = linear(own, kernel.astype(self.dtype).reshape(dim, -1))
-        if self.lora_rank:
-            qkv += self._low_rank(own, train)
-        qkv = add_bias(qkv, bias.reshape(-1)).reshape(*x.shape[:-1], *shape[1:])
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        scores = jnp.einsum(
-            "bqhe,bkhe->bhqk", rotary(q), rotary(k), preferred_element_type=jnp.float32
-        )
-        scores = scores * shape[-1] ** -0.5
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        weights = Dropout(self.dropout)(weights, train=train)
-        out = jnp.einsum("bhqk,bkhe->bqhe", weights, v).reshape(x.shape)
-        kernel = self.param(
-            "out_kernel", kernel_init("heads", "head_dim", "embed"), (*shape[2:], dim)
-        )
-        bias = self.param("out_bias", zeros_init("embed"), (dim,))
-        return add_bias(linear(out, kernel.astype(self.dtype).reshape(dim, dim)), bias)
-
-    def _low_rank(self, x, train):
-        """The addition to q, k and v, side by side, [B, L, 3 D]."""
-        dim, rank = x.shape[-1], self.lora_rank
-        down = self.param(
-            "lora_a",
-            nn.with_logical_partitioning(
-                nn.initializers.he_uniform(in_axis=-3, out_axis=-1), ("embed", None, None)
-            ),
-            (dim, 3, rank),
-        )
-        up = self.param("lora_b", zeros_init(None, None, "embed"), (3, rank, dim))
-        x = Dropout(self.lora_dropout, name="lora_dropout")(x, train=train)
-        low = linear(x, down.astype(self.dtype).reshape(dim, -1))
-        low = low.reshape(*x.shape[:-1], 3, rank)
-        added = jnp.einsum("blnr,nrd->blnd", low, up.astype(self.dtype))
-        return added.reshape(*x.shape[:-1], 3 * dim) * (self.lora_alpha / rank)
 
 
 class RoformerLayer(nn.Module):
@@ -104,7 +26,7 @@ class RoformerLayer(nn.Module):
         heads: H.
         ffn_dim: hidden width of the position-wise network.
         dropout: rate on attention weights and branches.
-        lora_rank, lora_alpha, lora_dropout: see ``RotaryAttention``.
+        lora_rank, lora_alpha, lora_dropout: of additions to q, k and v; see ``LowRank``.
         dtype: of the matrix products; the stream and the norms stay float32.
     """
 
@@ -124,16 +46,19 @@ class RoformerLayer(nn.Module):
             y = Dropout(self.dropout)(y.astype(jnp.float32), train=train)
             return keep_rows(LayerNorm(epsilon=EPSILON, name=norm)(x + y))
 
-        attention = RotaryAttention(
+        attention = MultiHeadAttention(
             self.heads,
-            self.dropout,
-            self.lora_rank,
-            self.lora_alpha,
-            self.lora_dropout,
-            self.dtype,
+            rope=True,
+            bias=True,
+            dropout=self.dropout,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            dtype=self.dtype,
             name="attention",
         )
-        x = add(keep_rows(x), attention(x, mask, train=train), "attention_norm")
+        y = attention(x, mask[:, None], train=train)
+        x = add(keep_rows(x), y, "attention_norm")
         return add(x, FeedForward("gelu", self.ffn_dim, self.dtype, name="ffn")(x), "ffn_norm")
 
 
@@ -146,7 +71,9 @@ class _Scanned(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask):
-        call = lambda module, x, mask: module(x, mask, train=self.train)
+        def call(module, x, mask):
+            return module(x, mask, train=self.train)
+
         layer = RoformerLayer(**self.layer, name="layer")
         return rematerialised(call, self.remat)(layer, x, mask), None
 

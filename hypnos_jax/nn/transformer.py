@@ -14,78 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypnos_jax.nn.attention import attend, attend_window, rotary
-from hypnos_jax.nn.backend import platform
+from hypnos_jax.nn.linear import add_bias, kernel_init, linear, zeros_init
+from hypnos_jax.nn.lora import LowRank
+from hypnos_jax.nn.multi_head_attention import MultiHeadAttention
 from hypnos_jax.sharding import keep_rows
-
-INIT = nn.initializers.normal(0.02)
-RMS_EPS = float(jnp.finfo(jnp.float32).eps)  # of the norms of q and k, as released
-
-
-def kernel_init(*names: str | None) -> Callable:
-    """Return the initialiser of a matrix, Normal(0, 0.02), whose axes bear these logical names."""
-    return nn.with_logical_partitioning(INIT, names)
-
-
-def zeros_init(*names: str | None) -> Callable:
-    """Return the initialiser of a bias whose axes bear these logical names."""
-    return nn.with_logical_partitioning(nn.initializers.zeros, names)
-
-
-@jax.custom_vjp
-def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return ``x @ kernel``, [..., F] of [..., D] and [D, F], in their dtype.
-
-    Two things make it fast on CPUs. Results are asked for in float32: a CPU that multiplies
-    bfloat16 does so only then. And the kernel's gradient is a product over the rows of x and of the
-    output's gradient, one of which XLA transposes, recomputing what led to it in the order of the
-    transpose, which may take longer than the product: here the narrower one.
-    """
-    return _product(x, kernel, 1, 0)
-
-
-def _product(x, y, over_x, over_y):
-    x = x.reshape(-1, x.shape[-1]) if over_x == 0 else x
-    y = y.reshape(-1, y.shape[-1])
-    axes = (((x.ndim - 1 if over_x else 0,), (over_y,)), ((), ()))
-    result = jnp.float32 if platform() == "cpu" else None
-    return jax.lax.dot_general(x, y, axes, preferred_element_type=result).astype(x.dtype)
-
-
-def _linear_backward(kept, gradient):
-    x, kernel = kept
-    if x.shape[-1] <= gradient.shape[-1]:
-        by_kernel = _product(x, gradient, 0, 0)
-    else:
-        by_kernel = _product(gradient, x, 0, 0).T
-    return _product(gradient, kernel, 1, 1), by_kernel
-
-
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """Return ``x + bias``, [..., F] and [F], in x's dtype; the bias's gradient is a sum in float32.
-
-    Written as a sum over rows it would be one in x's dtype, which for bfloat16 is inexact, and slow
-    on CPUs: here it is a product with ones.
-    """
-    return _add_bias(x, bias.astype(x.dtype))
-
-
-@jax.custom_vjp
-def _add_bias(x, bias):
-    return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def _add_bias_backward(_, gradient):
-    rows = gradient.reshape(-1, gradient.shape[-1])
-    ones = jnp.ones((1, len(rows)), rows.dtype)
-    total = jax.lax.dot_general(
-        ones, rows, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
-    )
-    return gradient, total[0].astype(gradient.dtype)
-
-
-_add_bias.defvjp(lambda x, bias: (_add_bias(x, bias), None), _add_bias_backward)
-linear.defvjp(lambda x, kernel: (_product(x, kernel, 1, 0), (x, kernel)), _linear_backward)
 
 
 class LayerNorm(nn.Module):
@@ -102,95 +34,6 @@ class LayerNorm(nn.Module):
         return norm(x.astype(jnp.float32)).astype(self.dtype)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with bias-free projections.
-
-    Applied with the collection ``"cache"`` mutable, causal attention keeps there the keys and
-    values that its window reaches back to, so that a sequence may come in pieces of any length.
-
-    Attributes:
-        heads: H; must divide D.
-        window: positions a query sees, self included; None sees all.
-        causal: False for attention in both directions, under the mask given to the call.
-        qk_norm: RMS-normalise each head of q and k, with a learnt scale, before the rotation.
-        rope: rotary positions (theta 10000).
-        xsa: exclusive self-attention: remove from each head's output its component along the
-            position's own value.
-        kernel: of causal attention; see ``attend_window``.
-    """
-
-    heads: int
-    window: int | None = None
-    causal: bool = True
-    qk_norm: bool = False
-    rope: bool = True
-    xsa: bool = False
-    kernel: str = "auto"
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        mask: jax.Array | None = None,
-    ) -> jax.Array:
-        dim = x.shape[-1]
-        if dim % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide the width {dim}")
-        shape = (dim, 3, self.heads, dim // self.heads)
-        names = ("embed", None, "heads", "head_dim")
-        kernel = self.param("qkv_kernel", kernel_init(*names), shape).astype(self.dtype)
-        qkv = linear(x.astype(self.dtype), kernel.reshape(dim, -1))
-        qkv = qkv.reshape(*x.shape[:-1], *shape[1:])
-        q, k, v = (jnp.squeeze(part, -3) for part in jnp.split(qkv, 3, -3))
-        if self.qk_norm:
-            q, k = self._rms(q, "q_scale"), self._rms(k, "k_scale")
-        if self.causal:
-            out = self._attend_past(q, k, v)
-        else:
-            if self.rope:
-                q, k = rotary(q), rotary(k)
-            out = attend(q, k, v, mask)
-        if self.xsa:
-            own = v.astype(jnp.float32)
-            own *= jax.lax.rsqrt(jnp.sum(own**2, -1, keepdims=True) + 1e-12)
-            along = jnp.sum(out.astype(jnp.float32) * own, -1, keepdims=True)
-            out = (out - along * own).astype(self.dtype)
-        kernel = self.param(
-            "out_kernel", kernel_init("heads", "head_dim", "embed"), (*shape[2:], dim)
-        ).astype(self.dtype)
-        return linear(out.reshape(x.shape), kernel.reshape(dim, dim))
-
-    def _attend_past(self, q, k, v):
-        """Attend to the past; what the cache holds of it comes first."""
-        own, seen = v, None
-        if self.is_mutable_collection("cache") and not self.is_initializing():
-            keep = (self.window or 1) - 1
-            shape = (*k.shape[:-3], keep, *k.shape[-2:])
-            past = [
-                self.variable("cache", name, jnp.zeros, shape, k.dtype)
-                for name in ("keys", "values")
-            ]
-            count = self.variable("cache", "seen", jnp.zeros, (), jnp.int32)
-            k, v = (jnp.concatenate([old.value, x], -3) for old, x in zip(past, (k, v)))
-            for old, x in zip(past, (k, v)):
-                old.value = x[..., x.shape[-3] - keep :, :, :]
-            seen = count.value
-            count.value = jnp.minimum(seen + own.shape[-3], keep)
-        if self.rope:
-            # Keys are kept as they were before the rotation: positions count from this piece's
-            # start, as only distances matter, and so stay small and exact in any long stream.
-            q, k = rotary(q), rotary(k, first=q.shape[-3] - k.shape[-3])
-        return attend_window(q, k, v, window=self.window, seen=seen, kernel=self.kernel)
-
-    def _rms(self, x, name):
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("head_dim",))
-        scale = self.param(name, ones, (x.shape[-1],))
-        y = x.astype(jnp.float32)
-        y *= jax.lax.rsqrt(jnp.mean(y**2, -1, keepdims=True) + RMS_EPS)
-        return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
-
-
 class Linear(nn.Module):
     """A matrix product and a bias, if wanted, some of whose axes may be wider than the parameters.
 
@@ -199,6 +42,7 @@ class Linear(nn.Module):
         inputs, outputs: of the parameters.
         width: columns computed; those beyond ``outputs`` are 0. As many by default.
         bias: add one.
+        lora_rank: of a low-rank addition, 0 for none; lora_alpha, lora_dropout: see ``LowRank``.
     """
 
     names: tuple[str, str]
@@ -207,13 +51,30 @@ class Linear(nn.Module):
     width: int | None = None
     bias: bool = False
     dtype: jnp.dtype = jnp.float32
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return [..., width] of ``x`` [..., inputs or more]; what is beyond ``inputs`` is 0."""
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Return [..., width] of ``x`` [..., inputs or more]; what is beyond ``inputs`` is 0.
+
+        ``train`` draws the dropout of the low-rank addition, and nothing else.
+        """
         rows, columns = x.shape[-1] - self.inputs, (self.width or self.outputs) - self.outputs
         kernel = self.param("kernel", kernel_init(*self.names), (self.inputs, self.outputs))
         y = linear(x, jnp.pad(kernel.astype(self.dtype), [(0, rows), (0, columns)]))
+        if self.lora_rank:
+            low = LowRank(
+                self.outputs,
+                rank=self.lora_rank,
+                alpha=self.lora_alpha,
+                dropout=self.lora_dropout,
+                dtype=self.dtype,
+            )
+            nn.share_scope(self, low)
+            added = low(x[..., : self.inputs], train=train)
+            y += jnp.pad(added, [(0, 0)] * (added.ndim - 1) + [(0, columns)])
         if not self.bias:
             return y
         bias = self.param("bias", zeros_init(self.names[1]), (self.outputs,))
@@ -240,9 +101,11 @@ class FeedForward(nn.Module):
         hidden = self.hidden or (4 * dim if bias else int(2 / 3 * 4 * dim))
         # SwiGLU's 1365 of 512 would keep a GPU's matrix units from aligned reads: 4x slower.
         width = hidden if hidden % 8 == 0 else -(-hidden // 64) * 64
-        up = lambda name: Linear(
-            ("embed", "mlp"), dim, hidden, width, bias, dtype=self.dtype, name=name
-        )
+
+        def up(name):
+            names = ("embed", "mlp")
+            return Linear(names, dim, hidden, width, bias, dtype=self.dtype, name=name)
+
         down = Linear(("mlp", "embed"), hidden, dim, None, bias, dtype=self.dtype, name="down")
         x = x.astype(self.dtype)
         if self.kind == "gelu":
@@ -262,7 +125,7 @@ class TransformerLayer(nn.Module):
         causal: False for attention in both directions, under the call's mask.
         ffn: ``"gelu"``, ``"swiglu"``, or None for attention alone.
         ffn_dim: hidden width; 4 D for gelu and int(2/3 * 4 D) for swiglu by default.
-        qk_norm, rope, xsa, kernel: see ``Attention``.
+        qk_norm, rope, xsa, kernel: see ``MultiHeadAttention``.
         layer_scale: start value of the learnt scales of both branches; None for none.
         dropout: rate on the branches' outputs, and nowhere else.
         dtype: of the matrix products.
@@ -306,15 +169,15 @@ class TransformerLayer(nn.Module):
         if x.shape[-1] != self.dim:
             raise ValueError(f"a layer of dim={self.dim} was given {x.shape}")
         x = keep_rows(x)
-        attention = Attention(
+        attention = MultiHeadAttention(
             self.heads,
-            self.window,
-            self.causal,
-            self.qk_norm,
-            self.rope,
-            self.xsa,
-            self.kernel,
-            self.dtype,
+            causal=self.causal,
+            window=self.window,
+            rope=self.rope,
+            qk_norm=self.qk_norm,
+            xsa=self.xsa,
+            kernel=self.kernel,
+            dtype=self.dtype,
             name="attention",
         )
         y = attention(LayerNorm(self.dtype, name="attention_norm")(x), mask)

@@ -77,7 +77,7 @@ def draw_matrix(
     save_figure(figure, path)
 
 
-def draw_answers(report: dict, path: str | os.PathLike) -> None:
+def draw_answers(report: dict, path: str | os.PathLike, draw: str) -> None:
     """Draw the results of ``evaluators/downstream.py`` as a PNG.
 
     Left, the answers themselves; right, the task's measure under every condition.
@@ -85,6 +85,7 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
     Args:
         report: what ``downstream_<split>.json`` holds.
         path: the file; replaced whole.
+        draw: name in ``ANSWERS``; "" leaves the left side empty.
     """
     metric = report["metric"]
     bars = [("all", report["conditions"]["all"]["metrics"].get(metric), BLUE)]
@@ -97,7 +98,10 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
                 bars.append((name, found["metrics"].get(metric), colour))
     bars = [bar for bar in bars if bar[1] is not None and np.isfinite(bar[1])][:LONGEST]
     figure, axes = new_figure(1, 2, (12, max(4.2, 1.2 + 0.27 * len(bars))))
-    _answers(axes[0], report)
+    if draw:
+        ANSWERS[draw](axes[0], report["shown"])
+    else:
+        axes[0].set_axis_off()
     axis, places = axes[1], np.arange(len(bars))[::-1]
     axis.barh(places, [bar[1] for bar in bars], color=[bar[2] for bar in bars])
     for place, (_, value, _) in zip(places, bars):
@@ -112,21 +116,32 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
-def _answers(axis, report):
-    shown = report["shown"]
-    if "confusion" in shown:
-        _confusion(axis, shown["confusion"], shown["classes"])
-        axis.set(xlabel="answered", ylabel="scored")
-    elif "roc" in shown:
-        _roc(axis, {name: (points, None) for name, points in shown["roc"].items() if points})
-    elif shown.get("points"):
-        true, said = np.array(shown["points"]).T
-        ends = [min(true.min(), said.min()), max(true.max(), said.max())]
-        axis.plot(ends, ends, color="black", linewidth=0.6, linestyle=":")
-        axis.plot(true, said, ".", color=BLUE, alpha=0.7)
-        axis.set(xlabel=f"true {shown['of']}", ylabel=f"answered {shown['of']}")
-    else:
+def _answered_classes(axis, shown):
+    _confusion(axis, shown["confusion"], shown["classes"])
+    axis.set(xlabel="answered", ylabel="scored")
+
+
+def _answered_ranking(axis, shown):
+    _roc(axis, {name: (points, None) for name, points in shown["roc"].items() if points})
+
+
+def _answered_numbers(axis, shown):
+    if not shown["points"]:
         axis.set_axis_off()
+        return
+    true, said = np.array(shown["points"]).T
+    ends = [min(true.min(), said.min()), max(true.max(), said.max())]
+    axis.plot(ends, ends, color="black", linewidth=0.6, linestyle=":")
+    axis.plot(true, said, ".", color=BLUE, alpha=0.7)
+    axis.set(xlabel=f"true {shown['of']}", ylabel=f"answered {shown['of']}")
+
+
+# How answers are drawn: (axes, what the measure shows).
+ANSWERS = {
+    "confusion": _answered_classes,
+    "roc": _answered_ranking,
+    "points": _answered_numbers,
+}
 
 
 def draw_probe(report: dict, path: str | os.PathLike) -> None:

@@ -25,7 +25,7 @@ import re
 import yaml
 
 from hypnos_jax.cost.chips import CHIPS
-from hypnos_jax.jobs.sweeps import Run, evaluated, trained, workdir_of
+from hypnos_jax.jobs.sweeps import PlannedRun, evaluated, trained, workdir_of
 from hypnos_jax.runtime.exit_codes import FAILED, STOPPED_EARLY
 
 TRAIN, EVALUATE = "train", "evaluate"
@@ -59,7 +59,7 @@ def slice_of(text: str, flag: str = "tpu") -> tuple[str, str, int, int]:
 
 
 def manifest(
-    run: Run,
+    run: PlannedRun,
     workdir: str,
     *,
     image: str,
@@ -196,7 +196,9 @@ def _job(name, container, claim, *, pods, retries, rule, nodes=None, annotations
     }
 
 
-def start(runs: list[Run], folder: pathlib.Path, seen: str, *, evaluate: bool, **options) -> int:
+def start(
+    runs: list[PlannedRun], folder: pathlib.Path, seen: str, *, evaluate: bool, **options
+) -> int:
     """Write the manifests of what is not done, as far as that is seen here; return the exit code.
 
     Args:

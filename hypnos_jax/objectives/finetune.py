@@ -1,4 +1,4 @@
-"""Towers that answer a question: sleep2vec's fine-tuning, arXiv 2602.13857, as in its code."""
+"""A backbone that answers a question: sleep2vec's fine-tuning, arXiv 2602.13857, as in its code."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hypnos_jax import losses
-from hypnos_jax.models.modality_towers import ModalityTowers, dequantized
+from hypnos_jax import losses, plugins
+from hypnos_jax.models.modality_towers import dequantized
 from hypnos_jax.nn.fusion import ClassificationHead, ModalityFusion, Pooling, RegressionHead
 from hypnos_jax.objectives import Loss
 from hypnos_jax.tasks import find_task
 
 
-class FinetuneTowers(nn.Module):
-    """Each modality through the shared trunk, fused, and a head by token or by night.
+class Finetune(nn.Module):
+    """Tokens of each modality from a backbone, fused, and a head by token or by night.
 
     Losses: cross-entropy; binary cross-entropy of each output; squared error of the standardised
     target; Cox's partial likelihood within the batch. Each a mean over labels that are known, of
@@ -27,8 +27,13 @@ class FinetuneTowers(nn.Module):
     then over those that are there (and where none is, over all that the night has).
 
     Attributes:
-        model: keyword arguments of ``ModalityTowers``; ``mask_rate`` 0, since nothing is masked.
+        backbone: ``name``, a file of ``hypnos_jax/models`` with ``encode_tokens`` (see there), and
+            its keyword arguments; its parameters are below ``towers``. Nothing is masked: give
+            ``modality_towers`` a ``mask_rate`` of 0.
         task: one of ``tasks.TASKS``.
+        context: what runs over a night's fused tokens before the head: ``name``, a file of
+            ``hypnos_jax/models`` that maps [B, L, H] and valid [B, L] to [B, L, H], and its keyword
+            arguments; None for nothing.
         outcomes, survival: names of the columns of these labels.
         fusion: see ``ModalityFusion``.
         pooling: of night tasks: ``"mean"``, ``"attention"``, or ``"cls"`` where the model has it.
@@ -38,7 +43,7 @@ class FinetuneTowers(nn.Module):
         target_mean, target_sd: of a regression's target.
     """
 
-    model: dict[str, Any]
+    backbone: dict[str, Any]
     task: str
     outcomes: tuple[str, ...] = ()
     survival: tuple[str, ...] = ()
@@ -49,6 +54,7 @@ class FinetuneTowers(nn.Module):
     class_weights: tuple[float, ...] = ()
     target_mean: float = 0.0
     target_sd: float = 1.0
+    context: dict[str, Any] | None = None
 
     title = (
         "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857), fine-tuned on a task"
@@ -70,7 +76,11 @@ class FinetuneTowers(nn.Module):
     def setup(self):
         task = find_task(self.task)
         head = RegressionHead if task.kind == "regression" else ClassificationHead
-        self.towers = ModalityTowers(**self.model)
+        self.towers = _model(self.backbone, "backbone")
+        if self.context is not None:
+            if task.by_night and self.pooling == "cls":
+                raise ValueError("pooling='cls' would leave out the context; use another")
+            self.over_night = _model(self.context, "context")
         self.fuse = ModalityFusion(self.fusion)
         self.head = head(task.width(self.labels), self.head_dropout)
         if task.by_night and self.pooling != "cls":
@@ -155,39 +165,36 @@ class FinetuneTowers(nn.Module):
             signal: int16 [B, L, F or more].
             scale: float32 [B].
             valid: bool [B, L].
-            modality: its place among ``model["modalities"]``.
+            modality: its place among the backbone's.
         """
         return self.towers.encode(dequantized(signal, scale), modality, valid)[0]
 
-    def _fused(self, batch, valid, train):
-        """Modalities fused: [B, L, H], and for night tasks [B, H]."""
+    def _fused(self, batch, kept, train):
+        """Modalities fused, in context: [B, L, H], and for night tasks [B, H]."""
         if train and self.modality_dropout:
-            kept = some(self.make_rng("modalities"), valid.any(1), self.modality_dropout)
-            valid = valid & kept[:, None]
-        names = [m["name"] for m in self.model["modalities"]]
-        tokens = []
-        for i, name in enumerate(names):
-            signal = dequantized(batch[f"signal/{name}"], batch["scale"][:, i])
-            signal = jnp.where(valid[..., i, None], signal, 0.0)
-            tokens.append(self.towers.tokenize(signal, i, train=train))
-        # All modalities as rows of one batch, a window's beside each other: one trunk to compile.
-        stacked = jnp.stack(tokens, 1)
-        rows, count, length = stacked.shape[:3]
-        flat = lambda x: x.reshape(rows * count, *x.shape[2:])
-        hidden, cls = self.towers.contextualize(
-            flat(stacked), flat(valid.swapaxes(1, 2)), train=train
-        )
-        hidden = hidden.reshape(rows, count, length, -1).swapaxes(1, 2)  # [B, L, M, H]
+            left = some(self.make_rng("modalities"), kept.any(1), self.modality_dropout)
+            kept = kept & left[:, None]
+        hidden, valid, cls = self.towers.encode_tokens(batch, kept, train=train)
         here = valid.any(1)  # [B, M]
         # Where no modality holds signal, what each makes of the tokens around it.
         fused = self.fuse(hidden, jnp.where(valid.any(2, keepdims=True), valid, here[:, None]))
+        if self.context is not None:
+            fused = self.over_night(fused, valid.any(2), train=train)
         if not find_task(self.task).by_night:
             return fused, None
         if self.pooling != "cls":
             return fused, self.pool(fused, valid.any(2))
         if cls is None:
-            raise ValueError("pooling='cls' needs model.cls=True")
-        return fused, self.fuse(cls.reshape(rows, count, -1), here)
+            raise ValueError("pooling='cls' needs backbone.cls=True")
+        return fused, self.fuse(cls, here)
+
+
+def _model(options, where):
+    """The module of ``hypnos_jax/models`` that a config names."""
+    options = dict(options)
+    if "name" not in options:
+        raise ValueError(f"objective.{where}.name is missing; it is a file of hypnos_jax/models")
+    return plugins.load("models", options.pop("name"))(**options)
 
 
 def some(key: jax.Array, there: jax.Array, rate: float) -> jax.Array:

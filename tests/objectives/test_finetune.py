@@ -1,4 +1,4 @@
-"""Towers fine-tuned: how modalities are fused, what counts, and each task's loss."""
+"""A backbone fine-tuned: how modalities are fused, what counts, and each task's loss."""
 
 import importlib.util
 import json
@@ -11,13 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_models
 
-from hypnos_jax import checkpoint, config, evaluate, losses, optim, state, train, warm_start
+from hypnos_jax import (
+    checkpoint,
+    config,
+    evaluate,
+    losses,
+    optim,
+    plugins,
+    state,
+    train,
+    warm_start,
+)
+from hypnos_jax.export import model
 from hypnos_jax.interop import sleep2vec
 from hypnos_jax.interop.formats import Part
 from hypnos_jax.nn.fusion import ModalityFusion, Pooling
 from hypnos_jax.objectives.dash_infonce import DashInfonce
-from hypnos_jax.objectives.finetune_towers import FinetuneTowers, some
+from hypnos_jax.objectives.finetune import Finetune, some
 from hypnos_jax.tasks import TASKS
 
 MODALITIES = (
@@ -26,6 +38,7 @@ MODALITIES = (
     {"name": "emg", "rate_hz": 128, "frames": 20},
 )
 MODEL = {
+    "name": "modality_towers",
     "modalities": MODALITIES,
     "dim": 8,
     "layers": 1,
@@ -63,8 +76,9 @@ def fake_batch(seed=0, modalities=MODALITIES):
 
 
 def towers(task="stage5", **options):
-    model = {**MODEL, **options.pop("model", {})}
-    return FinetuneTowers(model=model, task=task, outcomes=LABELS, survival=LABELS, **options)
+    backbone = {**MODEL, **options.pop("backbone", {})}
+    labels = {"outcomes": LABELS, "survival": LABELS}
+    return Finetune(backbone=backbone, task=task, **labels, **options)
 
 
 def shapes_of(objective, batch):
@@ -207,12 +221,132 @@ def test_an_age_is_told_in_years():
 
 def test_a_night_is_read_off_the_cls_position_where_asked():
     batch = fake_batch()
-    objective = towers("sex", pooling="cls", model={"cls": True})
+    objective = towers("sex", pooling="cls", backbone={"cls": True})
     variables = variables_of(objective, batch)
     assert "pool" not in variables["params"]
     assert predict(objective, variables, batch)["output"].shape == (ROWS, 1)
-    with pytest.raises(ValueError, match="pooling='cls' needs model.cls=True"):
+    with pytest.raises(ValueError, match="pooling='cls' needs backbone.cls=True"):
         variables_of(towers("sex", pooling="cls"), batch)
+
+
+def test_a_context_lets_tokens_see_one_another():
+    """Of a backbone that sees one token at a time."""
+    context = {"name": "transformer_context", "layers": 1, "heads": 2, "ffn_dim": 8}
+    batch = fake_batch()
+    batch["valid"][:, 4] = False
+    ours = Finetune(backbone=Pieces.backbone(), task="stage5", context=context)
+    variables = variables_of(ours, batch)
+    assert set(variables["params"]) == {"towers", "head", "over_night"}
+    before = predict(ours, variables, batch)["output"]
+    other = {name: x.copy() for name, x in batch.items()}
+    other["signal/eeg"][:, 0] = 77
+    after = predict(ours, variables, other)["output"]
+    assert (np.abs(before - after).max((0, 2)) > 1e-6).all()
+    # what holds no signal tells nothing
+    other = {name: x.copy() for name, x in batch.items()}
+    other["signal/eeg"][:, 4] = 77
+    np.testing.assert_array_equal(before[:, :4], predict(ours, variables, other)["output"][:, :4])
+    with pytest.raises(ValueError, match="pooling='cls' would leave out the context"):
+        variables_of(towers("sex", pooling="cls", context=context), batch)
+
+
+class Pieces(nn.Module):
+    """A backbone that is no towers: a linear map of EEG, one fused row a token."""
+
+    width: int
+
+    @staticmethod
+    def backbone():
+        return {"name": "pieces", "width": 6}
+
+    @nn.compact
+    def encode_tokens(self, batch, kept=None, *, train=False):
+        valid = (batch["valid"] & batch["present"][:, None])[..., 1:2]
+        if kept is not None:
+            valid &= kept[..., 1:2]
+        x = jnp.where(valid, batch["signal/eeg"].astype(jnp.float32), 0.0)
+        init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))
+        kernel = self.param("kernel", init, (x.shape[-1], self.width))
+        return (x @ kernel)[:, :, None], valid, None
+
+
+@pytest.fixture(autouse=True)
+def known_pieces(monkeypatch):
+    load = plugins.load
+    find = lambda folder, name: Pieces if name == "pieces" else load(folder, name)
+    monkeypatch.setattr(plugins, "load", find)
+
+
+@pytest.mark.parametrize("task", ["stage5", "sex"])
+def test_any_backbone_gets_a_head(task):
+    objective, batch = Finetune(backbone=Pieces.backbone(), task=task), fake_batch()
+    variables = variables_of(objective, batch)
+    assert set(variables["params"]["towers"]) == {"kernel"}
+    loss, grads = jax.value_and_grad(
+        lambda v: objective.apply(v, batch).total / objective.apply(v, batch).weight
+    )(variables)
+    assert np.isfinite(loss)
+    assert np.abs(grads["params"]["towers"]["kernel"]).max() > 0
+    hidden = predict(objective, variables, batch, np.zeros_like(batch["valid"]))
+    assert hidden["counted"].all()  # what an evaluation hides counts all the same
+
+
+@pytest.mark.parametrize(
+    "backbone, message",
+    [
+        ({"width": 6}, "objective.backbone.name is missing"),
+        ({"name": "modality_tower"}, "no model named 'modality_tower'.*'modality_towers'"),
+    ],
+)
+def test_a_backbone_that_is_not_there_is_named(backbone, message):
+    with pytest.raises(ValueError, match=message):
+        variables_of(Finetune(backbone=backbone, task="stage5"), fake_batch())
+
+
+def former_config():
+    """A run's config as it was when the objective was called finetune_towers."""
+    arguments = {key: value for key, value in MODEL.items() if key != "name"}
+    return {
+        "seed": 0,
+        "objective": {"name": "finetune_towers", "model": arguments, "task": "stage5"},
+        "data": {
+            "name": "modality_nights",
+            "window_tokens": TOKENS,
+            "fill": [["objective.model.modalities", "modalities"]],
+        },
+        "train": {"steps": 1, "batch_size": ROWS},
+    }
+
+
+def test_runs_and_exports_of_the_former_name_open(tmp_path):
+    batch = fake_batch()
+    variables = variables_of(towers(), batch)
+    want = predict(towers(), variables, batch)["output"]
+    tiny_models.write_run(tmp_path / "run", former_config(), variables)
+    model.export(tmp_path / "run", tmp_path / "export", programs=False)
+    for folder in (tmp_path / "run", tmp_path / "export"):
+        loaded = model.load_model(folder)
+        assert loaded.config["objective"]["name"] == "finetune_towers"  # checksums are of it
+        assert [row["name"] for row in loaded.config["modalities"]] == ["ibi", "eeg", "emg"]
+        assert isinstance(loaded.objective, Finetune)
+        found = predict(loaded.objective, loaded.variables, batch)["output"]
+        np.testing.assert_array_equal(found, want)
+
+
+def test_a_run_of_the_former_name_goes_on_under_the_new_one(tmp_path):
+    old = former_config()
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    now = config.resolve(old)
+    assert now["objective"]["name"] == "finetune"
+    assert now["objective"]["backbone"]["name"] == "modality_towers"
+    assert now["data"]["fill"] == [["objective.backbone.modalities", "modalities"]]
+    assert isinstance(config.make_objective(old), Finetune)
+    now["data"]["path"] = "elsewhere"
+    config.agree_with_workdir(now, {"modalities": []}, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == now
+    now["objective"]["backbone"]["dim"] = 16
+    with pytest.raises(config.ConfigError, match="config.objective.backbone.dim: 8 there, 16 here"):
+        config.agree_with_workdir(now, {"modalities": []}, tmp_path)
 
 
 def test_modalities_dropped_in_training_leave_one():
@@ -248,7 +382,7 @@ def test_cox_is_the_partial_likelihood_of_breslow():
 
 
 def test_lora_leaves_the_rest_of_the_trunk_frozen():
-    objective = towers(model={"lora_rank": 2})
+    objective = towers(backbone={"lora_rank": 2})
     batch = fake_batch()
     params = variables_of(objective, batch)["params"]
     freeze = ("towers", "!*/lora_?")
@@ -275,7 +409,8 @@ def pretraining(modalities):
         "weight": np.ones(ROWS, np.float32),
     }
     head = {"mask_rate": 0.15, "projection_dim": 8, "out_dim": 4}
-    objective = DashInfonce(model={**MODEL, **head, "modalities": modalities})
+    arguments = {key: value for key, value in MODEL.items() if key != "name"}
+    objective = DashInfonce(model={**arguments, **head, "modalities": modalities})
     return objective, shapes_of(objective, pairs)
 
 
@@ -298,7 +433,7 @@ def test_published_towers_are_begun_from(tmp_path):
     made = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     path = tmp_path / "towers.safetensors"
     sleep2vec.write(path, Part({"name": "dash_infonce", "model": objective.model}, made))
-    tuned = towers(model={"modalities": two[1:]})
+    tuned = towers(backbone={"modalities": two[1:]})
     own = shapes_of(tuned, fake_batch(modalities=two[1:]))
     like = types.SimpleNamespace(params=own["params"], collections={})
     found = warm_start.choose(like, path, [("towers", "towers")])

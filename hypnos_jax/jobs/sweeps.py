@@ -450,8 +450,8 @@ def ask_cost(config: str, path: str) -> dict:
 
     jax.config.update("jax_platforms", "cpu")
     from data_pipelines import pipeline
+    from hypnos_jax.batch import load_source
     from hypnos_jax.cost.cost import cost
-    from hypnos_jax.evaluate import load_source
 
     config = json.loads(config)
     config["data"]["path"] = path

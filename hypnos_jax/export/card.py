@@ -14,7 +14,7 @@ import os
 import pathlib
 from typing import Any
 
-from hypnos_jax import metrics
+from hypnos_jax import metrics, plugins
 from hypnos_jax.export import usage
 
 CARD, RUN = "README.md", "run.json"
@@ -129,7 +129,8 @@ def write(folder: pathlib.Path, config: dict, run: dict | None, *, name: str) ->
 
 def card(config: dict, run: dict | None, *, name: str) -> str:
     """Return a model card: YAML that hubs read, then Markdown; arguments as for ``write``."""
-    objective, licence = config["objective"]["name"], config["licence"] or UNSPECIFIED
+    objective = plugins.current(config["objective"])["name"]
+    licence = config["licence"] or UNSPECIFIED
     values = sum(math.prod(shape) for _, shape in config["tensors"].values())
     family = FAMILIES.get(objective, f"a model of the objective {objective}")
     parts = [
@@ -217,7 +218,7 @@ def _reads(config):
 
 
 def _timing(config):
-    objective = config["objective"]
+    objective = plugins.current(config["objective"])
     if objective["name"] == "rq_next_token":
         lag = objective.get("embed_lag", True)
         seen = "the seconds before t and not t itself" if lag else "second t and those before it"

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PIPELINE := $(RUN) -m launch.pipeline --pipeline=configs/pipelines
 EXTRAS ?= prepare,probe,test
 # Two at a time; a file's tests stay together while there is enough of them, for what they share.
 PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
@@ -19,15 +20,16 @@ $(VENV)/.installed: setup.py constraints.txt
 
 # The whole job on a synthetic cohort, or on your own folder: make demo DATA=/path/to/recordings
 demo: setup
-	$(RUN) -m launch.demo --output=$(if $(DATA),.demo-own,.demo) --data=$(DATA)
+	$(PIPELINE)/demo.py --output=$(if $(DATA),.demo-own --set 'data=$(DATA)',.demo)
 
 # The whole job on small public recordings: make demo-real DATA=/path/to/public
 demo-real: setup
-	$(RUN) -m launch.demo --output=.demo-real --public=$(DATA)
+	$(PIPELINE)/demo_real.py:ecg --output=.demo-real/ecg --set 'data=$(DATA)'
+	$(PIPELINE)/demo_real.py:psg --output=.demo-real/psg --set 'data=$(DATA)'
 
 # Losses and models side by side on simulated nights with planted shortcuts
 compare: setup
-	$(RUN) -m launch.compare --output=.compare
+	$(PIPELINE)/compare.py --output=.compare
 
 # A small sweep, an eval job beside each run, and the laws of it; the same command goes on
 sweep-demo: setup

@@ -9,6 +9,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["hypnos_jax*", "data_pipelines*", "launch*", "configs*"]),
+    package_data={
+        "hypnos_jax.export": ["templates/*.md"],
+        "hypnos_jax.reports": ["templates/*.html"],
+    },
     install_requires=[
         "jax>=0.10",  # the numerics; 0.10 is the first release with the mesh API used here
         "flax>=0.12",  # Linen modules: one pytree of named collections
@@ -27,7 +31,8 @@ setup(
         "psutil>=6",  # whether the process that works on a checkpoint still lives; orbax has it too
         "tqdm>=4.66",  # progress with rate and time left
         "rich>=13",  # the live table of a sweep's runs; flax brings it
-        "PyYAML>=6",  # Kubernetes manifests of a sweep; ml-collections brings it
+        "PyYAML>=6",  # Kubernetes manifests of a sweep, model cards; ml-collections brings it
+        "Jinja2>=3.1",  # HTML reports and the model card that every export carries
     ],
     extras_require={
         "prepare": [

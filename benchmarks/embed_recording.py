@@ -115,7 +115,7 @@ def measure(folder):
     """Load the bundle and embed the night twice; print times and peak memory as JSON."""
     import jax
 
-    from data_pipelines.builders.recording_night import Pending, PrepareRecording
+    from data_pipelines.builders.recording_night import Pending
     from hypnos_jax import sharding
     from hypnos_jax.cost import flops
     from hypnos_jax.inference.embed import Embedder
@@ -131,7 +131,7 @@ def measure(folder):
     began = time.perf_counter()
     embedder = Embedder(folder / "hypnos.safetensors", dtype=DTYPE.value, generates=False)
     path = folder / "night.edf"
-    prepare = PrepareRecording(tuple(embedder.names()), mains_hz=50)
+    prepare = embedder.prepare(embedder.names(), mains_hz=50, aliases=None)
     for run in ("first_", ""):
         night = timed(run + "prepare", prepare, Pending("night", path, scoring=False))
         codes = timed(run + "tokenize", embedder.tokenize, night.channels)

@@ -124,8 +124,9 @@ def train_step(source):
     import jax
 
     from hypnos_jax import config as configs
-    from hypnos_jax import sharding, train
+    from hypnos_jax import sharding
     from hypnos_jax.cost import flops
+    from hypnos_jax.step import make_plan
 
     path, _, argument = CONFIG.value.partition(":")
     spec = importlib.util.spec_from_file_location("config_file", path)
@@ -140,7 +141,7 @@ def train_step(source):
         batch = sharding.put_batch(
             source.rows(0, rows, 0, rows), sharding.batch_sharding(mesh), rows
         )
-        plan = train.make_plan(config, objective, mesh, batch)
+        plan = make_plan(config, objective, mesh, batch)
         traced = plan.trace()
         operations = sum(flops.matrix_flops(traced.jaxpr).values())
         compiled, state, walls, cpus = traced.lower().compile(), plan.make(), [], []

@@ -4,7 +4,7 @@
 
 The reference is ``hypnos.embedding.pipeline.preprocess_edf`` of ``pip install hypnos==0.1.0`` (it
 needs torch) in its own environment, on the same EDF file; without the flag its row is left out. It
-reads, resamples, filters and z-scores eight channels into memory. Ours does this, judges each
+reads, resamples, filters and z-scores eight channels into memory. Ours does this, checks each
 channel and keeps tracks: once with the channels one after the other, once as it comes, and once
 into a store. Every measurement is a fresh process, imports not counted; the rows take turns, and
 of each the least wall time and the least CPU time of ``--repeats`` count. Stages are CPU seconds.
@@ -62,7 +62,7 @@ print(json.dumps({"stages": {}, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak})
 def measure(path, row):
     """Prepare the file here; print stages, totals and peak memory as JSON."""
     from data_pipelines.builders import folder, night_builder, recording_night
-    from data_pipelines.channels import table
+    from data_pipelines.recipes import hypnos
     from data_pipelines.signals import causal
 
     stages = {}
@@ -79,20 +79,20 @@ def measure(path, row):
 
         setattr(module, name, timed)
 
-    time_calls(recording_night, "judge", "judge")
-    time_calls(recording_night, "read_channel", "read")
+    time_calls(recording_night, "check_quality", "check_quality")
+    time_calls(hypnos, "read_channel", "read")
     time_calls(causal, "resample", "resample")
     time_calls(causal, "filter_forward", "filter")
     time_calls(causal, "flat_seconds", "flat")
     time_calls(causal, "amplitude_tracks", "tracks")
     time_calls(causal, "normalize", "z-score")
     time_calls(night_builder, "write_night", "write night")
-    time_calls(night_builder, "_seal", "write store")
+    time_calls(night_builder, "seal", "write store")
     importlib.import_module("data_pipelines.builders.night_records")  # once a run, not once a night
     if row == "one":
-        recording_night.CHANNELS_AT_ONCE = 1
+        hypnos.CHANNELS_AT_ONCE = 1
     items, _ = folder.find_recordings(path.parent)
-    make_night = recording_night.PrepareRecording(channels=table.HYPNOS, mains_hz=50)
+    make_night = recording_night.PrepareRecording(hypnos.RECIPE, hypnos.EIGHT, mains_hz=50)
     with tempfile.TemporaryDirectory(dir=path.parent) as output:
         wall, cpu = time.perf_counter(), time.process_time()
         if row == "store":

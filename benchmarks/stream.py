@@ -20,7 +20,7 @@ import tqdm
 from absl import app, flags
 
 from configs.hypnos import rq_transformer, rvq_tokenizer
-from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.recipes.hypnos import EIGHT, ROWS
 from hypnos_jax import config as configs
 from hypnos_jax.export.model import make_model
 from hypnos_jax.inference.embed import Embedder, Stream
@@ -28,7 +28,7 @@ from hypnos_jax.inference.tokenizer import Tokenizer
 
 SIZE = flags.DEFINE_string("size", "small", "of the model and its tokenizers: base, small, tiny")
 SECONDS = flags.DEFINE_integer("seconds", 600, "timed seconds", 1)
-MODALITIES = flags.DEFINE_list("modalities", list(HYPNOS), "those present")
+MODALITIES = flags.DEFINE_list("modalities", list(EIGHT), "those present")
 
 
 def random_model(config: dict, batch: dict):
@@ -63,19 +63,19 @@ class RandomEmbedder(Embedder):
     """An embedder whose tokenizers lie in no folder."""
 
     def tokenizer(self, name):
-        return tokenizer_of(CHANNELS[name].signal_type, CHANNELS[name].rate_hz)
+        return tokenizer_of(ROWS[name].signal_type, ROWS[name].rate_hz)
 
 
 def embedder() -> Embedder:
     """Return a random model of tokens whose sizes are those of the tokenizers."""
     config = configs.resolve(rq_transformer.get_config(SIZE.value))
     modalities = []
-    for name in HYPNOS:
-        group = CHANNELS[name].signal_type
+    for name in EIGHT:
+        group = ROWS[name].signal_type
         sizes = configs.resolve(rvq_tokenizer.get_config(f"{SIZE.value},{group}"))
         sizes = sizes["objective"]["model"]
         row = {"name": name, "levels": sizes["levels"], "codes": sizes["codes"]}
-        modalities.append({**row, "channel_id": CHANNELS[name].id, "group": group})
+        modalities.append({**row, "channel_id": ROWS[name].id, "group": group})
     config = configs.fill(config, {"modalities": modalities})
     width = sum(row["levels"] for row in modalities)
     batch = {
@@ -99,8 +99,8 @@ def resident_mb() -> float:
 def main(argv):
     del argv
     model = embedder()
-    rates = {name: 2 * CHANNELS[name].rate_hz for name in MODALITIES.value}
-    rates |= {name: 32 for name in rates if CHANNELS[name].signal_type == "resp"}
+    rates = {name: 2 * ROWS[name].rate_hz for name in MODALITIES.value}
+    rates |= {name: 32 for name in rates if ROWS[name].signal_type == "resp"}
     rng = np.random.default_rng(0)
     stream = Stream(model, rates, mains_hz=50)
     backlog_s, times, memory, cpu_before = None, [], [], 0.0

@@ -26,8 +26,9 @@ from configs.sleep2vec import pretrain
 from data_pipelines.recipes.sleep2vec import NINE
 from data_pipelines.sources import modality_pairs
 from hypnos_jax import config as configs
-from hypnos_jax import sharding, train
+from hypnos_jax import sharding
 from hypnos_jax.cost import flops
+from hypnos_jax.step import make_plan
 
 SIZES = flags.DEFINE_list("sizes", ["s"], "sizes of the config")
 DTYPES = flags.DEFINE_list("dtypes", ["float32"], "of the matrix products")
@@ -165,7 +166,7 @@ def measure(size: str, dtype: str) -> dict:
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
         local = noise(rows, TOKENS.value)
         batch = sharding.put_batch(local, sharding.batch_sharding(mesh), rows)
-        plan = train.make_plan(config, configs.make_objective(config), mesh, batch)
+        plan = make_plan(config, configs.make_objective(config), mesh, batch)
         traced = plan.trace()
         before = flops.matmul_rate(mesh, dtype)
         compiled = traced.lower().compile()

@@ -27,12 +27,13 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from data_pipelines.channels.table import HYPNOS
+from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.sources import token_windows
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
-from hypnos_jax import sharding, train
+from hypnos_jax import sharding
 from hypnos_jax.cost import flops
+from hypnos_jax.step import make_plan
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE:ARGUMENT")
 ROWS = flags.DEFINE_integer("rows", 1, "rows of the batch")
@@ -42,9 +43,7 @@ INSIDE = flags.DEFINE_bool("inside", False, "measure in this process (internal)"
 STEPS = flags.DEFINE_integer("steps", 3, "timed steps, after two that are not")
 LEVELS = flags.DEFINE_integer("levels", 8, "levels of a random token store")
 CODES = flags.DEFINE_integer("codes", 2048, "codes per level")
-MODALITIES = flags.DEFINE_integer(
-    "modalities", len(HYPNOS), "how many of the eight, from the first"
-)
+MODALITIES = flags.DEFINE_integer("modalities", len(EIGHT), "how many of the eight, from the first")
 
 
 REFERENCE_CODE = """
@@ -122,7 +121,7 @@ def measure() -> dict:
     local = random_batch(config, np.random.default_rng(0))
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
         batch = sharding.put_batch(local, sharding.batch_sharding(mesh), rows)
-        plan = train.make_plan(config, objective, mesh, batch)
+        plan = make_plan(config, objective, mesh, batch)
         traced = plan.trace()
         counts = flops.matrix_flops(once(config, mesh, batch).jaxpr)
         dtype = max(counts, key=counts.get)
@@ -175,7 +174,7 @@ def once(config: dict, mesh, batch: dict):
     """Return the traced step that computes nothing twice, to count operations by."""
     model = {**config["objective"]["model"], "remat": "none"}
     config = {**config, "objective": {**config["objective"], "model": model}}
-    return train.make_plan(config, configs.make_objective(config), mesh, batch).trace()
+    return make_plan(config, configs.make_objective(config), mesh, batch).trace()
 
 
 def run(arguments: list[str]) -> dict:

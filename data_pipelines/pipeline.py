@@ -7,14 +7,13 @@ second that the example's number decides. The global batch at a step is examples
 Slots are counted, never listed: a store of any size takes two numbers a channel of a night.
 
 A record that is damaged costs its own examples, not the run: they stay where they are in the order,
-with weight 0 and no valid second, and an error in the log names the night (``Endurance``).
+with weight 0 and no valid second, and an error in the log names the night (``DamagePolicy``).
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import os
 import pathlib
 import threading
@@ -25,6 +24,8 @@ import grain
 import numpy as np
 from absl import logging
 
+from data_pipelines import plugins
+from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import (
     DamagedRecordError,
     NightEntry,
@@ -37,7 +38,6 @@ Batch = dict[str, np.ndarray]
 PREFETCHED_BATCHES = 4
 READERS = 2  # one waits for the disk while the other works; more would wait for each other
 PAGE = 4096  # examples drawn at once; changes no draw
-ROUNDS = 6
 
 
 class PipelineError(ValueError):
@@ -48,11 +48,10 @@ class EmptySplitError(PipelineError):
     """No night of the split holds what is asked for, as happens in small cohorts."""
 
 
-class Endurance:
-    """What is done about records of a store that turn out to be damaged.
+class DamagePolicy:
+    """Damaged records of a store: tolerates one, or a share of all, then raises.
 
-    Each is an error in the log, once. One is endured, and so is a share of all; more than that is
-    no accident of one recording, and ends the run.
+    Each is an error in the log, once. More than the share is no accident of one recording.
     """
 
     def __init__(self, store: NightStore, stretches: int, share: float):
@@ -60,7 +59,7 @@ class Endurance:
         self.store, self.found, self._lock = store, set(), threading.Lock()
         self.stretches, self.allowed = stretches, max(1, int(share * stretches)) if share else 0
 
-    def tell(self, error: DamagedRecordError) -> None:
+    def leave_out(self, error: DamagedRecordError) -> None:
         """Log a record that is left out.
 
         Raises:
@@ -198,6 +197,7 @@ class Source:
     def describe(self) -> dict:
         """Return what is known of the data, as JSON values: for configs, manifests and logs."""
         return {
+            "recipe": self.store.recipe,
             **self._description,
             "num_examples": self.num_examples,
             "manifest_sha256": sha256(pathlib.Path(self.store.path) / "manifest.json"),
@@ -206,26 +206,30 @@ class Source:
 
 def source_names() -> list[str]:
     """Return the names of the sources: the files of ``data_pipelines/sources``."""
-    folder = pathlib.Path(__file__).parent / "sources"
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    return plugins.names("data_pipelines.sources")
 
 
 def find_source(name: str) -> types.ModuleType:
     """Return a source's module (contract: ``data_pipelines/sources/__init__.py``).
 
+    Args:
+        name: one of ``source_names()``, or the dotted name of a module that the user allowed; see
+            ``data_pipelines.plugins``.
+
     Raises:
         PipelineError: no such source.
     """
-    if name not in source_names():
-        raise PipelineError(f"no data source named {name!r}; there are {source_names()}")
-    return importlib.import_module(f"data_pipelines.sources.{name}")
+    try:
+        return plugins.find("data_pipelines.sources", name)
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
 
 
 def load(name: str, *, path: str | os.PathLike, split: str, seed: int, **options) -> Source:
     """Open a source by name.
 
     Args:
-        name: one of ``source_names()``.
+        name: as ``find_source`` takes it.
         path: a store of nights.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         seed: of order and crops.
@@ -293,36 +297,3 @@ def filled_up(batch: Batch, rows: int) -> Batch:
         name: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1))
         for name, value in batch.items()
     }
-
-
-def mix(numbers: np.ndarray | int) -> np.ndarray:
-    """Scramble 64-bit numbers, one to one: the finalizer of SplitMix64 (Steele et al. 2014)."""
-    x = np.atleast_1d(np.asarray(numbers, np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def permute(places: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
-    """Map places of ``range(count)`` one to one onto itself, in an order that each key decides.
-
-    A Feistel network over the even number of bits that hold ``count``; what falls outside the range
-    goes through it again until it is within (cycle walking: Black and Rogaway 2002). No list of
-    the order is kept.
-
-    Args:
-        places: int64 [n].
-        count: how many places there are.
-        keys: uint64 [n].
-    """
-    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    places, astray = places.astype(np.uint64), np.arange(len(places))
-    while len(astray):
-        left, right = places[astray] >> half, places[astray] & mask
-        for number in range(ROUNDS):
-            scrambled = mix(mix(right + np.uint64(number << 32)) + keys[astray])
-            left, right = right, left ^ (scrambled & mask)
-        places[astray] = left << half | right
-        astray = astray[places[astray] >= count]
-    return places.astype(np.int64)

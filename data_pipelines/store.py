@@ -13,10 +13,6 @@ bytes and no others, at the places that a shard's index (``.npy``) gives. Before
 the whole record is read once and compared with the hash that is stored beside it, so that damage is
 an error that names the night (``DamagedRecordError``) and never a signal. TFDS reads the folder too
 (``tfds.builder_from_directory``); :meth:`NightStore.verify` checks all files at once.
-
-ArrayRecord files are Riegeli files: blocks of 64 KiB that each begin with a header of 24 bytes,
-wherever the records lie (github.com/google/riegeli, doc/riegeli_records_file_format.md). Places in
-the index count the bytes between those headers.
 """
 
 import bisect
@@ -24,12 +20,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import threading
 import typing
 
 import numpy as np
+
+from data_pipelines.record_bytes import read_bytes, read_into
 
 if typing.TYPE_CHECKING:
     from data_pipelines.scoring import Event
@@ -41,9 +38,7 @@ EPOCH_S = 30
 INT16_PEAK = 32767
 STORED = {"samples": np.int16, "codes": np.uint16, "valid": np.bool_, "tracks": np.float32}
 STORED = {field: np.dtype(kind) for field, kind in STORED.items()}
-BLOCK, BLOCK_HEADER = 2**16, 24
 OPEN_FILES = 256  # ours: of the 1024 that a process may have open by default
-MOST_PIECES = 1024  # that a system call takes (POSIX's IOV_MAX on Linux and macOS)
 OPEN_READERS = 16  # ours: each is used once per record, and opened in 3 ms
 
 # np.load parses headers with ast.literal_eval, which in CPython 3.11 raises SystemError now and
@@ -159,6 +154,8 @@ class NightStore:
         self.path = pathlib.Path(path)
         self.manifest = _read_manifest(self.path)
         self.kind: str = self.manifest["kind"]
+        # {"name", "version"} of what prepared the signals; see data_pipelines.recipes.
+        self.recipe: dict | None = self.manifest.get("recipe")
         self.nights: list[NightEntry] = [_entry(row) for row in self.manifest["nights"]]
         self.modalities: list[dict] = self.manifest.get("modalities", [])
         self.code_width: int = sum(modality["levels"] for modality in self.modalities)
@@ -388,46 +385,6 @@ def _open_records(path):
 def index_of(path: pathlib.Path) -> pathlib.Path:
     """The index of a shard: a row per record, where its fields lie and how long they are."""
     return path.with_name(path.name.replace("array_record", "index") + ".npy")
-
-
-def read_bytes(file, place: int, size: int) -> bytes:
-    """Read ``size`` bytes at a place that counts what lies between the headers of the blocks.
-
-    Raises:
-        StoreError: The file ends before that.
-    """
-    body = BLOCK - BLOCK_HEADER
-    first = place + BLOCK_HEADER * (place // body + 1)
-    last = place + size + BLOCK_HEADER * ((place + size - 1) // body + 1)
-    data = os.pread(file.fileno(), last - first, first)
-    if len(data) != last - first:
-        raise StoreError(f"{file.name} is shorter than when it was prepared")
-    if len(data) == size:
-        return data
-    cut = BLOCK - first % BLOCK
-    blocks = range(cut + BLOCK_HEADER, len(data), BLOCK)
-    return data[:cut] + b"".join(data[at : at + body] for at in blocks)
-
-
-def read_into(file, place: int, out: np.ndarray) -> None:
-    """Read as :func:`read_bytes`, straight into a contiguous array: large crops are copied once.
-
-    Raises:
-        StoreError: The file ends before that.
-    """
-    body, view, done = BLOCK - BLOCK_HEADER, memoryview(out).cast("B"), 0
-    headers = bytearray(BLOCK_HEADER)
-    while done < len(view):
-        first = place + done + BLOCK_HEADER * ((place + done) // body + 1)
-        stop = min(len(view), done + BLOCK - first % BLOCK)
-        pieces, wanted = [view[done:stop]], stop - done
-        while stop < len(view) and len(pieces) + 2 <= MOST_PIECES:
-            piece = view[stop : stop + body]
-            pieces += (headers, piece)
-            stop, wanted = stop + len(piece), wanted + BLOCK_HEADER + len(piece)
-        if os.preadv(file.fileno(), pieces, first) != wanted:
-            raise StoreError(f"{file.name} is shorter than when it was prepared")
-        done = stop
 
 
 def quantize(samples: np.ndarray) -> tuple[np.ndarray, np.float32]:

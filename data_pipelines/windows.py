@@ -14,8 +14,10 @@ from data_pipelines.pipeline import (
     keep_some,
     require_kind,
 )
-from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S, Modality
-from data_pipelines.store import NightEntry, NightStore
+from data_pipelines.recipes import Row, recipe_of_store
+from data_pipelines.store import EPOCH_S, NightEntry, NightStore
+
+TOKEN_S = EPOCH_S  # a token is an AASM epoch
 
 SPARE = 4  # ours: arrays of a kind that wait for use; the two of a batch of each reader
 UNKNOWN_SITE = "nan"  # a site of its own, as in the official code
@@ -29,7 +31,7 @@ SEXES = {
 class Windows:
     """Windows of the nights of a split, night by night.
 
-    A night's windows start at tokens 0, ``window_tokens``, twice that, ...; the last is as long as
+    A night's windows start at tokens 0, ``step_tokens``, twice that, ...; the last is as long as
     the night lets it be, and left out where it is shorter than ``min_tokens``.
 
     Attributes:
@@ -54,8 +56,11 @@ class Windows:
         sites: tuple[str, ...] = (),
         count: int = 0,
         first_only: bool = False,
+        step_tokens: int = 0,
     ) -> Windows:
         """Cut the nights of a split, of these sites where any are named, and of those so many.
+
+        ``step_tokens`` lie between the starts of windows, by default ``window_tokens``.
 
         Raises:
             PipelineError: ``window_tokens`` is no length, or a site is not in the store.
@@ -71,12 +76,13 @@ class Windows:
         nights = keep_some(nights, count, store)
         least = max(1, min(min_tokens, window_tokens))
         lengths = np.array([night.duration_s // TOKEN_S for night in nights], np.int64)
-        counts = -(-lengths // window_tokens)
+        step = step_tokens or window_tokens
+        counts = np.maximum(1 - (window_tokens - lengths) // step, lengths > 0)
         if first_only:
             counts = np.minimum(counts, 1)
         night = np.repeat(np.arange(len(nights)), counts)
         first = np.cumsum(counts) - counts
-        start = (np.arange(len(night)) - first[night]) * window_tokens
+        start = (np.arange(len(night)) - first[night]) * step
         tokens = np.minimum(window_tokens, lengths[night] - start)
         keep = tokens >= least
         if not keep.any():
@@ -91,8 +97,8 @@ class Windows:
         return Windows(self.nights, self.night[which], self.start[which], self.tokens[which])
 
 
-class People:
-    """Who the nights of a store are of, as numbers that are equal in all of its splits.
+class SubjectMetadata:
+    """Age, sex, site, recording and subject of nights, as numbers that are equal in all splits.
 
     Attributes:
         sites: Names of the sites, sorted; a missing one is "nan".
@@ -136,31 +142,31 @@ def _age(value) -> int:
     return max(years, -1)
 
 
-def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> list[Modality]:
+def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> list[Row]:
     """Return the modalities of a store in their canonical order; only those named, where any are.
 
     Raises:
         PipelineError: the store holds no modalities, or not these, or at other rates.
     """
     require_kind(store, "signals", source)
+    recipe = recipe_of_store(store)
     there = {row["name"]: row["rate_hz"] for row in store.manifest["channels"]}
-    known = {name: rate for name, rate in there.items() if name in MODALITIES}
-    # A store of channels has some of the same names, at other scales.
-    if not store.manifest["provenance"].get("modalities") or not known:
+    if recipe.token_s != TOKEN_S:
         raise PipelineError(
             f"{source} reads modalities, and {store.path} holds the channels {sorted(there)};"
             " prepare the recordings with launch.prepare_nights --modalities=nine"
         )
+    known = [row for name, row in recipe.rows.items() if name in there]
     for name in names:
-        if name not in known:
-            raise PipelineError(f"{store.path} has no modality {name!r}; it has {sorted(known)}")
-    chosen = [modality for name, modality in MODALITIES.items() if name in (names or known)]
-    chosen = [modality for modality in chosen if modality.name in known]
-    for modality in chosen:
-        if known[modality.name] != modality.rate_hz:
+        if name not in {row.name for row in known}:
             raise PipelineError(
-                f"{store.path}: {modality.name} at {known[modality.name]} Hz, not"
-                f" {modality.rate_hz} Hz"
+                f"{store.path} has no modality {name!r}; it has {sorted(row.name for row in known)}"
+            )
+    chosen = [row for row in known if row.name in (names or there)]
+    for row in chosen:
+        if there[row.name] != row.rate_hz:
+            raise PipelineError(
+                f"{store.path}: {row.name} at {there[row.name]} Hz, not {row.rate_hz} Hz"
             )
     return chosen
 
@@ -168,8 +174,13 @@ def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> lis
 class Memory:
     """Arrays of samples that serve again once nobody holds them.
 
-    Fresh pages cost more than what is read into them: a batch of 320 windows at 128 Hz is 0.6 GB.
-    An array comes back by itself when the last view of it is gone, on whichever thread.
+    Fresh pages cost more than what is read into them: a batch of 320 windows at 128 Hz is 0.6 GB,
+    and is made at 1,060 to 1,310 MB per CPU second in place of 980 (``benchmarks/README.md``). Who
+    has a batch need not give it back: an array returns by itself when its last view is gone, on
+    whichever thread. Nothing plainer does that: numpy makes a view refer to the array that owns the
+    memory and not to the one it was taken of, so a weak reference to what was handed out would die
+    while views of it live. Memory that belongs to an object of ours (``_Loan``) is referred to by
+    all of them.
     """
 
     def __init__(self):
@@ -188,7 +199,7 @@ class Memory:
 
 
 class _Loan:
-    """What an array that was taken stands on; the array's views keep it alive."""
+    """The owner of memory handed out, which returns it at its own end."""
 
     def __init__(self, memory, free):
         self._memory, self._free = memory, free
@@ -198,7 +209,7 @@ class _Loan:
         self._free.append(self._memory)
 
 
-def describe(modalities: list[Modality]) -> list[dict]:
+def describe(modalities: list[Row]) -> list[dict]:
     """Return name, rate and samples a token of modalities, as JSON values."""
     return [{"name": m.name, "rate_hz": m.rate_hz, "frames": m.frames} for m in modalities]
 
@@ -206,7 +217,7 @@ def describe(modalities: list[Modality]) -> list[dict]:
 def fill(
     store: NightStore,
     night: NightEntry,
-    modality: Modality,
+    modality: Row,
     start: int,
     tokens: int,
     samples: np.ndarray,
@@ -234,5 +245,10 @@ def fill(
     scale = store.fill(night, modality.name, start * TOKEN_S, samples=into, valid=by_second)
     if not whole:
         rows[:, : modality.frames] = into.reshape(tokens, -1)
-    valid[:tokens] = by_second.reshape(tokens, TOKEN_S).sum(axis=1) * 2 >= TOKEN_S
+    valid[:tokens] = holds_signal(by_second)
     return scale
+
+
+def holds_signal(valid: np.ndarray) -> np.ndarray:
+    """Tell of each token whether half of its seconds or more are valid: bool ``[S]`` -> ``[L]``."""
+    return valid.reshape(-1, TOKEN_S).sum(axis=1) * 2 >= TOKEN_S

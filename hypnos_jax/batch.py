@@ -23,10 +23,15 @@ A source (``data_pipelines/sources``) adds:
 
 from __future__ import annotations
 
+import pathlib
+
 import jax
 import numpy as np
 
 from data_pipelines import pipeline
+from data_pipelines.store import NightStore
+from hypnos_jax import config as configs
+from hypnos_jax.runtime import distributed
 
 
 class BatchError(ValueError):
@@ -51,6 +56,53 @@ def shapes(config: dict) -> dict[str, jax.ShapeDtypeStruct]:
     return {
         name: jax.ShapeDtypeStruct((rows, *shape), dtype)
         for name, (dtype, *shape) in source.shapes(config["data"], config["objective"]).items()
+    }
+
+
+def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.Source:
+    """Open ``config.data`` for one split.
+
+    Without a path the data are a tiny synthetic store, written into the workdir once.
+
+    Raises:
+        ConfigError: no name, or an option that the source does not have.
+        PipelineError: the store does not fit.
+        StoreError: the path is not a store.
+    """
+    options = {key: value for key, value in config["data"].items() if key != "fill"}
+    name, path = options.pop("name", ""), options.pop("path", "")
+    if name not in pipeline.source_names():
+        raise configs.ConfigError(
+            f"config.data.name={name!r}: {configs.nearest(name, pipeline.source_names())}"
+        )
+    if not path:
+        path = pathlib.Path(workdir) / "synthetic"
+        distributed.once(
+            "the synthetic store",
+            lambda: path.exists() or pipeline.write_synthetic(name, path, config["seed"]),
+        )
+    store = NightStore(path)
+    return configs.call(
+        pipeline.find_source(name).open_source,
+        options,
+        "config.data",
+        store=store,
+        split=split,
+        seed=config["seed"],
+    )
+
+
+def batch_spec(source: pipeline.Source, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a batch of so many rows, from one example of the data.
+
+    Raises:
+        BatchError: the example does not keep the batch contract.
+    """
+    example = source.examples(0, 1)
+    check_batch(example, 1)
+    return {
+        name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype)
+        for name, value in example.items()
     }
 
 

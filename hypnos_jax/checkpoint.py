@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -29,9 +28,18 @@ from orbax.checkpoint import v1 as ocp
 
 from hypnos_jax.metrics import EVALUATIONS
 from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime.seals import (
+    MANIFEST,
+    CheckpointError,
+    damage,
+    good_steps,
+    metrics_of,
+    seal_of,
+    sealed_steps,
+    write_seal,
+)
 from hypnos_jax.state import TrainState
 
-MANIFEST = "sha256.json"
 CHOOSE_S = 1800.0  # ours: the newest checkpoint is read in full, and where it is damaged more
 
 
@@ -42,10 +50,6 @@ def quiet() -> None:
         return record.levelname in ("ERROR", "CRITICAL") or "orbax" not in record.pathname
 
     logging.get_absl_logger().addFilter(ours)
-
-
-class CheckpointError(ValueError):
-    """No checkpoint can be loaded, the one asked for is damaged, or a save failed."""
 
 
 class Checkpoints:
@@ -100,7 +104,7 @@ class Checkpoints:
         self.every, self.keep, self.keep_every = every, keep, keep_every
         self.jobs, self.keep_for_jobs = tuple(jobs), keep_for_jobs
         self.keep_best, self.best_metric, self.best = keep_best, best_metric, best
-        self._alarm = Alarm(every_s)
+        self._alarm = SaveTimer(every_s)
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal checkpoint")
         self._sealing: concurrent.futures.Future | None = None
         self._lock, self._told = None, False
@@ -144,7 +148,7 @@ class Checkpoints:
             try:
                 response.result()
                 if distributed.is_first():
-                    _seal(folder, step, metrics or {})
+                    write_seal(folder, step, metrics or {})
                     self._prune()
             except Exception as error:
                 if distributed.is_first():  # a disk that is full has better uses
@@ -248,7 +252,7 @@ class Checkpoints:
             kept |= {step for step in folders if step % self.keep_every == 0}
         if self.keep_best:
             sign = 1 if self.best == "lowest" else -1
-            found = {step: _metrics_of(path) for step, path in folders.items()}
+            found = {step: metrics_of(path) for step, path in folders.items()}
             scores = {
                 step: sign * metrics[self.best_metric]
                 for step, metrics in found.items()
@@ -276,7 +280,7 @@ class Checkpoints:
         return not all((results / name / f"{step}.json").exists() for name in self.jobs)
 
 
-class Alarm:
+class SaveTimer:
     """Rings some seconds after it was started, at the same step on every process.
 
     The first process's clock counts. Asking it costs a step of several processes some time, so they
@@ -308,55 +312,6 @@ class Alarm:
         )
         self._asked, self._ask_at = (step, now), step + wait
         return rings
-
-
-def saved(workdir: str | os.PathLike) -> bool:
-    """Whether a run has ever saved a whole checkpoint, good or damaged by now."""
-    return bool(sealed_steps(pathlib.Path(workdir) / "checkpoints"))
-
-
-def good_steps(workdir: str | os.PathLike) -> list[int]:
-    """Return the steps of a run whose files are as they were saved, oldest first.
-
-    Only the newest is read in full where it is good, and so on backwards: older steps that are
-    listed have a manifest, and are verified when they are the newest left.
-    """
-    root = pathlib.Path(workdir) / "checkpoints"
-    folders = sealed_steps(root)
-    while folders:
-        fault = damage(folders[-1])
-        if fault is None:
-            break
-        if not (folders[-1] / MANIFEST).exists():  # a run in progress has just removed it
-            folders = sealed_steps(root)
-            continue
-        logging.error("checkpoint %s is damaged: %s; going back a step", folders[-1], fault)
-        folders.pop()
-    return [int(folder.name) for folder in folders]
-
-
-def damage(folder: pathlib.Path) -> str | None:
-    """Return what is wrong with a checkpoint's files, or None."""
-    if not (folder / MANIFEST).is_file():
-        return f"{MANIFEST} is missing: saving was cut off"
-    try:
-        manifest = _read_manifest(folder)
-        if str(manifest["step"]) != folder.name:
-            return f"{MANIFEST} is that of step {manifest['step']}"
-        found = {str(path.relative_to(folder)) for path in _files(folder)}
-        for name in sorted(found ^ manifest["files"].keys()):
-            return f"{name} " + ("is not in the manifest" if name in found else "is missing")
-        for name, (size, digest) in manifest["files"].items():
-            path = folder / name
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes instead of {size}"
-            if _sha256(path) != digest:
-                return f"{name} does not have its checksum"
-    except OSError as error:
-        return f"it cannot be read: {error}"
-    except CheckpointError as error:
-        return str(error)
-    return None
 
 
 def restore_variables(
@@ -444,71 +399,6 @@ def _causes(error: BaseException) -> str:
         causes.append(f"{type(error).__name__}: {str(error)[:500]}")
         error = error.__cause__
     return " <- ".join(causes)
-
-
-def _seal(folder: pathlib.Path, step: int, metrics: dict[str, float]) -> None:
-    files = {}
-    for path in _files(folder):
-        files[str(path.relative_to(folder))] = [path.stat().st_size, _sha256(path, sync=True)]
-    content = {"step": step, "metrics": metrics, "files": files}
-    # Beside: nothing but what it lists is in the folder. One name: what a kill leaves is replaced.
-    partial = folder.with_name("seal.partial")
-    with open(partial, "w") as file:
-        json.dump({**content, "sha256": _digest(content)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / MANIFEST)
-
-
-def _read_manifest(folder: pathlib.Path) -> dict:
-    """Return a manifest that is as it was written.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    try:
-        content = json.loads((folder / MANIFEST).read_text())
-        digest = content.pop("sha256")
-        whole = _digest(content) == digest
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{MANIFEST} is damaged: {error!r}") from error
-    if not whole:
-        raise CheckpointError(f"{MANIFEST} does not have its own checksum")
-    return content
-
-
-def _metrics_of(folder: pathlib.Path) -> dict[str, float]:
-    try:
-        return _read_manifest(folder)["metrics"]
-    except (CheckpointError, OSError):
-        return {}
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def seal_of(folder: pathlib.Path) -> str:
-    """Return the SHA-256 of a checkpoint's manifest file: what the checkpoint is known by."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-
-
-def sealed_steps(root: pathlib.Path) -> list[pathlib.Path]:
-    """Return the folders of steps that have a manifest, oldest first."""
-    found = (path.parent for path in root.glob(f"[0-9]*/{MANIFEST}"))
-    found = [path for path in found if path.name.isdecimal() and str(int(path.name)) == path.name]
-    return sorted(found, key=lambda path: int(path.name))
-
-
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(p for p in folder.rglob("*") if not p.is_dir() and p != folder / MANIFEST)
-
-
-def _sha256(path: pathlib.Path, sync: bool = False) -> str:
-    with open(path, "rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _require_seen_by_all(folder: pathlib.Path, seal: str) -> None:

@@ -17,13 +17,13 @@ import difflib
 import functools
 import inspect
 import json
-import os
 import pathlib
 import subprocess
 from collections.abc import Callable
 
 import ml_collections
 
+from data_pipelines.files import atomic_write
 from hypnos_jax import plugins
 
 SECTIONS = (
@@ -38,8 +38,8 @@ SECTIONS = (
     "watchdog",
     "evals",
 )
-# What may change between one start of a run and the next: how long, how often, where, how patient.
-MAY_CHANGE = (
+# Sections and keys that may differ when a run is resumed.
+RESUMABLE_KEYS = (
     "data.path",
     "data.max_damaged",
     "train.steps",
@@ -225,7 +225,7 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
         differing = [
             f"config.{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
+            if old.get(key) != new.get(key) and not key.startswith(RESUMABLE_KEYS)
         ]
         if differing:
             raise ConfigError(
@@ -233,15 +233,18 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
                 " agree:\n  " + "\n  ".join(differing)
             )
     data = workdir / "data.json"
-    if data.exists() and json.loads(data.read_text()) != json.loads(json.dumps(description)):
+    description = json.loads(json.dumps(description))
+    # Runs of before recipes were described go on.
+    if data.exists() and description != {"recipe": description.get("recipe")} | json.loads(
+        data.read_text()
+    ):
         raise ConfigError(
             f"{workdir} holds a run on other data: {data} does not describe"
             f" config.data.path={config['data'].get('path')!r}. Use another --workdir"
         )
     for file, content in ((data, description), (path, config)):
-        partial = file.with_suffix(".tmp")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, file)
+        with atomic_write(file, "w") as partial:
+            partial.write(json.dumps(content, indent=1) + "\n")
 
 
 @functools.cache

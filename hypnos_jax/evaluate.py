@@ -2,7 +2,7 @@
 
 ``config.evals`` maps a name to ``{"type": <file in evaluators/>, "every": when, ...options}``;
 ``every`` is a number of steps, ``"final"`` (the last step) or ``"job"``: never in the training,
-which does not even import it, but by a job that follows the checkpoints (``follow.py``).
+which does not even import it, but by a job that follows the checkpoints (``jobs/eval_job.py``).
 ``evaluate`` runs them all on one checkpoint, or on an exported model. An evaluator is a class
 ``(context, **options)`` with ``run(variables, step) -> iterator of (metric, float)``; it sees the
 ``Context`` and nothing else of the trainer.
@@ -23,12 +23,10 @@ import jax
 from absl import logging
 
 from data_pipelines import pipeline
-from data_pipelines.store import NightStore
 from hypnos_jax import batch as batches
 from hypnos_jax import checkpoint, plugins, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
-from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
 
 RUN = "run.json"  # of an export: {"config": the run's resolved config, ...}
@@ -150,7 +148,7 @@ class Context:
     def source(self, split: str) -> pipeline.Source:
         """Return the data of one split (``"train"``, ``"validation"``, ``"test"``)."""
         if split not in self._sources:
-            self._sources[split] = load_source(self.config, self._home, split=split)
+            self._sources[split] = batches.load_source(self.config, self._home, split=split)
         return self._sources[split]
 
     @property
@@ -246,39 +244,6 @@ def results(name: str, evaluator, variables: dict, step: int) -> dict[str, float
     return {f"eval/{name}/{key}": float(value) for key, value in evaluator.run(variables, step)}
 
 
-def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.Source:
-    """Open ``config.data`` for one split.
-
-    Without a path the data are a tiny synthetic store, written into the workdir once.
-
-    Raises:
-        ConfigError: no name, or an option that the source does not have.
-        PipelineError: the store does not fit.
-        StoreError: the path is not a store.
-    """
-    options = {key: value for key, value in config["data"].items() if key != "fill"}
-    name, path = options.pop("name", ""), options.pop("path", "")
-    if name not in pipeline.source_names():
-        raise configs.ConfigError(
-            f"config.data.name={name!r}: {configs.nearest(name, pipeline.source_names())}"
-        )
-    if not path:
-        path = pathlib.Path(workdir) / "synthetic"
-        distributed.once(
-            "the synthetic store",
-            lambda: path.exists() or pipeline.write_synthetic(name, path, config["seed"]),
-        )
-    store = NightStore(path)
-    return configs.call(
-        pipeline.find_source(name).open_source,
-        options,
-        "config.data",
-        store=store,
-        split=split,
-        seed=config["seed"],
-    )
-
-
 class Evaluation:
     """Evaluators of one config on one device of this process: prepared, and compiled, once for all
     of a run's checkpoints.
@@ -304,7 +269,7 @@ class Evaluation:
         objective = configs.make_objective(config)
         self._mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
         with self._scope():
-            spec = batch_spec(load_source(config, home, split="train"), 1)
+            spec = batches.batch_spec(batches.load_source(config, home, split="train"), 1)
             init = states.init_function(objective, spec)
             self._context = Context(config, objective, init, self._mesh, home, trained=trained)
             self._all = Evaluators(config["evals"], self._context, jobs=jobs).all
@@ -418,17 +383,3 @@ def _require_for_export(config: dict, path: pathlib.Path) -> None:
     if missing:
         told = " and ".join(f"config.{key} (--set={examples[key]})" for key in missing)
         raise configs.ConfigError(f"{path} does not say all that an evaluation needs: give {told}")
-
-
-def batch_spec(source: pipeline.Source, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of a batch of so many rows, from one example of the data.
-
-    Raises:
-        BatchError: the example does not keep the batch contract.
-    """
-    example = source.examples(0, 1)
-    batches.check_batch(example, 1)
-    return {
-        name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype)
-        for name, value in example.items()
-    }

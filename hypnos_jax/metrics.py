@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ import time
 import numpy as np
 from absl import logging
 
+from hypnos_jax.config import ConfigError
 from hypnos_jax.runtime import compile_cache, distributed, storage
 
 EVALUATIONS = "evaluations"  # folder of a workdir: what eval jobs found
@@ -60,7 +62,7 @@ class Writer:
         os.truncate(path, min(offset, path.stat().st_size))
         self.file = path.open("a")
         if tensorboard:
-            self.board = Board(workdir / "tensorboard", purge_step=step + 1)
+            self.board = TensorBoardWriter(workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one object; a value that is not finite is written as null."""
@@ -91,7 +93,7 @@ class Writer:
                 self.board.close()
 
 
-class Board:
+class TensorBoardWriter:
     """Appends scalars to a TensorBoard event file, in the caller's thread.
 
     tensorboardX's own SummaryWriter writes in another thread: when the disk is full that thread
@@ -224,3 +226,30 @@ class Clock:
             f"  {values['channel_seconds_per_s']:.0f} channel-seconds/s"
             f"  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class LogOptions:
+    """``config.logs``: what a run says.
+
+    Attributes:
+        every: steps between progress lines.
+        tensorboard: also write TensorBoard's event files.
+        mfu: measure the devices' matmul rate at the start and report each step's share of it.
+        compile_cache: folder of compiled programs, kept between runs; "" for none.
+        profile: first and last step that jax.profiler traces, into ``workdir/profile`` (open it
+            with TensorBoard's profile plug-in or Perfetto), of several processes into a folder
+            each; () for none.
+    """
+
+    every: int = 10
+    tensorboard: bool = True
+    mfu: bool = True
+    compile_cache: str = compile_cache.FOLDER
+    profile: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if len(self.profile) not in (0, 2) or list(self.profile) != sorted(self.profile):
+            raise ConfigError(
+                f"config.logs.profile={self.profile} is not () or (first step, last step)"
+            )

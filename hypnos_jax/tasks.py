@@ -1,33 +1,46 @@
-"""What fine-tuned towers can be asked: one table of tasks, as sleep2vec has them (2602.13857).
+"""Downstream tasks: what fine-tuned models answer, and what linear probes are asked.
 
-A task takes its labels from a batch of ``modality_nights``, of every 30-s token or of the night.
-Negative labels are unknown and never count.
+``TASKS`` are those of fine-tuning, as sleep2vec has them (2602.13857). They take labels from a
+batch of ``modality_nights``, of every 30-s token or of the night. ``PROBE_TASKS`` take theirs from
+a store, by epoch or by recording. Negative labels are unknown and never count.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-TOKEN_S = 30
-AROUSALS = ("respiratory", "spontaneous", "limb", "plm")
+from data_pipelines import labels
+from data_pipelines.store import EPOCH_S, NightEntry, NightStore
+
+STAGES = ("W", "N1", "N2", "N3", "R")
+# What metrics of arousals are called by: the causes, two of them shorter.
+_SHORT = {"leg_movement": "limb", "periodic_leg_movement": "plm"}
+AROUSAL_COLUMNS = tuple(_SHORT.get(cause, cause) for cause in labels.AROUSAL_CAUSES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A question and where its labels are.
+    """A question to a fine-tuned model, and where its labels are.
 
     Attributes:
         name: its name.
         kind: ``"classes"`` (one of several), ``"binary"`` (yes or no, each output for itself),
-            ``"regression"`` or ``"survival"``.
+            ``"regression"`` or ``"survival"``: of the head and the loss.
         field: of the batch, with the labels.
         by_night: one answer a night (else one a token).
         metric, best: what to choose checkpoints by, and ``"highest"`` or ``"lowest"``.
+        measure: name in ``hypnos_jax.probing.answers.MEASURES``.
+        draw: name in ``hypnos_jax.reports.figures.ANSWERS``; "" draws no answers.
         classes: names of the classes.
         merged: the field's labels 0, 1, ... -> classes.
+        columns: names of the outputs, again and again; () where there is one, or the data name
+            them.
         outputs: outputs a token or night where ``classes`` do not tell; 0: one a column of labels.
     """
 
@@ -37,25 +50,28 @@ class Task:
     by_night: bool
     metric: str
     best: str = "highest"
+    measure: str = "binary"
+    draw: str = "roc"
     classes: tuple[str, ...] = ()
     merged: tuple[int, ...] = ()
+    columns: tuple[str, ...] = ()
     outputs: int = 0
 
     @property
     def couples_batch(self) -> bool:
-        """Whether a night's loss depends on the others of its batch: whom it could outlive."""
+        """Whether a night's loss depends on the other nights of its batch, as in Cox's."""
         return self.kind == "survival"
 
-    def width(self, labels: tuple[str, ...]) -> int:
+    def width(self, columns: tuple[str, ...]) -> int:
         """Return how many numbers the head gives.
 
         Args:
-            labels: names of the columns, for tasks of columns.
+            columns: names of the columns of labels, for tasks of columns.
 
         Raises:
             ValueError: such a task without columns.
         """
-        width = len(self.classes) or self.outputs or len(labels)
+        width = len(self.classes) or self.outputs or len(columns)
         if not width:
             raise ValueError(
                 f"task={self.name!r} asks for columns of labels, and the data name none"
@@ -83,32 +99,41 @@ class Task:
         return jnp.maximum(found, 0), found >= 0
 
 
-STAGES = ("W", "N1", "N2", "N3", "R")
+def _staging(name: str, classes: tuple[str, ...], merged: tuple[int, ...]) -> Task:
+    return Task(
+        name, "classes", "stage", False, "accuracy", measure="classes", draw="confusion",
+        classes=classes, merged=merged,
+    )  # fmt: skip
+
+
 TASKS = {
     task.name: task
     for task in (
-        Task("stage5", "classes", "stage", False, "accuracy", "highest", STAGES, (0, 1, 2, 3, 4)),
+        _staging("stage5", STAGES, (0, 1, 2, 3, 4)),
+        _staging("stage4", ("W", "N1+N2", "N3", "R"), (0, 1, 1, 2, 3)),
+        _staging("stage3", ("W", "NREM", "R"), (0, 1, 1, 1, 2)),
         Task(
-            "stage4", "classes", "stage", False, "accuracy", "highest",
-            ("W", "N1+N2", "N3", "R"), (0, 1, 1, 2, 3),
+            "ahi", "binary", "apnea", False, "ahi_pearson",
+            measure="breathing", draw="points", outputs=EPOCH_S,
         ),
         Task(
-            "stage3", "classes", "stage", False, "accuracy", "highest",
-            ("W", "NREM", "R"), (0, 1, 1, 1, 2),
+            "arousal", "binary", "arousal", False, "auprc",
+            columns=AROUSAL_COLUMNS, outputs=EPOCH_S * len(AROUSAL_COLUMNS),
         ),
-        Task("ahi", "binary", "apnea", False, "ahi_pearson", outputs=TOKEN_S),
-        Task("arousal", "binary", "arousal", False, "auprc", outputs=TOKEN_S * len(AROUSALS)),
-        Task("age", "regression", "age", True, "mae", "lowest", outputs=1),
+        Task(
+            "age", "regression", "age", True, "mae", "lowest",
+            measure="numbers", draw="points", outputs=1,
+        ),
         Task("sex", "binary", "sex", True, "accuracy", outputs=1),
         Task("binary", "binary", "outcomes", True, "auroc"),
         Task("multilabel", "binary", "outcomes", True, "auroc"),
-        Task("survival", "survival", "survival", True, "c_index"),
+        Task("survival", "survival", "survival", True, "c_index", measure="survival", draw=""),
     )
 }  # fmt: skip
 
 
 def find_task(name: str) -> Task:
-    """Return a task by name.
+    """Return a task of fine-tuning by name.
 
     Raises:
         ValueError: there is no such task.
@@ -116,3 +141,56 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"no task {name!r}; there are {sorted(TASKS)}")
     return TASKS[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeTask:
+    """A question to a linear probe.
+
+    Attributes:
+        name: its name.
+        classes: names of the labels 0, 1, ...
+        labels: (store, night) -> int8 [N], of the whole epochs or of the recording; -1 is unknown.
+        ranked: scored by areas under curves and not by agreement.
+        by_record: one label per recording and not per epoch.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: Callable[[NightStore, NightEntry], np.ndarray]
+    ranked: bool = False
+    by_record: bool = False
+
+
+def event_task(name: str, kinds: Sequence[str], rule: str) -> ProbeTask:
+    """Return the task of telling epochs of sleep with an event of some kinds, by a named rule."""
+    found = functools.partial(labels.sleep_events, kinds=kinds, rule=rule)
+    return ProbeTask(name, ("none", "event"), found, ranked=True)
+
+
+PROBE_TASKS = {
+    task.name: task
+    for task in (
+        ProbeTask("staging", STAGES, labels.stages),
+        event_task("apnea", labels.BREATHING, "overlap"),  # with hypopneas
+        event_task("arousal", labels.AROUSALS, "overlap"),
+        ProbeTask("rhythm", ("normal", "fibrillation"), labels.rhythm, True, True),
+        # An epoch of the one alone is a negative of the other, as in SynthSleepNet's code.
+        event_task("apnea_only", labels.APNEAS, "overlap_10s"),
+        event_task("hypopnea_only", labels.HYPOPNEAS, "overlap_10s"),
+        event_task("apnea_only_midpoint", labels.APNEAS, "midpoint"),
+        event_task("hypopnea_only_midpoint", labels.HYPOPNEAS, "midpoint"),
+    )
+}
+PROBED = ("staging", "apnea", "arousal", "rhythm")  # where nobody names others
+
+
+def find_probe_task(name: str) -> ProbeTask:
+    """Return a task of probing by name.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if name not in PROBE_TASKS:
+        raise ValueError(f"no task {name!r} for a probe; there are {sorted(PROBE_TASKS)}")
+    return PROBE_TASKS[name]

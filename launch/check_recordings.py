@@ -14,9 +14,10 @@ import sys
 from absl import app, flags
 
 from data_pipelines.channels import resolve
-from data_pipelines.channels.quality import Verdict, judge
+from data_pipelines.channels.quality import RecordingQuality, check_quality
 from data_pipelines.channels.table import COHORTS
-from data_pipelines.recordings.opening import SUFFIXES, Recording, RecordingError, open_recording
+from data_pipelines.recordings.base import Recording, RecordingError
+from data_pipelines.recordings.opening import SUFFIXES, open_recording
 
 _ALIASES = flags.DEFINE_string(
     "aliases", None, "JSON or TOML file of canonical channel -> list of this site's labels."
@@ -38,13 +39,15 @@ def find_recordings(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def describe(recording: Recording, resolution: resolve.Resolution, verdict: Verdict) -> str:
+def describe(
+    recording: Recording, resolution: resolve.Resolution, quality: RecordingQuality
+) -> str:
     """The report on one recording, as text for a terminal."""
     lines = [f"{recording.path}", f"  {_extent(recording)}"]
-    lines += [f"  note: {note}" for note in verdict.notes]
-    if verdict.channels:
-        rows = [("CHANNEL", "FROM", "RATE", "AMPLITUDE", "VERDICT")]
-        for name, channel in verdict.channels.items():
+    lines += [f"  note: {note}" for note in quality.notes]
+    if quality.channels:
+        rows = [("CHANNEL", "FROM", "RATE", "AMPLITUDE", "QUALITY")]
+        for name, channel in quality.channels.items():
             binding = channel.binding
             source = binding.label if binding.reference is None else f"{binding.label} - "
             source += binding.reference_label or ""
@@ -61,7 +64,7 @@ def describe(recording: Recording, resolution: resolve.Resolution, verdict: Verd
         lines += _table(rows)
     elif recording.labels:
         lines.append("  none of its labels is a known channel")
-    taken = [channel.binding for channel in verdict.channels.values()]
+    taken = [channel.binding for channel in quality.channels.values()]
     used = {b.label for b in taken} | {b.reference_label for b in taken}
     unused = [(label, reason) for label, reason in resolution.unused if label not in used]
     if unused:
@@ -122,8 +125,8 @@ def main(argv: list[str]) -> None:
                     cohort=_COHORT.value,
                     unreadable=recording.unreadable,
                 )
-                verdict = judge(recording, resolution, mains_hz=_MAINS_HZ.value)
-                print(describe(recording, resolution, verdict), flush=True)
+                quality = check_quality(recording, resolution, mains_hz=_MAINS_HZ.value)
+                print(describe(recording, resolution, quality), flush=True)
                 checked += 1
             except RecordingError as error:
                 print(f"CANNOT BE READ  {error}\n", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import splits, store
+from data_pipelines import recipes, splits, store
 from data_pipelines.builders import (
     cinc2017,
     folder,
@@ -39,15 +39,19 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.", required=Tr
 BUILDER = flags.DEFINE_enum("builder", "folder", BUILDERS, "How the input is laid out.")
 MAINS_HZ = flags.DEFINE_enum("mains_hz", None, ["50", "60"], "Mains frequency; default: inferred.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Processes that prepare nights.", lower_bound=1)
+RECIPE = flags.DEFINE_string(
+    "recipe",
+    "hypnos",
+    "What is made of the recordings: a file of data_pipelines/recipes, or a module that the"
+    " environment variable HYPNOS_JAX_PLUGINS allows.",
+)
 CHANNELS = flags.DEFINE_string(
-    "channels", "hypnos", "The eight channels of hypnos, all that are known, or names by commas."
+    "channels",
+    "",
+    "Names of the recipe's signals by commas, or one of its sets (hypnos: hypnos, all; sleep2vec:"
+    " nine, eleven); by default its first set.",
 )
-MODALITIES = flags.DEFINE_string(
-    "modalities",
-    None,
-    "Instead of channels, the modalities of sleep2vec: nine, eleven (with wearables), or names by"
-    " commas.",
-)
+MODALITIES = flags.DEFINE_string("modalities", None, "Short for --recipe=sleep2vec --channels=...")
 ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
 SUBJECTS = flags.DEFINE_string("subjects", None, "CSV or TSV file of recording,subject.")
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
@@ -56,34 +60,6 @@ BEAM = flags.DEFINE_string(
     "beam", None, "Prepare on Apache Beam with these options, e.g. '--runner=DirectRunner'."
 )
 LIMIT = flags.DEFINE_integer("limit", None, "sleep_edf: download that many recordings at most.")
-
-
-def wanted_channels(text: str) -> tuple[str, ...]:
-    """Names of channels for the value of ``--channels``; ValueError for one that is unknown."""
-    if text == "hypnos":
-        return tuple(table.HYPNOS)
-    if text == "all":
-        return tuple(table.CHANNELS)
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in table.CHANNELS]
-    if unknown or not names:
-        known = ", ".join(table.CHANNELS)
-        raise ValueError(f"--channels={text}: {unknown} not among hypnos, all, {known}")
-    return names
-
-
-def wanted_modalities(text: str) -> tuple[str, ...]:
-    """Names of modalities for the value of ``--modalities``; ValueError for one unknown."""
-    sets = {"nine": sleep2vec.NINE, "eleven": sleep2vec.ELEVEN}
-    if text in sets:
-        return sets[text]
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in sleep2vec.MODALITIES]
-    if unknown or not names:
-        known = ", ".join(sleep2vec.MODALITIES)
-        raise ValueError(f"--modalities={text}: {unknown} not among nine, eleven, {known}")
-    # The order is the table's: another order is the same store.
-    return tuple(name for name in sleep2vec.MODALITIES if name in names)
 
 
 def find_items() -> tuple[dict[str, recording_night.Pending], list]:
@@ -135,14 +111,22 @@ def check_subjects(items, make_night):
 
 
 def choose():
-    """Names of what to prepare, the function that makes a night, and how in words for the store."""
-    if MODALITIES.value is not None and FLAGS["channels"].present:
-        raise ValueError("--channels and --modalities: give one of the two")
-    versions = {"modalities": sleep2vec.VERSION}
-    if BUILDER.value == "sleep2vec_npz":
-        names = wanted_modalities(MODALITIES.value or "eleven")
-        versions["normalisation"] = sleep2vec.AS_GIVEN
-        return names, sleep2vec_npz.ReadNpz(names), versions
+    """The recipe, names of its rows, the function that makes a night, and how, for the store."""
+    if MODALITIES.value is not None and (FLAGS["channels"].present or FLAGS["recipe"].present):
+        raise ValueError(
+            "--channels and --modalities: give one; --modalities means --recipe=sleep2vec"
+        )
+    as_given = BUILDER.value == "sleep2vec_npz"
+    text, name = CHANNELS.value, RECIPE.value
+    if MODALITIES.value is not None or as_given:
+        text, name = MODALITIES.value or "eleven", "sleep2vec"
+    recipe = recipes.find_recipe(name)
+    if not text and BUILDER.value == "cinc2017":
+        text = "ecg"
+    names = recipe.wanted(text)
+    if as_given:
+        facts = {**recipe.provenance, "normalisation": sleep2vec.AS_GIVEN}
+        return recipe, names, sleep2vec_npz.ReadNpz(names), facts
     subjects = SUBJECTS.value or find_participants()
     how = {
         "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
@@ -151,16 +135,8 @@ def choose():
         "code_book": CODE_BOOK.value,
     }
     provenance = {name: how[name] for name in ("mains_hz", "aliases", "code_book")}
-    provenance["cohort"] = COHORT.value
-    if MODALITIES.value is None:
-        names = wanted_channels("ecg" if BUILDER.value == "cinc2017" else CHANNELS.value)
-        return names, recording_night.PrepareRecording(channels=names, **how), provenance
-    names = wanted_modalities(MODALITIES.value)
-    make_night = recording_night.PrepareModalities(
-        channels=sleep2vec.channels_for(names), modalities=names, **how
-    )
-    versions["normalisation"] = sleep2vec.NORMALISATION
-    return names, make_night, provenance | versions
+    provenance |= {"cohort": COHORT.value, **recipe.provenance}
+    return recipe, names, recording_night.PrepareRecording(recipe, names, **how), provenance
 
 
 def main(argv):
@@ -170,7 +146,7 @@ def main(argv):
         if COHORT.value is not None and COHORT.value not in table.COHORTS:
             known = ", ".join(sorted(table.COHORTS))
             raise ValueError(f"--cohort={COHORT.value} is not one of {known}")
-        names, make_night, provenance = choose()
+        recipe, names, make_night, provenance = choose()
         items, doubles = find_items()
         if not items:
             raise ValueError(f"--input={INPUT.value}: no recordings ({', '.join(folder.SUFFIXES)})")
@@ -191,6 +167,7 @@ def main(argv):
             make_night=make_night,
             jobs=JOBS.value,
             provenance={"builder": BUILDER.value, "channels": list(names), **provenance},
+            recipe=recipe.identity,
             left_aside=doubles,
             run_all=run_all,
         )

@@ -1,4 +1,4 @@
-"""Run a sweep of trainings, each with a job that evaluates it, here or on a cluster.
+"""PlannedRun a sweep of trainings, each with a job that evaluates it, here or on a cluster.
 
     python -m launch.sweep --sweep=configs/sweeps/isoflop.py:smoke --output=DIR --jobs=2 \\
         [--set=data.path=TOKENS]
@@ -40,6 +40,7 @@ import sys
 from absl import app, flags, logging
 
 from hypnos_jax.jobs import sweeps
+from launch.children import is_held, take_lock
 from launch.overrides import settings
 
 SWEEP = flags.DEFINE_string("sweep", None, "FILE or FILE:SIZE")
@@ -74,15 +75,15 @@ MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 20, "jobset: of a run", 0)
 
 
 def run_local(runs: list, folder: pathlib.Path) -> int:
-    """Run them on this machine."""
+    """PlannedRun them on this machine."""
     from launch.backends import local
 
     options = {"jobs": JOBS.value, "evaluate": EVAL_JOBS.value}
     if DRY_RUN.value:
-        pool = local.Local(runs, folder, held=local.is_held(folder), **options)
+        pool = local.Local(runs, folder, held=is_held(folder), **options)
         pool.table.tell(local.ALL)
         return 0
-    with local.take_lock(folder) as lock:
+    with take_lock(folder) as lock:
         pool = local.Local(runs, folder, **options)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, pool.hear)

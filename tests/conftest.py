@@ -5,9 +5,11 @@ commands that tests start, are compiled without costly optimisations (the step o
 half the time), and what one process has compiled the others read.
 """
 
+import collections
 import json
 import os
 import pathlib
+import re
 import zlib
 
 import numpy as np
@@ -26,6 +28,18 @@ def pytest_configure(config):
 
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many tests were skipped because a package is not installed, by package."""
+    tests, files = collections.Counter(), collections.Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        if missing := re.search(r"could not import '([\w.]+)'", report.longrepr[2]):
+            (files if report.when == "collect" else tests)[missing[1]] += 1
+    counts = [f"{name} {count}" for name, count in sorted(tests.items())]
+    counts += [f"{name} {count} whole file(s)" for name, count in sorted(files.items())]
+    if counts:
+        terminalreporter.write_line("tests skipped for want of a package: " + ", ".join(counts))
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,8 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from hypnos_jax.runtime import seals  # noqa: E402
+
 STEPS, KILLS_A_ROUND = 40, 20
 # What the loop does, and beside it what the thread does that saves.
 PHASES = ("start", "restore", "compile", "refill", "step", "evaluate", "save")
@@ -73,8 +75,9 @@ def mark_phases(path: str, cache: str) -> None:
     import jax
 
     from data_pipelines import pipeline
-    from hypnos_jax import checkpoint, evaluate, train
+    from hypnos_jax import checkpoint, evaluate
     from hypnos_jax.runtime import compile_cache
+    from hypnos_jax.step import Plan
 
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -127,8 +130,8 @@ def mark_phases(path: str, cache: str) -> None:
 
     evaluate.Evaluators.run, checkpoint.Checkpoints.save = evaluating, saving
     during(checkpoint.Checkpoints, "restore", "restore", "start")
-    during(train.Plan, "trace", "compile", "compile")
-    during(checkpoint, "_seal", "seal", "seal")
+    during(Plan, "trace", "compile", "compile")
+    during(checkpoint, "write_seal", "seal", "seal")
     during(checkpoint.Checkpoints, "_prune", "prune", "idle")
 
 
@@ -312,9 +315,8 @@ def ending(group, marks: list[Marks]) -> list[str]:
 
 def good_steps(workdir: pathlib.Path) -> list[int]:
     """Steps that can be trusted, without a word in the log."""
-    from hypnos_jax import checkpoint
 
-    return checkpoint.good_steps(workdir)
+    return seals.good_steps(workdir)
 
 
 def lines(workdir: pathlib.Path) -> list[dict]:
@@ -404,7 +406,7 @@ def mutate(workdir, reference, count: int, draw: random.Random):
     from hypnos_jax import checkpoint
 
     root = workdir / "checkpoints"
-    steps = checkpoint.good_steps(workdir)
+    steps = seals.good_steps(workdir)
     folder, before = root / str(steps[-1]), root / str(steps[-2])
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     saved = {path: path.read_bytes() for path in files}
@@ -460,7 +462,7 @@ def mutate(workdir, reference, count: int, draw: random.Random):
         kind, path = kinds[number % len(kinds)], files[number // len(kinds) % len(files)]
         kind(path)
         then = time.monotonic()
-        good = checkpoint.good_steps(workdir)
+        good = seals.good_steps(workdir)
         slowest_s = max(slowest_s, time.monotonic() - then)
         if good == steps[:-1]:
             found[kind.__name__][0] += 1

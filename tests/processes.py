@@ -161,12 +161,13 @@ def run(
 
 TRAIN = """
 import json, os, sys
-from hypnos_jax import stopping
+from hypnos_jax.runtime import preemption
 coordinator, count, index, config, workdir = sys.argv[1:]
-stopping.listen()
+preemption.listen()
 from absl import logging
 logging.set_verbosity(logging.INFO)
-from hypnos_jax import checkpoint, distributed
+from hypnos_jax import checkpoint
+from hypnos_jax.runtime import distributed
 checkpoint.quiet()
 exec(os.environ["BEFORE"])
 from hypnos_jax.train import train

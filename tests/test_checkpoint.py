@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from hypnos_jax import checkpoint, sharding, state
+from hypnos_jax.runtime import seals
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +49,13 @@ def copy(saved, tmp_path):
 
 
 def largest(folder):
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != checkpoint.MANIFEST]
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != seals.MANIFEST]
     return max(files, key=lambda path: path.stat().st_size)
 
 
 def test_the_newest_and_every_fourth_stay(saved):
     assert sorted(int(p.name) for p in (saved / "checkpoints").glob("[0-9]*")) == [4, 8, 10]
-    assert checkpoint.good_steps(saved) == [4, 8, 10]
+    assert seals.good_steps(saved) == [4, 8, 10]
 
 
 def test_a_state_comes_back_as_it_was_and_where_it_belongs(plan, saved):
@@ -85,14 +86,14 @@ def test_the_best_stay_too(plan, tmp_path):
     for step, kappa in enumerate([0.3, 0.5, None, 0.4, float("nan")], 1):
         keep.save(step, made, {}, {} if kappa is None else {"eval/v/kappa": kappa})
     keep.close()
-    assert checkpoint.good_steps(tmp_path) == [2, 5]
+    assert seals.good_steps(tmp_path) == [2, 5]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
 
 
 def test_one_run_at_a_time(plan, copy):
     with contextlib.closing(checkpoint.Checkpoints(copy)) as keep:
         keep.restore(plan[1])
-        with pytest.raises(checkpoint.CheckpointError, match="another run is at work"):
+        with pytest.raises(seals.CheckpointError, match="another run is at work"):
             checkpoint.Checkpoints(copy).restore(plan[1])
         assert checkpoint.restore_variables(copy)[1] == 10
     checkpoint.Checkpoints(copy).restore(plan[1])
@@ -100,7 +101,7 @@ def test_one_run_at_a_time(plan, copy):
 
 def test_processes_that_do_not_see_the_same_files_are_named(plan, copy, monkeypatch):
     monkeypatch.setattr(checkpoint.distributed, "gather", lambda name, mine: [mine, False, mine])
-    with pytest.raises(checkpoint.CheckpointError, match=r"process 1 cannot see .*/10, which"):
+    with pytest.raises(seals.CheckpointError, match=r"process 1 cannot see .*/10, which"):
         checkpoint.Checkpoints(copy).restore(plan[1])
 
 
@@ -148,12 +149,12 @@ def remove_a_file(folder):
 
 
 def spoil_the_seal(folder):
-    (folder / checkpoint.MANIFEST).write_text("{")
+    (folder / seals.MANIFEST).write_text("{")
 
 
 def change_the_seal(folder):
-    text = (folder / checkpoint.MANIFEST).read_text()
-    (folder / checkpoint.MANIFEST).write_text(text.replace('"step": 10', '"step": 11'))
+    text = (folder / seals.MANIFEST).read_text()
+    (folder / seals.MANIFEST).write_text(text.replace('"step": 10', '"step": 11'))
 
 
 def add_a_file(folder):
@@ -171,7 +172,7 @@ def take_the_parameters_of_another_step(folder):
 
 
 def leave_unsealed(folder):
-    (folder / checkpoint.MANIFEST).unlink()
+    (folder / seals.MANIFEST).unlink()
 
 
 @pytest.mark.parametrize(
@@ -190,9 +191,9 @@ def leave_unsealed(folder):
 )
 def test_a_damaged_step_is_passed_over(plan, copy, harm):
     harm(copy / "checkpoints" / "10")
-    assert checkpoint.good_steps(copy)[-1] == 8
+    assert seals.good_steps(copy)[-1] == 8
     assert checkpoint.restore_variables(copy)[1] == 8
-    with pytest.raises(checkpoint.CheckpointError, match="10 cannot be trusted"):
+    with pytest.raises(seals.CheckpointError, match="10 cannot be trusted"):
         checkpoint.restore_variables(copy, 10)
     shutil.copytree(copy / "checkpoints" / "8", copy / "checkpoints" / "80 (copy)")  # no step
     keep = checkpoint.Checkpoints(copy, keep=2)
@@ -200,14 +201,14 @@ def test_a_damaged_step_is_passed_over(plan, copy, harm):
     assert int(found.step) == 8
     keep.save(10, found, {"config": {}})  # the step that was damaged can be saved again
     keep.close()
-    assert checkpoint.good_steps(copy)[-1] == 10
+    assert seals.good_steps(copy)[-1] == 10
 
 
 def test_no_good_step_is_an_error_that_names_the_folder(copy, tmp_path):
     for folder in (copy / "checkpoints").glob("[0-9]*"):
         flip_a_bit(folder)
     for workdir in (copy, tmp_path / "nothing"):
-        with pytest.raises(checkpoint.CheckpointError, match=str(workdir)):
+        with pytest.raises(seals.CheckpointError, match=str(workdir)):
             checkpoint.restore_variables(workdir)
 
 
@@ -216,7 +217,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again(plan, copy
         flip_a_bit(folder)
     before = set(copy.rglob("*")) - {copy / "checkpoints" / "lock"}
     for _ in range(2):
-        with pytest.raises(checkpoint.CheckpointError, match="every checkpoint is damaged"):
+        with pytest.raises(seals.CheckpointError, match="every checkpoint is damaged"):
             checkpoint.Checkpoints(copy).restore(plan[1])
     assert set(copy.rglob("*")) - {copy / "checkpoints" / "lock"} == before
 
@@ -224,7 +225,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again(plan, copy
 def test_a_state_of_another_shape_is_refused(plan, copy):
     _, abstract, _ = plan
     other = abstract.replace(params={"v": abstract.params["w"]})
-    with pytest.raises(checkpoint.CheckpointError, match="does not fit this program"):
+    with pytest.raises(seals.CheckpointError, match="does not fit this program"):
         checkpoint.Checkpoints(copy).restore(other)
 
 
@@ -234,10 +235,10 @@ def test_a_save_that_fails_is_not_silent(plan, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_seal", full)
+    monkeypatch.setattr(checkpoint, "write_seal", full)
     keep.save(1, plan[0](), {"config": {}})
     end = time.monotonic() + 60
-    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoints/1 was not .*No space left"):
+    with pytest.raises(seals.CheckpointError, match=r"checkpoints/1 was not .*No space left"):
         while time.monotonic() < end:
             assert not keep.due(2)  # the next step finds out
             time.sleep(0.01)

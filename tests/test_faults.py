@@ -15,6 +15,7 @@ from processes import start_toy
 from toy_objective import install, toy_config
 
 from hypnos_jax import checkpoint, config, train
+from hypnos_jax.runtime import seals
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -135,17 +136,17 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_and_the_run_goes_on_with_mor
     train.train(changed(**options), tmp_path / "whole")
     size = sum(p.stat().st_blocks * 512 for p in (tmp_path / "whole/checkpoints/20").rglob("*"))
     with disk(tmp_path / "disk", f"{6 * size // 1024 + 64}k") as small:
-        with pytest.raises((checkpoint.CheckpointError, OSError)) as error:
+        with pytest.raises((seals.CheckpointError, OSError)) as error:
             train.train(changed(**options), small / "run")
         assert str(small / "run") in str(error.value)
         assert "no space left" in str(error.value).casefold()
-        kept = checkpoint.good_steps(small / "run")
+        kept = seals.good_steps(small / "run")
         assert len(kept) > 1
         for step in kept:
-            assert checkpoint.damage(small / "run/checkpoints" / str(step)) is None
-        with pytest.raises((checkpoint.CheckpointError, OSError)):
+            assert seals.damage(small / "run/checkpoints" / str(step)) is None
+        with pytest.raises((seals.CheckpointError, OSError)):
             train.train(changed(**options), small / "run")
-        assert checkpoint.good_steps(small / "run")[: len(kept)] == kept
+        assert seals.good_steps(small / "run")[: len(kept)] == kept
         subprocess.run(["mount", "-o", "remount,size=400m", str(small)], check=True)
         assert train.train(changed(**options), small / "run") == 0
         assert not fault_differences(small / "run", tmp_path / "whole")
@@ -168,7 +169,7 @@ def test_a_file_that_cannot_grow_is_named_and_the_earlier_checkpoint_stays(tmp_p
             train.train(changed(train__steps=8, evals={}, logs__tensorboard=False), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert checkpoint.good_steps(tmp_path) == [4]
+    assert seals.good_steps(tmp_path) == [4]
     assert train.train(changed(train__steps=8, evals={}), tmp_path) == 0
     rows = fault_campaign.lines(tmp_path)
     assert [row["step"] for row in rows] == list(range(1, 9))

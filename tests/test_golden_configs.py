@@ -1,6 +1,8 @@
 """Every config at every size, against its dump: a changed number shows up in review as text.
 
-After a change that is meant: ``python tests/test_golden_configs.py`` writes the dumps anew.
+A config's smoke size is dumped whole. Every other size has a file of its differences from that
+dump: dotted key -> value, lists being values, and below ``"removed"`` the keys that it lacks.
+After a change that is meant: ``python tests/test_golden_configs.py`` writes the files anew.
 """
 
 import importlib.util
@@ -31,31 +33,40 @@ def modules():
 
 
 def cases():
-    """(name of a dump, module, argument of its get_config), for all that a config offers."""
+    """(name of a dump, module, its smoke argument, argument), for all that a config offers."""
     for name, module in modules().items():
         kinds = getattr(module, "SIGNAL_TYPES", getattr(module, "LOSSES", None))
         arguments = itertools.product(module.SIZES, kinds) if kinds else zip(module.SIZES)
         tasks = [("smoke", task) for task in getattr(module, "TASKS", ())]
+        smoke = ",".join(("smoke", *itertools.islice(kinds or (), 1)))
         for argument in (*arguments, *tasks):
-            yield "-".join((name, *argument)), module, ",".join(argument)
+            yield "-".join((name, *argument)), module, smoke, ",".join(argument)
 
 
-def dump(module, argument):
-    return json.dumps(configs.resolve(module.get_config(argument)), indent=1) + "\n"
+def dump(module, smoke, argument):
+    """Text of the smoke size's config, or of another's differences from it, a line each."""
+    config = configs.resolve(module.get_config(argument))
+    if argument == smoke:
+        return json.dumps(config, indent=1) + "\n"
+    old, new = configs.flat(configs.resolve(module.get_config(smoke))), configs.flat(config)
+    lines = {key: new[key] for key in new if key not in old or new[key] != old[key]}
+    if removed := [key for key in old if key not in new]:
+        lines["removed"] = removed
+    return "{\n" + ",\n".join(f' "{key}": {json.dumps(lines[key])}' for key in lines) + "\n}\n"
 
 
 CASES = list(cases())
 
 
-@pytest.mark.parametrize("name, module, argument", CASES, ids=[name for name, _, _ in CASES])
-def test_a_config_matches_its_dump(name, module, argument):
+@pytest.mark.parametrize("name, module, smoke, argument", CASES, ids=[name for name, *_ in CASES])
+def test_a_config_matches_its_dump(name, module, smoke, argument):
     path = GOLDEN / f"{name}.json"
     assert path.exists(), f"{path} is missing: run python tests/test_golden_configs.py"
-    assert dump(module, argument) == path.read_text()
+    assert dump(module, smoke, argument) == path.read_text()
 
 
 def test_there_is_no_dump_without_a_config():
-    assert {path.stem for path in GOLDEN.glob("*.json")} == {name for name, _, _ in CASES}
+    assert {path.stem for path in GOLDEN.glob("*.json")} == {name for name, *_ in CASES}
 
 
 @pytest.mark.parametrize("name, module", modules().items())
@@ -73,6 +84,6 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for path in GOLDEN.glob("*.json"):
         path.unlink()
-    for name, module, argument in CASES:
-        (GOLDEN / f"{name}.json").write_text(dump(module, argument))
+    for name, module, smoke, argument in CASES:
+        (GOLDEN / f"{name}.json").write_text(dump(module, smoke, argument))
     print(f"{len(CASES)} dumps in {GOLDEN}", file=sys.stderr)

@@ -15,7 +15,9 @@ import optax
 import pytest
 
 from hypnos_jax import config as configs
-from hypnos_jax import evaluate, sharding, state, train
+from hypnos_jax import sharding, state
+from hypnos_jax.batch import batch_spec, load_source
+from hypnos_jax.step import cut, make_train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 OBJECTIVES = sorted(
@@ -63,13 +65,13 @@ class Subject:
     def __init__(self, name, folder):
         config = smallest_config(name)
         config = configs.change(config, LESS[config["data"]["name"]])
-        source = evaluate.load_source(config, folder, split="train")
+        source = load_source(config, folder, split="train")
         self.config = configs.fill(config, source.describe())
         self.objective = configs.make_objective(self.config)
         batches = source.batches(ROWS, 0, ROWS, 0)
         self.batches = [next(batches) for _ in range(STEPS)]
         batches.close()
-        self.spec = evaluate.batch_spec(source, ROWS)
+        self.spec = batch_spec(source, ROWS)
         self.init = state.init_function(self.objective, self.spec)
         one_device = sharding.make_mesh(data=1, devices=jax.devices()[:1])
         trained, self.metrics = self.trained(one_device)
@@ -86,7 +88,7 @@ class Subject:
                 averaged=state.averaged(self.objective),
             )
             averaging = optax.constant_schedule(0.9)
-            step = train.make_train_step(self.objective, tx, schedule, seed=0, averaging=averaging)
+            step = make_train_step(self.objective, tx, schedule, seed=0, averaging=averaging)
             shardings = jax.tree.map(lambda x: x.sharding, abstract)
             step = jax.jit(step, out_shardings=(shardings, sharding.replicated(mesh)))
             now, metrics = make(), []
@@ -201,7 +203,7 @@ def test_the_sums_add_up_over_micro_batches(subject):
         pytest.skip("rows are each other's negatives")
     batch = subject.weigh(subject.batches[0])
     whole, gradient = subject.loss(batch, weigh=False)
-    pieces = train.cut(batch, 2)
+    pieces = cut(batch, 2)
     parts = [subject.loss(jax.tree.map(lambda x, i=i: x[i], pieces), weigh=False) for i in range(2)]
     loss, grads = jax.tree.map(lambda *values: sum(values), *parts)
     assert_close(loss.total / loss.weight, whole.total / whole.weight)

@@ -8,8 +8,8 @@ import pytest
 from processes import Failed, run, start_toy
 from toy_objective import install, toy_config
 
-from hypnos_jax import checkpoint, config, metrics, train
-from hypnos_jax.runtime import preemption, watchdog
+from hypnos_jax import config, metrics, train
+from hypnos_jax.runtime import preemption, seals, watchdog
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,7 +69,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path):
             group.wait_for(logged(workdir, steps + 3))
             group.all[who].send_signal(number)
             assert group.wait(codes=(75,)) == [75] * processes
-    (step,) = checkpoint.good_steps(workdir)[-1:]
+    (step,) = seals.good_steps(workdir)[-1:]
     assert 6 <= step < 40
     assert train.train(toy_of(8, **options), workdir) == 0
     assert train.train(toy_of(8, **options), tmp_path / "whole") == 0
@@ -123,7 +123,7 @@ def test_a_stuck_process_is_named_and_ends_the_run(tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_stands_still_is_named_before_any_deadline(tmp_path, victim):
     config = toy_of(2, watchdog__save_s=8.0, train__steps=10**6, data__delay_s=0.01)
-    impatient = "from hypnos_jax import watchdog; watchdog.SILENCE_S = 4.0"
+    impatient = "from hypnos_jax.runtime import watchdog; watchdog.SILENCE_S = 4.0"
     with start_toy([config] * 2, tmp_path / "run", before=impatient) as group:
         group.wait_for(logged(tmp_path / "run", 3))
         group.all[victim].send_signal(signal.SIGSTOP)

@@ -16,8 +16,10 @@ import pytest
 from toy_objective import ToyRegression, ToySource, install, toy_config
 
 from data_pipelines import pipeline
+from hypnos_jax import batch as batches
 from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, train
-from hypnos_jax.runtime import preemption
+from hypnos_jax.non_finite import NonFiniteError
+from hypnos_jax.runtime import preemption, seals
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -71,7 +73,7 @@ def start(workdir, **changes):
         "import json, sys, jax; jax.config.update('jax_num_cpu_devices', 8);"
         "from absl import logging; logging.set_verbosity(logging.INFO);"
         "import toy_objective; toy_objective.install();"
-        "from hypnos_jax import distributed; distributed.initialize();"
+        "from hypnos_jax.runtime import distributed; distributed.initialize();"
         "from hypnos_jax.train import train;"
         "sys.exit(train(json.loads(sys.argv[1]), sys.argv[2]))"
     )
@@ -150,7 +152,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(whole, tmp_pa
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    assert checkpoint.good_steps(tmp_path / "run") == [8]
+    assert seals.good_steps(tmp_path / "run") == [8]
     assert run(tmp_path / "run") == 0
     assert_same_run(whole, tmp_path / "run")
     assert (tmp_path / "run/damaged_checkpoints/12").is_dir()
@@ -191,7 +193,7 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     wait_for_step(process, tmp_path / "stopped", 5)
     process.send_signal(number)
     assert process.wait(60) == preemption.STOPPED_EARLY, (tmp_path / "stopped.log").read_text()
-    (step,) = checkpoint.good_steps(tmp_path / "stopped")
+    (step,) = seals.good_steps(tmp_path / "stopped")
     assert 5 <= step < 40
     assert run(tmp_path / "stopped", **options) == 0
     run(tmp_path / "whole", **options)
@@ -215,19 +217,19 @@ def test_another_mesh_resumes_the_run(whole, cut_off):
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_batch_and_state(whole, tmp_path):
-    with pytest.raises(train.NonFiniteError, match=r"step \d+: loss=inf") as error:
+    with pytest.raises(NonFiniteError, match=r"step \d+: loss=inf") as error:
         run(tmp_path, data__poison=7, checkpoints__every=1)
     (saved,) = (tmp_path / "not_finite").glob("batch_of_step_*_process_0.npz")
     with np.load(saved) as batch:
         assert np.abs(batch["y"]).max() > 1e30
     step = int(saved.name.split("_")[3])
     assert f"checkpoints/{step - 1}" in str(error.value)
-    assert checkpoint.good_steps(tmp_path)[-1] == step - 1
+    assert seals.good_steps(tmp_path)[-1] == step - 1
     # What met the batch is what was saved before it, and the same as where nothing is poisoned.
     _, _, met = checkpoint.restore_variables(tmp_path / "not_finite", step - 1)
     jax.tree.map(np.testing.assert_array_equal, met, variables(tmp_path))
     assert lines(tmp_path) == lines(whole)[: len(lines(tmp_path))]
-    with pytest.raises(train.NonFiniteError):  # the same command, the same end
+    with pytest.raises(NonFiniteError):  # the same command, the same end
         run(tmp_path, data__poison=7, checkpoints__every=1)
 
 
@@ -242,15 +244,15 @@ def test_a_state_that_is_not_finite_itself_is_told(tmp_path, monkeypatch):
     run(tmp_path, train__steps=4, evals={})
     monkeypatch.undo()
     install(monkeypatch)
-    with pytest.raises(train.NonFiniteError, match=r"finite already \(params/bias\), .*Remove the"):
+    with pytest.raises(NonFiniteError, match=r"finite already \(params/bias\), .*Remove the"):
         run(tmp_path, train__steps=8, evals={})
 
 
 def test_a_batch_that_is_not_finite_can_be_skipped(tmp_path):
     options = {"data__poison": 7, "checkpoints__every": 1}
-    with pytest.raises(train.NonFiniteError):
+    with pytest.raises(NonFiniteError):
         run(tmp_path, **options)
-    bad = checkpoint.good_steps(tmp_path)[-1]
+    bad = seals.good_steps(tmp_path)[-1]
     before = variables(tmp_path)
     assert run(tmp_path, train__skip_not_finite=1, train__steps=bad + 1, **options) == 0
     jax.tree.map(np.testing.assert_array_equal, variables(tmp_path), before)
@@ -346,7 +348,7 @@ def test_a_split_that_holds_nothing_is_evaluated_on_nothing(tmp_path, monkeypatc
     def empty(*args, split):
         raise pipeline.EmptySplitError(f"no night in split {split!r}")
 
-    monkeypatch.setattr(evaluate, "load_source", empty)
+    monkeypatch.setattr(batches, "load_source", empty)
     mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
     context = evaluate.Context(config.resolve(toy_config()), None, None, mesh, tmp_path)
     assert list(context.batches("validation")) == []

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import pipeline
-from hypnos_jax import evaluate, plugins
+from hypnos_jax import batch, plugins
 from hypnos_jax.objectives import Loss
 
 
@@ -21,6 +21,7 @@ class ToyRegression(nn.Module):
     width: int = 8
     slots: int = 40
     dropout: float = 0.1
+    title = "a toy"
     rng_streams = ("dropout",)
     couples_batch = False
 
@@ -92,7 +93,7 @@ def install(monkeypatch=None):
     put(
         plugins, "load", lambda folder, name: ToyRegression if name == "toy" else load(folder, name)
     )
-    put(evaluate, "NightStore", lambda path: path)
+    put(batch, "NightStore", lambda path: path)
     put(pipeline, "source_names", lambda: ["toy"])
     put(pipeline, "find_source", lambda name: types.SimpleNamespace(open_source=ToySource))
 

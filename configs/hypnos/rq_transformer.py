@@ -17,6 +17,8 @@ The released configuration is not public. Known of it are the width of ``base`` 
 
 import ml_collections
 
+from configs import common
+
 # The one dial. Ours, but for base: D 768, windows 64/256.
 #          dim  layers heads  modality  depth           windows (s)
 #                             every     dim lay. heads  local wide
@@ -106,50 +108,27 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
         "max_damaged": 0.01,  # share of the nights
         "fill": (("objective.model.modalities", "modalities"),),
     }
-    config.optim = {
-        "learning_rate": rate,
-        "warmup_steps": warmup,
-        "decay": "cosine",
-        "end_scale": 0.1,
-        "b1": 0.9,
-        "b2": 0.95,
-        "eps": 1e-8,
-        "weight_decay": 0.1,
-        "clip_norm": 1.0,
-        "ema_decay": 0.0,  # 0.9999 for averaged weights
-    }
-    config.train = {
-        "steps": steps,
-        "batch_size": batch,
-        "accumulate": 1,
-        "skip_not_finite": 0,  # batches in a row; 0: the first such loss or gradient ends the run
-    }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    config.checkpoints = {
-        "every": 1000 if accelerator else max(steps // 2, 1),
-        "every_s": 600.0,  # and whenever so long has passed
-        "keep": 3,
-        "keep_every": 0,  # steps; 0: the newest ones alone
-        "keep_for_jobs": 4,  # older steps that may wait for launch.evaluate --follow
-        "keep_best": 1 if accelerator else 0,
-        "best_metric": "eval/val/loss",
-        "best": "lowest",
-    }
-    config.logs = {
-        "every": 100 if accelerator else 10,
-        "tensorboard": True,
-        "mfu": True,
-        "compile_cache": "~/.cache/hypnos_jax/compiled",
-        "profile": (),  # first and last step that jax.profiler traces
-    }
-    # How long a process may take before the run is ended as stuck, in seconds.
-    config.watchdog = {
-        "step_s": 100.0,  # named, and ended, within 120
-        "data_s": 600.0,  # a batch
-        "save_s": 600.0,
-        "evaluation_s": 1800.0,  # a batch of one, or all that has no batches
-        "startup_s": 1800.0,  # data, restore, compilation
-    }
+    config.optim = common.optim(
+        learning_rate=rate,
+        warmup_steps=warmup,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=0.1,
+        ema_decay=0.0,  # 0.9999 for averaged weights
+    )
+    config.train = common.train(
+        steps=steps,
+        batch_size=batch,
+    )
+    config.mesh = common.mesh()
+    config.checkpoints = common.checkpoints(
+        every=1000 if accelerator else max(steps // 2, 1),
+        keep_best=1 if accelerator else 0,
+        best_metric="eval/val/loss",
+        best="lowest",
+    )
+    config.logs = common.logs(every=100 if accelerator else 10)
+    config.watchdog = common.watchdog()
     config.evals = {
         "val": {
             "type": "mean_loss",

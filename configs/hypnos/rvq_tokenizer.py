@@ -14,6 +14,8 @@ every number that does not say so is ours.
 
 import ml_collections
 
+from configs import common
+
 # Samples per second and per token, and the encoder's strides. The products are fixed by the
 # release; the factors are those of its test fixture.
 SIGNAL_TYPES = {
@@ -114,50 +116,27 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "crop_s": crop_s,
         "max_damaged": 0.01,  # share of the records
     }
-    config.optim = {
-        "learning_rate": rate,
-        "warmup_steps": warmup,
-        "decay": "cosine",
-        "end_scale": 0.1,
-        "b1": 0.8,
-        "b2": 0.99,
-        "eps": 1e-8,
-        "weight_decay": 0.01,
-        "clip_norm": 1.0,
-        "ema_decay": 0.0,
-    }
-    config.train = {
-        "steps": steps,
-        "batch_size": batch,
-        "accumulate": 1,
-        "skip_not_finite": 0,  # batches in a row; 0: the first such loss or gradient ends the run
-    }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    config.checkpoints = {
-        "every": 1000 if accelerator else max(steps // 2, 1),
-        "every_s": 600.0,  # and whenever so long has passed
-        "keep": 3,
-        "keep_every": 0,  # steps; 0: the newest ones alone
-        "keep_for_jobs": 4,  # older steps that may wait for launch.evaluate --follow
-        "keep_best": 1 if accelerator else 0,
-        "best_metric": "eval/val/loss",
-        "best": "lowest",
-    }
-    config.logs = {
-        "every": 100 if accelerator else 10,
-        "tensorboard": True,
-        "mfu": True,
-        "compile_cache": "~/.cache/hypnos_jax/compiled",
-        "profile": (),  # first and last step that jax.profiler traces
-    }
-    # How long a process may take before the run is ended as stuck, in seconds.
-    config.watchdog = {
-        "step_s": 100.0,  # named, and ended, within 120
-        "data_s": 600.0,  # a batch
-        "save_s": 600.0,
-        "evaluation_s": 1800.0,  # a batch of one, or all that has no batches
-        "startup_s": 1800.0,  # data, restore, compilation
-    }
+    config.optim = common.optim(
+        learning_rate=rate,
+        warmup_steps=warmup,
+        b1=0.8,
+        b2=0.99,
+        weight_decay=0.01,
+        ema_decay=0.0,
+    )
+    config.train = common.train(
+        steps=steps,
+        batch_size=batch,
+    )
+    config.mesh = common.mesh()
+    config.checkpoints = common.checkpoints(
+        every=1000 if accelerator else max(steps // 2, 1),
+        keep_best=1 if accelerator else 0,
+        best_metric="eval/val/loss",
+        best="lowest",
+    )
+    config.logs = common.logs(every=100 if accelerator else 10)
+    config.watchdog = common.watchdog()
     limit = 64 if accelerator else 8  # batches
     config.evals = {
         "val": {

@@ -20,6 +20,8 @@ alone: ``--config.data.sites='("shhs",)'``, and the others too with
 
 import ml_collections
 
+from configs import common
+
 # Task -> metric that chooses checkpoints, whether high or low is good, and fusion.
 TASKS = {
     "stage5": ("accuracy", "highest", "gated_scalar"),
@@ -135,57 +137,34 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             else ()
         ),
     }
-    config.optim = {
-        "learning_rate": rate,
-        "warmup_steps": max(1, round(0.03 * steps)),
-        "from_zero": True,
-        "decay": "cosine",
-        "end_scale": 0.1,
-        "b1": 0.9,
-        "b2": 0.95,
-        "eps": 1e-8,
-        "weight_decay": 1e-5,
-        "clip_norm": 1.0,
-        "ema_decay": 0.996 if accelerator else 0.9,  # ours; the code's momentum for pretraining
-        "ema_schedule": "warmup",
-        "freeze": ("towers/tokenizer_*",),
-        "multipliers": (),
-    }
-    config.train = {
-        "steps": steps,
-        "batch_size": batch,
-        "accumulate": 1,
-        "skip_not_finite": 0,  # batches in a row; 0: the first such loss or gradient ends the run
-        "init_from": "",  # a pretraining run, an export, published weights
-        "init_subtrees": (("towers", "towers"),),
-        "init_fresh": (),
-    }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    config.checkpoints = {
-        "every": max(steps // 30, 1) if accelerator else max(steps // 2, 1),
-        "every_s": 600.0,  # and whenever so long has passed
-        "keep": 3,
-        "keep_every": 0,  # steps; 0: the newest ones alone
-        "keep_for_jobs": 4,  # older steps that may wait for launch.evaluate --follow
-        "keep_best": 1,
-        "best_metric": f"eval/val/{metric}",
-        "best": best,
-    }
-    config.logs = {
-        "every": 100 if accelerator else 10,
-        "tensorboard": True,
-        "mfu": True,
-        "compile_cache": "~/.cache/hypnos_jax/compiled",
-        "profile": (),  # first and last step that jax.profiler traces
-    }
-    # How long a process may take before the run is ended as stuck, in seconds.
-    config.watchdog = {
-        "step_s": 100.0,  # named, and ended, within 120
-        "data_s": 600.0,  # a batch
-        "save_s": 600.0,
-        "evaluation_s": 1800.0,  # a batch of one, or all that has no batches
-        "startup_s": 1800.0,  # data, restore, compilation
-    }
+    config.optim = common.optim(
+        learning_rate=rate,
+        warmup_steps=max(1, round(0.03 * steps)),
+        from_zero=True,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=1e-5,
+        ema_decay=0.996 if accelerator else 0.9,  # ours; the code's momentum for pretraining
+        ema_schedule="warmup",
+        freeze=("towers/tokenizer_*",),
+        multipliers=(),
+    )
+    config.train = common.train(
+        steps=steps,
+        batch_size=batch,
+        init_from="",  # a pretraining run, an export, published weights
+        init_subtrees=(("towers", "towers"),),
+        init_fresh=(),
+    )
+    config.mesh = common.mesh()
+    config.checkpoints = common.checkpoints(
+        every=max(steps // 30, 1) if accelerator else max(steps // 2, 1),
+        keep_best=1,
+        best_metric=f"eval/val/{metric}",
+        best=best,
+    )
+    config.logs = common.logs(every=100 if accelerator else 10)
+    config.watchdog = common.watchdog()
     config.evals = {
         "val": {
             "type": "downstream",

@@ -23,6 +23,8 @@ trunk slowest. The mask vectors are one array, so they begin anew (ours)::
 
 import ml_collections
 
+from configs import common
+
 LOSSES = ("dash", "info_nce")
 
 # Width, layers, heads, hidden width of the position-wise network, of the projection, compared.
@@ -121,58 +123,35 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "max_damaged": 0.01,  # share of the records
         "fill": (("objective.model.modalities", "modalities"),),
     }
-    config.optim = {
-        "learning_rate": rate,
-        "warmup_steps": max(1, round(0.03 * steps)),
-        "from_zero": True,
-        "decay": "cosine",
-        "end_scale": 0.1,
-        "b1": 0.9,
-        "b2": 0.95,
-        "eps": 1e-8,
-        "weight_decay": 0.01,
-        "clip_norm": 1.0,
+    config.optim = common.optim(
+        learning_rate=rate,
+        warmup_steps=max(1, round(0.03 * steps)),
+        from_zero=True,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=0.01,
         # Over some hundred steps the official schedule would leave averages near their beginning.
-        "ema_decay": 0.996 if accelerator else 0.98,
-        "ema_schedule": "cosine" if accelerator else "warmup",
-        "freeze": (),
-        "multipliers": (),
-    }
-    config.train = {
-        "steps": steps,  # 65,000: about 120 epochs of 350,000 windows
-        "batch_size": batch,
-        "accumulate": 1,
-        "skip_not_finite": 0,  # batches in a row; 0: the first such loss or gradient ends the run
-        "init_from": "",  # another run of towers, an export, published weights
-        "init_subtrees": (),  # all of it
-        "init_fresh": (),  # patterns of what may be new, such as another sensor's tokenizer
-    }
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    config.checkpoints = {
-        "every": 1000 if accelerator else max(steps // 2, 1),
-        "every_s": 600.0,  # and whenever so long has passed
-        "keep": 3,
-        "keep_every": 0,  # steps; 0: the newest ones alone
-        "keep_for_jobs": 4,  # older steps that may wait for launch.evaluate --follow
-        "keep_best": 1 if accelerator else 0,
-        "best_metric": "eval/val/accuracy",
-        "best": "highest",
-    }
-    config.logs = {
-        "every": 100 if accelerator else 10,
-        "tensorboard": True,
-        "mfu": True,
-        "compile_cache": "~/.cache/hypnos_jax/compiled",
-        "profile": (),  # first and last step that jax.profiler traces
-    }
-    # How long a process may take before the run is ended as stuck, in seconds.
-    config.watchdog = {
-        "step_s": 100.0,  # named, and ended, within 120
-        "data_s": 600.0,  # a batch
-        "save_s": 600.0,
-        "evaluation_s": 1800.0,  # a batch of one, or all that has no batches
-        "startup_s": 1800.0,  # data, restore, compilation
-    }
+        ema_decay=0.996 if accelerator else 0.98,
+        ema_schedule="cosine" if accelerator else "warmup",
+        freeze=(),
+        multipliers=(),
+    )
+    config.train = common.train(
+        steps=steps,  # 65,000: about 120 epochs of 350,000 windows
+        batch_size=batch,
+        init_from="",  # another run of towers, an export, published weights
+        init_subtrees=(),  # all of it
+        init_fresh=(),  # patterns of what may be new, such as another sensor's tokenizer
+    )
+    config.mesh = common.mesh()
+    config.checkpoints = common.checkpoints(
+        every=1000 if accelerator else max(steps // 2, 1),
+        keep_best=1 if accelerator else 0,
+        best_metric="eval/val/accuracy",
+        best="highest",
+    )
+    config.logs = common.logs(every=100 if accelerator else 10)
+    config.watchdog = common.watchdog()
     config.evals = {
         "val": {
             "type": "mean_loss",

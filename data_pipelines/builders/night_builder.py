@@ -12,8 +12,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import hashlib
-import io
 import json
 import logging
 import multiprocessing
@@ -33,15 +31,14 @@ from data_pipelines.builders.pending_nights import (
     StoredNight,
     file_name,
     write_night,
-    write_whole,
 )
-from data_pipelines.store import FORMAT, KINDS, SPLITS, NightStore, StoreError, sha256
-
-SHARD_BYTES = 256 * 2**20  # ours: a shard is held in memory once while TFDS writes it
+from data_pipelines.builders.sealing import seal
+from data_pipelines.files import atomic_write, remove_partials
+from data_pipelines.store import FORMAT, KINDS, NightStore, StoreError
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class StoreUpdate:
     """What a run did: names of the nights now in the store, and rejects as (recording, reason)."""
 
     added: list[str]
@@ -58,11 +55,12 @@ def write_store(
     jobs: int = 1,
     modalities: typing.Sequence[dict] = (),
     provenance: typing.Mapping[str, typing.Any] | None = None,
+    recipe: typing.Mapping[str, typing.Any] | None = None,
     beside: typing.Sequence[str] = (),
     left_aside: typing.Sequence[tuple[str, str]] = (),
     run_all: typing.Callable | None = None,
     progress: bool = True,
-) -> Summary:
+) -> StoreUpdate:
     """Prepare ``items`` into the store at ``output``, adding to what it already holds.
 
     Nights that the store already holds are left as they are; recordings that were rejected are
@@ -78,6 +76,7 @@ def write_store(
         jobs: Processes; 1 works in this process.
         modalities: For tokens: ``{name, levels, codes, channel_id, signal_type}`` in code order.
         provenance: How the nights are made (JSON). A store is only added to with equal provenance.
+        recipe: ``{"name", "version"}`` of what prepares the signals, for the manifest.
         beside: Folders of the store written by the caller, whose files join the checksums.
         left_aside: Files that were not even tried, as (name, reason); they join the rejects.
         run_all: Runs ``run_all(function, list of (name, item))`` elsewhere, such as on a Beam
@@ -98,15 +97,15 @@ def write_store(
     with _failed_writing_is_clear(output):
         output.mkdir(parents=True, exist_ok=True)
         with _only_run(output):
-            old = _existing(output, kind, provenance)
+            old = _existing(output, kind, provenance, recipe)
             kept = [] if old is None else [night.recording for night in old.nights]
             there = set(kept)
             _forget_unfinished(output, old)
             pending = {name: item for name, item in items.items() if name not in there}
             if not pending:
                 _forget_work(output)
-                return Summary([], kept, list(left_aside))
-            _claim_work(output, kind, provenance)
+                return StoreUpdate([], kept, list(left_aside))
+            _claim_work(output, kind, provenance, recipe)
             task = _Task(output / ".work", make_night)
             _prepare(task, pending, jobs, run_all, progress)
             nights, rejected = _collect(output / ".work", pending)
@@ -114,11 +113,11 @@ def write_store(
             _write_rejects(output, rejected)  # first: the manifest ends the run
             if nights:
                 sources = [*nights, *(StoredNight(old, entry) for entry in (old or _NONE).nights)]
-                _seal(output, kind, sources, list(modalities), provenance, beside)
+                seal(output, kind, sources, list(modalities), provenance, recipe, beside)
             if nights or kept:
                 _forget_unfinished(output, NightStore(output))
             _forget_work(output)
-    return Summary([night.facts["recording"] for night in nights], kept, rejected)
+    return StoreUpdate([night.facts["recording"] for night in nights], kept, rejected)
 
 
 _NONE = collections.namedtuple("Nothing", ["nights"])([])
@@ -168,7 +167,8 @@ class _Task:
     def _reject(self, name, reason):
         line = json.dumps({"recording": name, "reason": reason}, ensure_ascii=False)
         path = self.work / "rejects" / f"{file_name(name)}.json"
-        write_whole(path, lambda file: file.write(line.encode("utf-8", "replace")))
+        with atomic_write(path) as file:
+            file.write(line.encode("utf-8", "replace"))
 
 
 def _prepare(task, pending, jobs, run_all, progress):
@@ -225,157 +225,15 @@ def _collect(work, pending):
     return nights, rejected
 
 
-def _seal(output, kind, sources, modalities, provenance, beside):
-    """Write shards, scoring and manifest of all sources; the manifest's rename is the commit."""
-    build = output / ".work" / "build"
-    shutil.rmtree(build, ignore_errors=True)
-    build.mkdir()
-    _check_free_disk(output, sources)
-    sources = sorted(sources, key=lambda source: source.facts["recording"])
-    rates = _channel_rates(sources) if kind == "signals" else {}
-    shards = _shards(sources)
-    records = _write_records(build, kind, shards, modalities)
-    rows, first = {}, dict.fromkeys(SPLITS, 0)
-    for split, groups in shards.items():
-        for source in (source for group in groups for source in group):
-            rows[source.facts["recording"]] = _row(source, kind, modalities, first[split])
-            first[split] += _record_count(source, kind)
-    with open(build / "scoring.jsonl", "wb") as file:
-        for source in sources:
-            line = _scoring_line(source)
-            rows[source.facts["recording"]]["scoring_span"] = [file.tell(), len(line)]
-            file.write(line)
-    sums = {str(file.relative_to(build)): sha256(file) for file in _files(build)}
-    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:12]
-    folder = f"records-{digest}"
-    files = {f"{folder}/{name}": checksum for name, checksum in sums.items()}
-    for extra in beside:
-        for file in _files(output / extra):
-            files[str(file.relative_to(output))] = sha256(file)
-    manifest = {
-        "format": FORMAT,
-        "kind": kind,
-        "provenance": provenance,
-        "records": {
-            split: [{"path": f"{folder}/{path}", "records": count} for path, count in paths]
-            for split, paths in records.items()
-        },
-        "scoring": f"{folder}/scoring.jsonl",
-        "files": dict(sorted(files.items())),
-    }
-    if kind == "signals":
-        manifest["channels"] = [{"name": n, "rate_hz": r} for n, r in rates.items()]
-    else:
-        manifest["modalities"] = modalities
-    manifest["nights"] = [rows[name] for name in sorted(rows)]
-    target = output / folder
-    if target.is_dir():
-        shutil.rmtree(build)  # the same nights were sealed before: nothing changes
-    else:
-        os.replace(build, target)
-    text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False)
-    write_whole(output / "manifest.json", lambda file: file.write(text.encode()), work=build.parent)
-
-
-def _shards(sources):
-    """Group nights into shards of about SHARD_BYTES per split, in order of recording name."""
-    shards = {}
-    for split in SPLITS:
-        groups, size = [], SHARD_BYTES
-        for source in (s for s in sources if s.facts["split"] == split):
-            if size >= SHARD_BYTES:
-                groups.append([])
-                size = 0
-            groups[-1].append(source)
-            size += _byte_size(source)
-        if groups:
-            shards[split] = groups
-    unknown = {s.facts["split"] for s in sources} - set(SPLITS)
-    if unknown:
-        raise ValueError(f"split is {unknown}; must be one of {SPLITS}")
-    return shards
-
-
-def _byte_size(source):
-    seconds = source.facts["duration_s"]
-    if "channels" in source.facts:
-        return sum(seconds * (2 * rate + 9) for _, rate in source.facts["channels"])
-    return seconds * 25 * len(source.present)
-
-
-def _record_count(source, kind):
-    return len(source.facts["channels"]) if kind == "signals" else 1
-
-
-def _channel_rates(sources):
-    rates = {}
-    for source in sources:
-        for name, rate in source.facts["channels"]:
-            if rates.setdefault(name, rate) != rate:
-                raise StoreError(
-                    f"{source.facts['recording']}: channel {name} has {rate} Hz, "
-                    f"other nights of the store {rates[name]} Hz"
-                )
-    return rates
-
-
-def _row(source, kind, modalities, first_record):
-    facts = source.facts
-    if kind == "signals":
-        channels = [name for name, _ in facts["channels"]]
-    else:
-        channels = [m["name"] for m, has in zip(modalities, source.present, strict=True) if has]
-    row = {key: facts[key] for key in ("recording", "subject", "split", "duration_s")}
-    row |= {"channels": channels, "labels": facts["labels"], "metadata": facts["metadata"]}
-    return row | {"qc": facts["qc"], "first_record": first_record}
-
-
-def _scoring_line(source):
-    stages = "".join("-" if stage < 0 else "W123R"[stage] for stage in source.stages)
-    line = {"recording": source.facts["recording"], "stages": stages}
-    line["events"] = source.facts["events"]
-    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
-
-
-def _write_records(build, kind, shards, modalities):
-    """Run the TFDS builder; returns split -> [(path within build, number of records)]."""
-    # Imported here: it takes half a second, and workers never need it.
-    from data_pipelines.builders.night_records import NightRecords
-
-    builder = NightRecords(data_dir=build, kind=kind, shards=shards, modalities=modalities)
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.WARNING)  # it tells of downloads and preparations that are none
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(download_dir=build.parent / "downloads")
-    finally:
-        log.setLevel(level)
-    records = {}
-    for split, info in builder.info.splits.items():
-        paths = [pathlib.Path(os.fspath(path)) for path in info.filepaths]
-        names = [str(path.relative_to(build)) for path in paths]
-        records[split] = list(zip(names, info.shard_lengths, strict=True))
-    return records
-
-
-def _check_free_disk(output, sources):
-    need = int(1.05 * sum(_byte_size(source) for source in sources)) + 2**20
-    free = shutil.disk_usage(output).free
-    if free < need:
-        raise StoreError(
-            f"{output}: writing the store takes {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
-            "free; finished nights are kept in .work: make room and run the same command again"
-        )
-
-
-def _existing(output, kind, provenance):
+def _existing(output, kind, provenance, recipe):
     if not (output / "manifest.json").exists():
         return None
     store = NightStore(output)
     if store.kind != kind:
         raise StoreError(f"{output} holds {store.kind}, not {kind}; choose another folder")
     _check_same(output, store.manifest["provenance"], provenance)
+    if store.recipe is not None:  # as those of old have none
+        _check_same(output, {"recipe": store.recipe}, {"recipe": recipe})
     return store
 
 
@@ -389,25 +247,24 @@ def _check_same(output, old, new):
         )
 
 
-def _claim_work(output, kind, provenance):
+def _claim_work(output, kind, provenance, recipe):
     work = output / ".work"
     for folder in ("nights", "rejects"):
         (work / folder).mkdir(parents=True, exist_ok=True)
-        for leftover in (work / folder).glob("*.tmp"):
-            leftover.unlink()
-    settings = {"kind": kind, "format": FORMAT} | provenance
+        remove_partials(work / folder)
+    settings = {"kind": kind, "format": FORMAT, "recipe": recipe} | provenance
     file = work / "settings.json"
     if file.is_file():
         _check_same(output, json.loads(file.read_text()), settings)
-    text = json.dumps(settings, sort_keys=True)
-    write_whole(file, lambda handle: handle.write(text.encode()))
+    with atomic_write(file, "w") as handle:
+        handle.write(json.dumps(settings, sort_keys=True))
 
 
 def _write_rejects(output, rejected):
     lines = [json.dumps({"recording": n, "reason": r}, ensure_ascii=False) for n, r in rejected]
     text = "".join(line + "\n" for line in lines)
-    data = text.encode("utf-8", "replace")
-    write_whole(output / "rejects.jsonl", lambda file: file.write(data), work=output / ".work")
+    with atomic_write(output / "rejects.jsonl", partial_in=output / ".work") as file:
+        file.write(text.encode("utf-8", "replace"))
 
 
 def _forget_unfinished(output, store):
@@ -457,7 +314,3 @@ def _failed_writing_is_clear(output):
 def _is_disk_full(error):
     full = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in full or os.strerror(errno.ENOSPC) in str(error)
-
-
-def _files(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())

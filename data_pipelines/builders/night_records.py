@@ -10,7 +10,8 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.store import STORED, index_of, read_bytes
+from data_pipelines.record_bytes import read_bytes
+from data_pipelines.store import STORED, index_of
 
 HEAD = 64  # bytes of a record by which it is found; it begins with its length and field names
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data_pipelines.files import atomic_write
 from data_pipelines.labels import TokenLabels
 from data_pipelines.recipes.sleep2vec import TOKEN_S
 from data_pipelines.store import NightEntry, NightStore, StoreError
@@ -52,19 +53,15 @@ def export_npz(
             raise StoreError(f"{store.path}: night {night.recording!r} would leave {folder}")
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".tmp")
-        with open(partial, "wb") as file:
+        with atomic_write(path) as file:
             np.savez(file, allow_pickle=False, **_arrays(store, night, modalities))
-        os.replace(partial, path)
         rows.append(_row(night, name, outcomes, modalities))
         finished(night.recording)
     facts = ("path", "split", "duration", "age", "sex", "source", "session_id", "patient_id")
-    partial = folder / "index.csv.tmp"
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(folder / "index.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, [*facts, *outcomes, *masks], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(partial, folder / "index.csv")
     return folder / "index.csv"
 
 

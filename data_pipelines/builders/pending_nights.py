@@ -8,12 +8,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import zipfile
 
 import numpy as np
 
+from data_pipelines.files import atomic_write
 from data_pipelines.store import (
     Night,
     NightEntry,
@@ -26,22 +26,6 @@ from data_pipelines.store import (
 def file_name(recording: str) -> str:
     """A short file name for any recording name, however long or odd."""
     return hashlib.sha256(recording.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def write_whole(path: pathlib.Path, write, *, work: pathlib.Path | None = None):
-    """Call ``write(file)`` on a temporary file and rename it into place once it is on the disk.
-
-    The temporary file is beside ``path``, or in the folder ``work`` of the same file system.
-    """
-    temporary = (work or path.parent) / f"{path.name}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_night(path: pathlib.Path, night: Night | TokenNight):
@@ -66,7 +50,8 @@ def write_night(path: pathlib.Path, night: Night | TokenNight):
     arrays["stages"] = np.asarray(night.stages, np.int8)
     text = json.dumps(facts, sort_keys=True, allow_nan=False).encode()
     arrays["facts"] = np.frombuffer(text, np.uint8)
-    write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    with atomic_write(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _signal_arrays(night):

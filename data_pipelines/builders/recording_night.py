@@ -1,25 +1,20 @@
 """One recording with its scoring -> one prepared night: what every builder of recordings shares."""
 
-import concurrent.futures
 import dataclasses
-import functools
-import multiprocessing
 import os
 import pathlib
-import threading
 import typing
 
 import numpy as np
 
 from data_pipelines import scoring, splits
-from data_pipelines.channels import resolve, table
-from data_pipelines.channels.quality import judge
-from data_pipelines.recipes import modalities
-from data_pipelines.recordings.opening import RecordingError, open_recording, read_channel
-from data_pipelines.signals import causal
+from data_pipelines.channels import resolve
+from data_pipelines.channels.quality import check_quality
+from data_pipelines.recipes import Recipe
+from data_pipelines.recordings.base import RecordingError
+from data_pipelines.recordings.opening import open_recording
 from data_pipelines.store import Night
 
-CHANNELS_AT_ONCE = 2  # ours: each takes some 0.1 GB for 8 h at 256 Hz
 DEFAULT_MAINS_HZ = 50  # the published default, where neither the user nor the spectrum tells
 
 
@@ -51,21 +46,23 @@ class PrepareRecording:
     """Make the night of one pending recording; picklable, so that workers can be given it.
 
     Attributes:
-        channels: Canonical channels to keep where the recording has them.
+        recipe: What the signals are, and how they are made.
+        names: Of its rows, to make where the recording has their channels.
         mains_hz: 50 or 60; None infers it from each recording's spectrum, 50 where that is silent.
         aliases: As :func:`channels.load_aliases` returns it.
         subjects: Recording -> subject, for people with several recordings.
         code_book: What plain lists of stages mean, one of ``scoring.CODE_BOOKS``.
     """
 
-    channels: tuple[str, ...]
+    recipe: Recipe
+    names: tuple[str, ...]
     mains_hz: int | None = None
     aliases: dict[str, list] | None = None
     subjects: dict[str, str] | None = None
     code_book: str | None = None
 
     def __call__(self, pending: Pending) -> Night:
-        """Read, judge, preprocess.
+        """Read, check, preprocess.
 
         Raises:
             RecordingError: The file is no recording, none of its channels can be used, or its
@@ -88,7 +85,8 @@ class PrepareRecording:
             cohort=pending.cohort,
             unreadable=recording.unreadable,
         )
-        wanted = [name for name in self.channels if name in resolution.bindings]
+        channels = self.recipe.channels_for(self.names)
+        wanted = [name for name in channels if name in resolution.bindings]
         if not wanted:
             broken = "".join(
                 f"; {recording.labels[i]!r} cannot be read: {reason}"
@@ -103,19 +101,20 @@ class PrepareRecording:
         stages, events, facts = self._scoring(pending, recording)
         bindings = {name: resolution.bindings[name] for name in wanted}
         resolution = dataclasses.replace(resolution, bindings=bindings)
-        verdict = judge(recording, resolution, mains_hz=self.mains_hz)
-        mains_hz = verdict.mains_hz or DEFAULT_MAINS_HZ
-        signals, told, refused = self._signals(recording, verdict, mains_hz)
+        quality = check_quality(recording, resolution, mains_hz=self.mains_hz)
+        mains_hz = quality.mains_hz or DEFAULT_MAINS_HZ
+        rows = [self.recipe.rows[name] for name in self.names]
+        signals, told, refused = self.recipe.make(rows, recording, quality, mains_hz)
         if not signals:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise RecordingError(f"{recording.name}: no usable channel ({reasons})")
         subject = self.subject_of(pending)
         qc = {
             "mains_hz": mains_hz,
-            "mains_from": _mains_from(self.mains_hz, verdict.mains_hz),
+            "mains_from": _mains_from(self.mains_hz, quality.mains_hz),
             **told,
             "refused": refused,
-            "notes": [*verdict.notes, *facts.pop("notes")],
+            "notes": [*quality.notes, *facts.pop("notes")],
             "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
         }
         metadata = dict(pending.metadata) | facts
@@ -132,24 +131,6 @@ class PrepareRecording:
             metadata=metadata,
             qc=qc,
         )
-
-    def _signals(self, recording, verdict, mains_hz):
-        """Prepared signals by name, what the manifest says of them, why others are not there."""
-        signals, found, refused = {}, {}, {}
-        # A worker process has its share of the cores: one. Elsewhere channels go side by side.
-        alone = multiprocessing.parent_process() is None
-        lock = threading.Lock()
-        with concurrent.futures.ThreadPoolExecutor(CHANNELS_AT_ONCE if alone else 1) as pool:
-            futures = {
-                name: pool.submit(_read, recording, judged, mains_hz, lock)
-                for name, judged in verdict.channels.items()
-            }
-        for name, future in futures.items():
-            try:
-                signals[name], found[name] = future.result()
-            except (RecordingError, causal.UnusableSignal) as error:
-                refused[name] = str(error)
-        return signals, {"channels": found}, refused
 
     def subject_of(self, pending: Pending) -> str:
         """By the file's own name where a rule or the map knows it, else by its whole path."""
@@ -171,59 +152,6 @@ class PrepareRecording:
         scored, notes = scoring.align(scored, recording.duration_s)
         facts = {"scoring": scored.source, "events_scored": scored.events_scored}
         return scored.stages, scored.events, facts | {"notes": list(scored.notes or notes)}
-
-
-@dataclasses.dataclass(frozen=True)
-class PrepareModalities(PrepareRecording):
-    """Make the night of one pending recording with modalities in place of its channels.
-
-    Attributes:
-        modalities: Names of ``modality_table.MODALITIES`` to make where the recording can.
-            ``channels`` are those that they are made of (``modality_table.channels_for``).
-    """
-
-    modalities: tuple[str, ...] = ()
-
-    def _signals(self, recording, verdict, mains_hz):
-        del mains_hz  # every band ends below it, but for the chin's
-        usable = [name for name, judged in verdict.channels.items() if judged.status != "refused"]
-
-        # An ECG is read for three modalities that follow one another but for two.
-        @functools.lru_cache(maxsize=3)
-        def read(name):
-            return read_channel(recording, verdict.channels[name].binding)
-
-        signals, made_of, refused = {}, {}, {}
-        for name in self.modalities:
-            try:
-                made = modalities.make_modality(name, read, usable)
-            except (RecordingError, causal.UnusableSignal) as error:
-                refused[name] = str(error)
-                continue
-            if made is not None:
-                signals[name], made_of[name] = made.signal, list(made.channels)
-        found = {
-            name: verdict.channels[name].to_json()
-            for name in dict.fromkeys(channel for of in made_of.values() for channel in of)
-        }
-        for name, judged in verdict.channels.items():
-            if judged.status == "refused":
-                refused[name] = "; ".join(judged.notes)
-        return signals, {"channels": found, "made_of": made_of}, refused
-
-
-def _read(recording, judged, mains_hz, lock):
-    """Return the prepared channel, and what the manifest says of it."""
-    if judged.status == "refused":
-        raise RecordingError("; ".join(judged.notes))
-    binding = judged.binding
-    with lock:  # the libraries behind some recordings expect one reader
-        signal, sfreq = read_channel(recording, binding)
-    made = causal.preprocess_channel(
-        signal, sfreq, table.CHANNELS[binding.channel], mains_hz=mains_hz
-    )
-    # Shares of the verdict are of its samples of the night; this one is of the whole.
-    return made, judged.to_json() | {"valid_share": round(float(made.valid.mean()), 4)}
 
 
 def _mains_from(asked, inferred):

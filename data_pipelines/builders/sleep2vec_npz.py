@@ -19,8 +19,8 @@ import zipfile
 
 import numpy as np
 
-from data_pipelines.labels import AROUSALS
-from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S, Modality
+from data_pipelines.labels import AROUSAL_CAUSES
+from data_pipelines.recipes.sleep2vec import ROWS, TOKEN_S, Modality
 from data_pipelines.scoring import Event
 from data_pipelines.signals.causal import amplitude_tracks
 from data_pipelines.store import ChannelSignal, Night
@@ -106,7 +106,7 @@ class ReadNpz:
     def _night(self, item, file):
         arrays = {}
         for name in self.modalities:
-            modality = MODALITIES[name]
+            modality = ROWS[name]
             said = [item.has[key] for key in modality.keys if key in item.has]
             key = next((key for key in modality.keys if key in file.sizes), None)
             if key is None and any(said):
@@ -114,7 +114,7 @@ class ReadNpz:
             if key is not None and (any(said) or not said):
                 arrays[name] = key, file.signal(key, modality)
         if not arrays:
-            keys = [MODALITIES[name].keys[0] for name in self.modalities]
+            keys = [ROWS[name].keys[0] for name in self.modalities]
             raise NpzError(f"{file.name}: none of {', '.join(keys)}")
         tokens = _tokens(file.name, arrays, item.duration_s)
         stages = file.stages(tokens)
@@ -128,8 +128,7 @@ class ReadNpz:
             subject=item.subject,
             split=item.split,
             channels={
-                name: _channel(MODALITIES[name], samples, tokens)
-                for name, (_, samples) in arrays.items()
+                name: _channel(ROWS[name], samples, tokens) for name, (_, samples) in arrays.items()
             },
             stages=stages,
             events=events,
@@ -199,7 +198,7 @@ class _File:
         events, scored, seconds = [], [], tokens * TOKEN_S
         for key, shape, kind in (
             ("ah_event", (seconds,), "apnea"),
-            ("arousal_event", (seconds, len(AROUSALS)), "arousal"),
+            ("arousal_event", (seconds, len(AROUSAL_CAUSES)), "arousal"),
         ):
             if key not in self.sizes:
                 continue
@@ -208,7 +207,7 @@ class _File:
                 raise NpzError(f"{self.name}: {key!r} has {len(found)} s, signals {seconds} s")
             scored.append(kind)
             columns = found[:seconds].reshape(-1, *shape[1:] or (1,)).T
-            for column, value in zip(columns, AROUSALS if kind == "arousal" else ("",)):
+            for column, value in zip(columns, AROUSAL_CAUSES if kind == "arousal" else ("",)):
                 change = np.flatnonzero(np.diff(column, prepend=0, append=0)).reshape(-1, 2)
                 name = "arousal" if kind == "arousal" else "apnea_hypopnea"
                 events += [Event(name, float(a), float(b - a), value) for a, b in change]
@@ -216,7 +215,7 @@ class _File:
 
     def scalars(self) -> dict[str, float]:
         """Single numbers beside the signals, such as ``ahi`` and ``tst``."""
-        known = {key for modality in MODALITIES.values() for key in modality.keys}
+        known = {key for modality in ROWS.values() for key in modality.keys}
         found = {}
         for key in sorted(set(self.sizes) - known - {*LABELS, "duration"}):
             if self.sizes[key] > 4096:
@@ -330,14 +329,14 @@ def _number(text):
 
 def _tokens(name, arrays, duration_s):
     """Whole tokens that all signals have; they may differ by one, and from the duration."""
-    counts = {key: len(x) // MODALITIES[m].frames for m, (key, x) in arrays.items()}
+    counts = {key: len(x) // ROWS[m].frames for m, (key, x) in arrays.items()}
     least = min(counts.values())
     expected = int(duration_s // TOKEN_S)
     for m, (key, samples) in arrays.items():
         if abs(counts[key] - expected) > 1:
             raise NpzError(
                 f"{name}: {key!r} has {len(samples)} samples for {duration_s:g} s, which is"
-                f" {len(samples) / duration_s:.4g} Hz; must be {MODALITIES[m].rate_hz} Hz"
+                f" {len(samples) / duration_s:.4g} Hz; must be {ROWS[m].rate_hz} Hz"
             )
     longest = max(counts, key=counts.get)
     if counts[longest] - least > 1:

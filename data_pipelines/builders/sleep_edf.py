@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 
+from data_pipelines.files import atomic_write
 from data_pipelines.store import sha256
 
 URL = "https://physionet.org/files/sleep-edfx/1.0.0/"
@@ -53,8 +54,8 @@ def download(output, *, limit: int | None = None, url: str = URL) -> pathlib.Pat
         try:
             os.link(path, target)
         except OSError:  # a file system without links
-            shutil.copyfile(path, target.with_suffix(".part"))
-            os.replace(target.with_suffix(".part"), target)
+            with open(path, "rb") as source, atomic_write(target) as copy:
+                shutil.copyfileobj(source, copy)
     return folder
 
 

@@ -1,8 +1,9 @@
-"""A verdict on each channel before anything is computed from it: what was fixed, what is refused.
+"""Quality control of each channel before anything is computed from it: fixed, refused, or ok.
 
 A model answers with the same confidence on a channel whose unit is wrong by 1000, on a flat one and
-on an ECG labelled as EEG. :func:`judge` looks at short stretches spread over the recording and says
-of every bound channel ``ok``, ``fixed`` (unit or polarity, and how) or ``refused`` (and why).
+on an ECG labelled as EEG. :func:`check_quality` looks at short stretches spread over the recording
+and says of every bound channel ``ok``, ``fixed`` (unit or polarity, and how) or ``refused`` (and
+why).
 The thresholds are ours, set on the public recordings named in the tests.
 """
 
@@ -14,10 +15,11 @@ from data_pipelines.channels import measures as measures
 from data_pipelines.channels.labels import normalise
 from data_pipelines.channels.resolve import Binding, Resolution
 from data_pipelines.channels.table import CHANNELS
-from data_pipelines.recordings.opening import Recording, RecordingError, read_channel
+from data_pipelines.recordings.base import Recording, RecordingError
+from data_pipelines.recordings.opening import read_channel
 
 PIECE_S = 20
-MAX_PIECES = 24  # so that a night is judged on 8 minutes
+MAX_PIECES = 24  # so that a night is checked on 8 minutes
 
 # Median standard deviation of one second, in uV, that a worn electrode gives. Each range spans less
 # than a factor of 1000, so that at most one power of 1000 can bring a reading into it.
@@ -37,7 +39,7 @@ HUM_DB, HUM_LEAD_DB = 6.0, 3.0
 
 
 @dataclasses.dataclass(frozen=True)
-class ChannelVerdict:
+class ChannelQuality:
     """What is known of one channel.
 
     Attributes:
@@ -79,13 +81,13 @@ class ChannelVerdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """Verdicts by canonical channel, and what holds for the whole recording.
+class RecordingQuality:
+    """Quality by canonical channel, and what holds for the whole recording.
 
     ``mains_hz`` is 50 or 60 as given or as seen in the spectrum, None where neither tells.
     """
 
-    channels: dict[str, ChannelVerdict]
+    channels: dict[str, ChannelQuality]
     mains_hz: int | None
     notes: tuple[str, ...]
 
@@ -98,8 +100,10 @@ class Verdict:
         }
 
 
-def judge(recording: Recording, resolution: Resolution, *, mains_hz: int | None = None) -> Verdict:
-    """Judge every bound channel on up to 24 stretches of 20 s.
+def check_quality(
+    recording: Recording, resolution: Resolution, *, mains_hz: int | None = None
+) -> RecordingQuality:
+    """Check every bound channel on up to 24 stretches of 20 s.
 
     Where the first binding of a channel is refused, its alternatives are tried in their order.
 
@@ -113,30 +117,30 @@ def judge(recording: Recording, resolution: Resolution, *, mains_hz: int | None 
     """
     if mains_hz not in (None, 50, 60):
         raise ValueError(f"mains_hz={mains_hz}: the mains frequency is 50 or 60 Hz")
-    verdicts: dict[str, ChannelVerdict] = {}
+    qualities: dict[str, ChannelQuality] = {}
     seen: dict[str, np.ndarray] = {}
     hums: list[dict[int, float]] = []
     for name, first in resolution.bindings.items():
         for binding in (first, *resolution.alternatives.get(name, ())):
-            case = _Case(recording, name, binding)
-            pieces = case.examine()
-            twin = None if case.status == "refused" else _twin(name, pieces, seen)
+            check = _ChannelCheck(recording, name, binding)
+            pieces = check.examine()
+            twin = None if check.status == "refused" else _twin(name, pieces, seen)
             if twin is not None:
-                case.refuse(f"sample for sample the same as {twin}: one of the labels is wrong")
-            if case.status != "refused":
+                check.refuse(f"sample for sample the same as {twin}: one of the labels is wrong")
+            if check.status != "refused":
                 break
-            verdicts.setdefault(name, case.verdict())
-        if case.status == "refused":
+            qualities.setdefault(name, check.quality())
+        if check.status == "refused":
             continue
-        if name in verdicts:
-            why = verdicts[name].notes[-1]
-            case.notes.append(f"taken because {first.label!r} was refused ({why})")
-        verdicts[name] = case.verdict()
+        if name in qualities:
+            why = qualities[name].notes[-1]
+            check.notes.append(f"taken because {first.label!r} was refused ({why})")
+        qualities[name] = check.quality()
         seen[name] = pieces
         if CHANNELS[name].signal_type in PLAUSIBLE_UV:
-            hums.append(measures.line_hum_db(pieces, case.rate_hz))
+            hums.append(measures.line_hum_db(pieces, check.rate_hz))
     mains_hz, notes = _mains(mains_hz, hums)
-    return Verdict(verdicts, mains_hz, (*recording.notes, *notes))
+    return RecordingQuality(qualities, mains_hz, (*recording.notes, *notes))
 
 
 def _twin(name: str, pieces: np.ndarray, seen: dict[str, np.ndarray]) -> str | None:
@@ -176,7 +180,7 @@ def _mains(given: int | None, hums: list[dict[int, float]]) -> tuple[int | None,
     return seen, [f"{seen} Hz line hum, {height[seen]:.0f} dB above its surroundings"]
 
 
-class _Case:
+class _ChannelCheck:
     """The examination of one channel."""
 
     def __init__(self, recording: Recording, name: str, binding: Binding):
@@ -189,8 +193,8 @@ class _Case:
         self.amplitude = None
         self.flat = self.clipped = self.missing = 0.0
 
-    def verdict(self) -> ChannelVerdict:
-        return ChannelVerdict(
+    def quality(self) -> ChannelQuality:
+        return ChannelQuality(
             status=self.status,
             binding=self.binding,
             unit=self._unit(),
@@ -216,7 +220,7 @@ class _Case:
         return "uV" if self.channel.signal_type in PLAUSIBLE_UV else unit
 
     def examine(self) -> np.ndarray | None:
-        """Judge, and return the stretches looked at with the corrections applied."""
+        """Check, and return the stretches looked at with the corrections applied."""
         for index in (self.binding.index, self.binding.reference):
             problem = None if index is None else self.recording.problem(index)
             if problem is not None:

@@ -19,12 +19,11 @@ import tomllib
 
 from data_pipelines.channels import table as table
 from data_pipelines.channels.labels import Meaning, alias_rank, look_up, normalise
-from data_pipelines.channels.table import CHANNELS, COHORTS, HYPNOS, Channel
+from data_pipelines.channels.table import CHANNELS, COHORTS, Channel
 
 __all__ = [
     "CHANNELS",
     "COHORTS",
-    "HYPNOS",
     "AliasError",
     "Binding",
     "Channel",

@@ -15,24 +15,17 @@ class Channel:
 
     Attributes:
         name: The name used in files, stores and configs.
-        id: Row of the channel embedding for the eight channels of Hypnos, else None.
         signal_type: ``eeg``, ``eog``, ``emg``, ``ecg`` or ``resp`` share a tokenizer; further types
             are ``flow``, ``ppg`` and ``number``.
         unit: Unit of a reading: ``uV``, ``%``, ``bpm`` or ``""`` (arbitrary).
-        rate_hz: Rate of the channel in prepared nights.
-        preprocess: Which causal path prepares it (``eeg``, ``emg``, ``ecg``, ``respiratory``,
-            ``ppg``), or None for numbers and for channels that no model here reads yet.
         lowest_rate_hz: Below this native rate the recording does not hold the waveform.
         aliases: Labels, best first.
         last_resort: Labels used only where nothing better is in the file, with a note.
     """
 
     name: str
-    id: int | None
     signal_type: str
     unit: str
-    rate_hz: int
-    preprocess: str | None
     lowest_rate_hz: float
     aliases: tuple[str, ...] = ()
     last_resort: tuple[str, ...] = ()
@@ -112,23 +105,15 @@ NOX_PREFERRED = "1-F"
 # Two electrodes of one lead (lead I: left minus right) where no ready lead ranks before them.
 ECG_PAIR = ("ECG L", "ECG R")
 
-_WAVE, _BELT = 128, 32
-
 CHANNELS: dict[str, Channel] = {
     channel.name: channel
     for channel in (
-        Channel("eeg_c3", 0, "eeg", "uV", _WAVE, "eeg", 50),
-        Channel("eeg_c4", 1, "eeg", "uV", _WAVE, "eeg", 50),
-        Channel("eog_e1", 2, "eog", "uV", _WAVE, "eeg", 25),
-        Channel("eog_e2", 3, "eog", "uV", _WAVE, "eeg", 25),
+        Channel("eeg_c3", "eeg", "uV", 50),
+        Channel("eeg_c4", "eeg", "uV", 50),
+        Channel("eog_e1", "eog", "uV", 25),
+        Channel("eog_e2", "eog", "uV", 25),
         Channel(
-            "emg_chin",
-            4,
-            "emg",
-            "uV",
-            _WAVE,
-            "emg",
-            50,
+            *("emg_chin", "emg", "uV", 50),
             aliases=_labels(
                 """EMG_CHIN1-CHIN2 | Chin1-Chin2 | Chin 1-Chin 2 | Chin-1-Chin-2 | Chin2-Chin1
                 | EMG Chin2-Chin1 | R Chin-L Chin | L Chin-R Chin | Lchin-Cchin | Chin1-Chin3
@@ -140,13 +125,7 @@ CHANNELS: dict[str, Channel] = {
             ),
         ),
         Channel(
-            "ecg",
-            5,
-            "ecg",
-            "uV",
-            _WAVE,
-            "ecg",
-            50,
+            *("ecg", "ecg", "uV", 50),
             aliases=_labels(
                 """ECG | EKG | ECG II | ECGII | ECG_IIHF | ECG I | ECG L-ECG R | ECG1-ECG2
                 | EKG1-EKG2 | ECG-1-ECG-2 | EKG2a-EKG2b | ECG EKG2-EKG | EKG2-EKG | ECG LA-RA
@@ -159,13 +138,7 @@ CHANNELS: dict[str, Channel] = {
             last_resort=_labels("LLEG1-EKG2"),
         ),
         Channel(
-            "resp_abd",
-            6,
-            "resp",
-            "",
-            _BELT,
-            "respiratory",
-            4,
+            *("resp_abd", "resp", "", 4),
             aliases=_labels(
                 """ABDO RES | ABDO EFFORT | Abdo | Abdominal | Abdomen | Abdome | Abdom | ABDM
                 | Abdmn | Abd | AbdDC | p.Abdomen | Effort ABD | Effort Abdo | Effort Abdomen
@@ -174,13 +147,7 @@ CHANNELS: dict[str, Channel] = {
             ),
         ),
         Channel(
-            "resp_thx",
-            7,
-            "resp",
-            "",
-            _BELT,
-            "respiratory",
-            4,
+            *("resp_thx", "resp", "", 4),
             aliases=_labels(
                 """THOR RES | THOR EFFORT | Thor | Thoracic | Thorax | Chest | CHEST #1 | ChestDC
                 | Chest Effort | Effort THO | Effort Thorax | THO | RIP Thorax | RIP Thora
@@ -188,30 +155,18 @@ CHANNELS: dict[str, Channel] = {
                 | Resp Chest | Inductance Thora"""
             ),
         ),
-        Channel("eeg_f3", None, "eeg", "uV", _WAVE, "eeg", 50),
-        Channel("eeg_f4", None, "eeg", "uV", _WAVE, "eeg", 50),
-        Channel("eeg_o1", None, "eeg", "uV", _WAVE, "eeg", 50),
-        Channel("eeg_o2", None, "eeg", "uV", _WAVE, "eeg", 50),
-        Channel("eeg_fpz_cz", None, "eeg", "uV", _WAVE, "eeg", 50, _labels("Fpz-Cz | FpzCz")),
-        Channel("eeg_pz_oz", None, "eeg", "uV", _WAVE, "eeg", 50, _labels("Pz-Oz | PzOz")),
+        Channel("eeg_f3", "eeg", "uV", 50),
+        Channel("eeg_f4", "eeg", "uV", 50),
+        Channel("eeg_o1", "eeg", "uV", 50),
+        Channel("eeg_o2", "eeg", "uV", 50),
+        Channel("eeg_fpz_cz", "eeg", "uV", 50, _labels("Fpz-Cz | FpzCz")),
+        Channel("eeg_pz_oz", "eeg", "uV", 50, _labels("Pz-Oz | PzOz")),
         Channel(
-            "eog_horizontal",
-            None,
-            "eog",
-            "uV",
-            _WAVE,
-            "eeg",
-            25,
+            *("eog_horizontal", "eog", "uV", 25),
             _labels("EOG horizontal | PSG_EOG | E1:E2 | LOC-ROC | E1E2 | EOG1-EOG2"),
         ),
         Channel(
-            "airflow",
-            None,
-            "flow",
-            "",
-            _BELT,
-            "respiratory",
-            4,
+            *("airflow", "flow", "", 4),
             _labels(
                 """AIRFLOW | Airlfow | NEW AIR | NEWAIR | New A/F | AIR | Flow Th | Thermistor
                 | Thermist | Therm | TERM | Nasal/Oral Therm | Nasal/Oral | Oral Thermistor
@@ -220,13 +175,7 @@ CHANNELS: dict[str, Channel] = {
             ),
         ),
         Channel(
-            "nasal_pressure",
-            None,
-            "flow",
-            "",
-            _BELT,
-            "respiratory",
-            4,
+            *("nasal_pressure", "flow", "", 4),
             _labels(
                 """Nasal Pressure | NASAL PRES | NASAL PRESS | NASAL P | NasalP | N.Press | N Pres
                 | Cannula Flow | CannulaFlow | CannnulaFlow | CanulaFlow | CannulaFow | Cannula
@@ -235,39 +184,21 @@ CHANNELS: dict[str, Channel] = {
             ),
         ),
         Channel(
-            "spo2",
-            None,
-            "number",
-            "%",
-            1,
-            None,
-            0.1,
+            *("spo2", "number", "%", 0.1),
             _labels(
                 """SpO2 | SaO2 | Sa02 | Sp02 | SAT | SO2 | Saturation | SpO2 BB | SpO2 B-B | TcSpO2
                 | SpO2 Masimo | O2_Masimo | Nonin_sat | SAO2W | PaO2 | PSG_SPO2"""
             ),
         ),
         Channel(
-            "heart_rate",
-            None,
-            "number",
-            "bpm",
-            1,
-            None,
-            0.1,
+            *("heart_rate", "number", "bpm", 0.1),
             _labels(
                 """H.R. | Heart Rate | HEARTRATE | HRate | PR | Pulse Rate | PulseR | Pulse | Puls
                 | Pluse | BPM | DHR | Derived HR | Herzfrequenz | PSG_BEAT"""
             ),
         ),
         Channel(
-            "ppg",
-            None,
-            "ppg",
-            "",
-            _WAVE,
-            "ppg",
-            20,
+            *("ppg", "ppg", "", 20),
             _labels(
                 """PPG | Pleth | PlethWV | Plethysmogram | PPG Masimo | TcPPG | Finger PPG
                 | SentecPPG
@@ -276,13 +207,7 @@ CHANNELS: dict[str, Channel] = {
             ),
         ),
         Channel(
-            "position",
-            None,
-            "number",
-            "",
-            1,
-            None,
-            0.01,
+            *("position", "number", "", 0.01),
             _labels(
                 """POSITION | Pos | BPOS | BPOSdc1 | POSdc | Body | Body Position | PosSensor
                 | Pos Sensor | PositionSen | Pro_Tech_Positio | ProTechPositione | Positon | Postion
@@ -290,13 +215,7 @@ CHANNELS: dict[str, Channel] = {
             ),
         ),
         Channel(
-            "emg_leg_l",
-            None,
-            "emg",
-            "uV",
-            _WAVE,
-            "emg",
-            50,
+            *("emg_leg_l", "emg", "uV", 50),
             _labels(
                 """LEG(L) | LegL | L Leg | LLEG | Left Leg | LEFT_LEG1 | LLeg1-LLeg2 | L-LEG1
                 | L-Leg 1-L-Leg 2 | LLeg1 | LAT1-LAT2 | LAT | LAT-L | Tib-L | EMG_TIB_L | Leg_1
@@ -305,13 +224,7 @@ CHANNELS: dict[str, Channel] = {
             ),
         ),
         Channel(
-            "emg_leg_r",
-            None,
-            "emg",
-            "uV",
-            _WAVE,
-            "emg",
-            50,
+            *("emg_leg_r", "emg", "uV", 50),
             _labels(
                 """LEG(R) | LegR | R Leg | RLEG | Right Leg | RIGHT_LEG1 | RLeg1-RLeg2 | R-LEG1
                 | R-Leg 1-R-Leg 2 | RLeg1 | RAT1-RAT2 | RAT | RAT-R | LAT-R | Tib-R | EMG_TIB_R
@@ -320,13 +233,7 @@ CHANNELS: dict[str, Channel] = {
             ),
         ),
         Channel(
-            "snore",
-            None,
-            "snore",
-            "",
-            _WAVE,
-            None,
-            4,
+            *("snore", "snore", "", 4),
             _labels(
                 """Snore | SNOR | Snoring | Snoring Sensor | Snore-db | Sonre | PSNORE | P-Snore
                 | Pressure Snore | Nasal Snore | NasalSn | SOUND | Sound dB | Mic | MICRO
@@ -335,13 +242,6 @@ CHANNELS: dict[str, Channel] = {
         ),
     )
 }
-
-HYPNOS: tuple[str, ...] = tuple(
-    sorted(
-        (name for name, channel in CHANNELS.items() if channel.id is not None),
-        key=lambda name: CHANNELS[name].id,
-    )
-)
 
 # Labels that name no electrode. They bind only in a named cohort or by the user's alias file.
 GENERIC = {
@@ -454,7 +354,7 @@ COHORTS: dict[str, dict[str, CohortLabel]] = {
     "cfs": _chin_pair("CFS"),
     "ccshs": _chin_pair("CCSHS"),
     "slpdb": _chin("the MIT-BIH polysomnographic database"),
-    # None of the eight channels of Hypnos was recorded; these are the nearest ones.
+    # C3-M2, C4-M1 and E1-M2 were not recorded; these are the nearest ones.
     "sleep_edf": {
         "EEG Fpz-Cz": CohortLabel("eeg_c3", "stand-in: Fpz-Cz, not C3-M2"),
         "EEG Pz-Oz": CohortLabel("eeg_c4", "stand-in: Pz-Oz, not C4-M1"),

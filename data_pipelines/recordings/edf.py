@@ -1,4 +1,7 @@
-"""EDF, EDF+C, EDF+D and BDF files: own reader, channel by channel, at native rates.
+"""EDF, EDF+C, EDF+D and BDF files, read channel by channel at native rates.
+
+Why not the library edfio: it takes EDF+D as contiguous, so all that follows a gap would lie too
+early, beside the wrong stages.
 
 Every number of the header is checked against the size of the file before anything is allocated.
 A channel that makes no sense is refused alone; the file is refused only where its records cannot be
@@ -12,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from data_pipelines.recordings.opening import (
+from data_pipelines.recordings.base import (
     LONGEST_DURATION_S,
     MICROVOLTS_PER,
     Recording,
@@ -46,7 +49,7 @@ _LONGEST_GAPS_S = 36 * 3600
 
 
 class EdfRecording(Recording):
-    """An EDF or BDF file. See :class:`data_pipelines.recordings.opening.Recording`.
+    """An EDF or BDF file. See :class:`data_pipelines.recordings.base.Recording`.
 
     Args:
         path: The file; it is opened for each reading and not kept open.

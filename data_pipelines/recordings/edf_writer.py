@@ -5,10 +5,10 @@ The header names nobody: patient and recording fields are the standard's ``X``.
 
 import dataclasses
 import datetime
-import os
-import pathlib
 
 import numpy as np
+
+from data_pipelines.files import atomic_write
 
 DIGITAL_PEAK = 32767
 _MONTHS = "JANFEBMARAPRMAYJUNJULAUGSEPOCTNOVDEC"
@@ -55,26 +55,18 @@ def write_edf(path, signals: list[EdfSignal], start: datetime.datetime) -> None:
         raise ValueError(f"{path}: signals of {seconds} s; all must be as long, in whole s")
     duration = int(seconds[0])
     limits = [(_field8(s.physical_min), _field8(s.physical_max)) for s in signals]
-    path = pathlib.Path(path)
     header = _header(signals, limits, start, duration)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(header)
-            block_s = 300
-            for low in range(0, duration, block_s):
-                high = min(low + block_s, duration)
-                parts = [
-                    _digital(s, float(a), float(b), low, high)
-                    for s, (a, b) in zip(signals, limits, strict=True)
-                ]
-                parts.append(_time_keeping(low, high))
-                file.write(np.concatenate(parts, axis=1).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write(header)
+        block_s = 300
+        for low in range(0, duration, block_s):
+            high = min(low + block_s, duration)
+            parts = [
+                _digital(s, float(a), float(b), low, high)
+                for s, (a, b) in zip(signals, limits, strict=True)
+            ]
+            parts.append(_time_keeping(low, high))
+            file.write(np.concatenate(parts, axis=1).tobytes())
 
 
 def _digital(signal, low_unit, high_unit, start_s, stop_s):

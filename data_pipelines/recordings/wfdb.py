@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from data_pipelines.recordings.opening import (
+from data_pipelines.recordings.base import (
     LONGEST_DURATION_S,
     MICROVOLTS_PER,
     Recording,
@@ -59,7 +59,7 @@ def open_wfdb(path: pathlib.Path) -> "WfdbRecording":
 
 
 class WfdbRecording(Recording):
-    """A single-segment WFDB record. See :class:`data_pipelines.recordings.opening.Recording`.
+    """A single-segment WFDB record. See :class:`data_pipelines.recordings.base.Recording`.
 
     Args:
         header: The ``.hea`` file.

@@ -9,8 +9,8 @@ import pathlib
 
 import numpy as np
 
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.recordings.opening import RecordingError
 from data_pipelines.scoring.record import EPOCH_S, Event, ScoringError, make_scoring
 from data_pipelines.scoring.vocabulary import event_of, stage_of
 

@@ -2,7 +2,15 @@
 
 Detection follows Pan and Tompkins (IEEE Trans. Biomed. Eng. 32, 1985): band-pass, slope, square,
 moving sum, threshold that follows the beats; here with filters of zero phase and a threshold from
-the local strength of beats. It needs no polarity. Irregularity: RMSSD, SDNN, pNN50, normalised
+the local strength of beats. It needs no polarity.
+
+sleepecg's detector, a causal threshold over the same idea, is 15 times as fast and is not used: of
+80,511 annotated beats as prepared nights have them (MIT-BIH, 35 records) ours finds 99.61 % at
+99.29 % precision, sleepecg 0.6.0 99.14 % at 98.83 %, and features of its beats tell atrial
+fibrillation from sinus rhythm less well (AUROC 0.974 against 0.991, CinC 2017); see
+``benchmarks/r_peaks.py``.
+
+Irregularity: RMSSD, SDNN, pNN50, normalised
 absolute deviation (Langley et al., Comput. Cardiol. 2012), coefficient of sample entropy (Lake and
 Moorman, Am. J. Physiol. Heart 300, 2011), turning points, histogram of successive differences.
 """

@@ -27,9 +27,10 @@ import fractions
 import numpy as np
 import scipy.signal
 
-from data_pipelines.channels.table import Channel
 from data_pipelines.signals import causal
-from data_pipelines.signals.causal import RECIPES, SMALL_STD, TAU_S, RunningScale
+from data_pipelines.signals.causal import SMALL_STD
+from data_pipelines.signals.resampling import resampling_ratio, resampling_taps
+from data_pipelines.signals.rolling_scale import TAU_S, RunningScale
 from data_pipelines.store import ChannelSignal
 
 FLAT_STD = 1e-9  # ours: what is below this is the rounding of a constant, and no scale
@@ -40,7 +41,7 @@ class ChannelStream:
 
     def __init__(
         self,
-        channel: Channel,
+        row,
         sfreq: fractions.Fraction | float,
         *,
         mains_hz: int | None,
@@ -49,28 +50,28 @@ class ChannelStream:
         """Begin.
 
         Args:
-            channel: what is heard; a waveform, not a slow number.
+            row: what is heard, a :class:`~data_pipelines.recipes.hypnos.CausalRow`; a waveform, not
+                a slow number.
             sfreq: samples per second that will be pushed.
-            mains_hz: 50 or 60, notched where the channel's recipe says so; None: no notch.
+            mains_hz: 50 or 60, notched where the channel's path says so; None: no notch.
             running: ``self.running`` of an earlier recording by the same sensor; None waits 60 s.
 
         Raises:
             ValueError: the channel is no waveform, or a value above is none of these.
         """
-        recipe = RECIPES.get(channel.preprocess or channel.name)
-        if recipe is None or recipe.level:
-            raise ValueError(f"{channel.name} is no waveform that can be prepared as it arrives")
+        if row.path.level:
+            raise ValueError(f"{row.name} is no waveform that can be prepared as it arrives")
         if mains_hz not in (None, 50, 60):
             raise ValueError(f"mains_hz is {mains_hz!r}; must be 50, 60 or None")
-        self.channel = channel
+        self.row = row
         self.sfreq = fractions.Fraction(sfreq)
         if self.sfreq <= 0:
-            raise ValueError(f"{channel.name}: {sfreq} samples per second; must be above 0")
-        ratio = causal.resampling_ratio(self.sfreq, channel.rate_hz)
+            raise ValueError(f"{row.name}: {sfreq} samples per second; must be above 0")
+        ratio = resampling_ratio(self.sfreq, row.rate_hz)
         self._up, self._down = ratio.numerator, ratio.denominator
-        self._taps = causal.resampling_taps(self._up, self._down)
-        self._flat_s = recipe.flat_s
-        self._sections, self._steady = causal.sections_of(recipe, channel.rate_hz, mains_hz)
+        self._taps = resampling_taps(self._up, self._down)
+        self._flat_s = row.path.flat_s
+        self._sections, self._steady = causal.sections_of(row.path, row.rate_hz, mains_hz)
         # All that changes: arrays alone, so that they can be kept in a file.
         reach = len(self._taps) // self._up + 1
         self._state = {
@@ -81,7 +82,7 @@ class ChannelStream:
             "constant": np.int64(0),  # number of the sample since which nothing has changed
             "begun": np.False_,  # whether any sample was not missing
             "filter": np.zeros((0, 2)),
-            "waiting": np.zeros((0, channel.rate_hz)),  # filtered, until the averages start
+            "waiting": np.zeros((0, row.rate_hz)),  # filtered, until the averages start
             "waiting_valid": np.zeros(0, bool),
             "factor": np.float64(0),  # of the z-score's input; 0: still waiting
             "averages": np.zeros(4),
@@ -89,7 +90,7 @@ class ChannelStream:
         if running is not None:
             mean, std = running
             if not std > 0:
-                raise ValueError(f"{channel.name}: a running standard deviation of {std}")
+                raise ValueError(f"{row.name}: a running standard deviation of {std}")
             factor = _factor(std)
             variance = (std * factor) ** 2
             self._set_scale(RunningScale(mean * factor, 0.0, variance, variance), factor)
@@ -114,7 +115,7 @@ class ChannelStream:
         """
         samples = np.asarray(samples, np.float64)
         if samples.ndim != 1:
-            raise ValueError(f"{self.channel.name}: shape {samples.shape}; push one channel [T]")
+            raise ValueError(f"{self.row.name}: shape {samples.shape}; push one channel [T]")
         made = []
         if not self._state["begun"]:
             # What lies in front of the first sample is made without it, however blocks are cut.
@@ -163,7 +164,7 @@ class ChannelStream:
 
     def _ready(self, until=None):
         """Make all seconds whose samples have been heard: a list of (samples, valid, tracks)."""
-        state, rate, made = self._state, self.channel.rate_hz, []
+        state, rate, made = self._state, self.row.rate_hz, []
         half = len(self._taps) // 2
         while until is None or state["second"] < until:
             second = int(state["second"])
@@ -263,15 +264,15 @@ class ChannelStream:
             return np.zeros(len(filtered), np.float32), False, np.zeros(2, np.float32)
         tracks, _ = causal.amplitude_tracks(filtered[None], np.ones(1, bool))
         scale, factor = self._scale(), self._state["factor"]
-        samples = scale.normalize(filtered * factor, self.channel.rate_hz)
+        samples = scale.normalize(filtered * factor, self.row.rate_hz)
         self._set_scale(scale, factor)
         return samples, True, tracks[0]
 
     def _signal(self, made):
-        rate = self.channel.rate_hz
+        rate = self.row.rate_hz
         samples, valid, tracks = zip(*made) if made else ((), (), ())
         return ChannelSignal(
-            self.channel.name,
+            self.row.name,
             rate,
             np.concatenate(samples) if made else np.zeros(0, np.float32),
             np.array(valid, bool),

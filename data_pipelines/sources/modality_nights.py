@@ -7,14 +7,25 @@ epoch of training visits each once.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from data_pipelines.labels import UNKNOWN, TokenLabels
-from data_pipelines.pipeline import Batch, Endurance, PipelineError, Source, mix, permute
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
-from data_pipelines.store import DamagedRecordError, NightStore
-from data_pipelines.windows import People, Windows, describe, fill, modalities_of
+from data_pipelines.pipeline import Batch, DamagePolicy, PipelineError, Source
+from data_pipelines.recipes import find_recipe
+from data_pipelines.recordings.base import RecordingError
+from data_pipelines.shuffle import mix, permute
+from data_pipelines.store import ChannelSignal, DamagedRecordError, NightStore
+from data_pipelines.windows import (
+    TOKEN_S,
+    SubjectMetadata,
+    Windows,
+    describe,
+    fill,
+    holds_signal,
+    modalities_of,
+)
 
 WHOLE_NIGHT = 1535  # tokens: what the official model's positions leave beside its CLS
 NIGHTS_OF_LABELS = 256  # ours: kept in memory, 0.15 MB each for 8 h
@@ -98,10 +109,11 @@ def shapes(data: dict, objective: dict) -> dict[str, tuple]:
     }
 
 
-def describe_paper() -> dict:
-    """Return what a store of the paper's nine modalities would describe, without outcomes."""
+def describe_paper(recipe: str = "sleep2vec") -> dict:
+    """Return what a store of a recipe's own choice of modalities would describe, no outcomes."""
+    found = find_recipe(recipe)
     return {
-        "modalities": describe([MODALITIES[name] for name in NINE]),
+        "modalities": describe([found.rows[n] for n in found.wanted()]),
         "outcomes": [],
         "survival": [],
         "age_mean": 0.0,
@@ -143,8 +155,8 @@ class NightSource(Source):
         count = len(windows.night)
         super().__init__(store, [1] * count, 1, self._read_windows, {}, seed=seed, threads=threads)
         self._modalities, self._windows, self._length = modalities, windows, window_tokens
-        self._people = People(store, windows.nights)
-        self._endurance = Endurance(store, len(windows.nights) * len(modalities), max_damaged)
+        self._subjects = SubjectMetadata(store, windows.nights)
+        self._damage = DamagePolicy(store, len(windows.nights) * len(modalities), max_damaged)
         self._present = np.array(
             [[m.name in night.channels for m in modalities] for night in windows.nights]
         )
@@ -161,11 +173,15 @@ class NightSource(Source):
         self._outcomes = self._outcomes[..., 0]
         self._labels = functools.lru_cache(NIGHTS_OF_LABELS)(self._labels_of)
         train = store.select("train")
-        ages = People(store, train).rows(np.arange(len(train)))["age"] if train else np.zeros(0)
+        ages = (
+            SubjectMetadata(store, train).rows(np.arange(len(train)))["age"]
+            if train
+            else np.zeros(0)
+        )
         ages = ages[ages >= 0]
         self._description = {
             "modalities": describe(modalities),
-            "sites": self._people.sites,
+            "sites": self._subjects.sites,
             "window_tokens": window_tokens,
             "token_s": TOKEN_S,
             "outcomes": outcomes,
@@ -178,48 +194,102 @@ class NightSource(Source):
         return TokenLabels.of(self.store, self._windows.nights[night])
 
     def _read_windows(self, chosen: np.ndarray, _: np.ndarray) -> Batch:
-        count, length, windows = len(chosen), self._length, self._windows
-        signals = [np.zeros((count, length, m.frames), np.int16) for m in self._modalities]
-        scale = np.ones((count, len(signals)), np.float32)
-        valid = np.zeros((len(signals), count, length), bool)
-        stage = np.full((count, length), UNKNOWN, np.int32)
-        apnea = np.full((count, length, TOKEN_S), UNKNOWN, np.int32)
-        arousal = np.full((count, length, TOKEN_S, 4), UNKNOWN, np.int32)
-        nights = windows.night[chosen]
+        windows, nights = self._windows, self._windows.night[chosen]
+        frames = {m.name: m.frames for m in self._modalities}
+        batch = _blank(len(chosen), self._length, frames, np.int16)
         for row, window in enumerate(chosen.tolist()):
             start, tokens = int(windows.start[window]), int(windows.tokens[window])
             night = windows.nights[nights[row]]
             for m, modality in enumerate(self._modalities):
                 try:
-                    scale[row, m] = fill(
+                    batch["scale"][row, m] = fill(
                         self.store,
                         night,
                         modality,
                         start,
                         tokens,
-                        signals[m][row],
-                        valid[m, row],
+                        batch[f"signal/{modality.name}"][row],
+                        batch["valid"][row, :, m],
                     )
                 except DamagedRecordError as error:
-                    self._endurance.tell(error)
+                    self._damage.leave_out(error)
             labels, within = self._labels(int(nights[row])), slice(start, start + tokens)
-            stage[row, :tokens] = labels.stage[within]
-            apnea[row, :tokens] = labels.apnea[within]
-            arousal[row, :tokens] = labels.arousal[within]
+            batch["stage"][row, :tokens] = labels.stage[within]
+            batch["apnea"][row, :tokens] = labels.apnea[within]
+            batch["arousal"][row, :tokens] = labels.arousal[within]
         return {
-            **{f"signal/{m.name}": x for m, x in zip(self._modalities, signals, strict=True)},
-            "scale": scale,
+            **batch,
             "present": self._present[nights],
-            "valid": np.moveaxis(valid, 0, -1).copy(),
-            "stage": stage,
-            "apnea": apnea,
-            "arousal": arousal,
-            **self._people.rows(nights),
+            **self._subjects.rows(nights),
             "start": windows.start[chosen],
             "outcomes": self._outcomes[nights],
             "survival": self._survival[nights],
-            "weight": valid.any(axis=(0, 2)).astype(np.float32),
+            "weight": batch["valid"].any(axis=(1, 2)).astype(np.float32),
         }
+
+
+def recording_batches(
+    signals: Mapping[str, ChannelSignal], *, data: dict, objective: dict
+) -> Iterator[Batch]:
+    """Yield the windows of one recording in memory, in order and to its end, a row a batch.
+
+    What nobody has told, labels and person, is -1. Signals are float32, and ``scale`` is 1.
+
+    Args:
+        signals: name -> modality, any subset of the model's; all are cut to the shortest.
+        data: with ``window_tokens``.
+        objective: with ``model.modalities``, {name, rate_hz, frames} each.
+
+    Raises:
+        RecordingError: none of the modalities is there, or they are shorter than a token.
+        PipelineError: a modality at another rate than the model's.
+    """
+    rows = objective["model"]["modalities"]
+    names = [row["name"] for row in rows]
+    if not any(name in signals for name in names):
+        raise RecordingError(f"none of the model's modalities {names}")
+    for row in rows:
+        signal = signals.get(row["name"])
+        if signal is not None and signal.rate_hz != row["rate_hz"]:
+            raise PipelineError(
+                f"{signal.name} is prepared at {signal.rate_hz} Hz; the model reads"
+                f" {row['rate_hz']} Hz"
+            )
+    tokens = min(len(signals[name].valid) for name in names if name in signals) // TOKEN_S
+    if not tokens:
+        raise RecordingError(f"shorter than one token of {TOKEN_S} s")
+    unknown, length = np.full(1, UNKNOWN, np.int32), data["window_tokens"]
+    for start in range(0, tokens, length):
+        stop = min(start + length, tokens)
+        batch = _blank(1, length, {row["name"]: row["frames"] for row in rows}, np.float32)
+        for m, row in enumerate(rows):
+            if row["name"] in signals:
+                signal, frames = signals[row["name"]], row["frames"]
+                samples = signal.samples[start * frames : stop * frames].reshape(-1, frames)
+                batch[f"signal/{row['name']}"][0, : stop - start] = samples
+                valid = signal.valid[start * TOKEN_S : stop * TOKEN_S]
+                batch["valid"][0, : stop - start, m] = holds_signal(valid)
+        yield {
+            **batch,
+            "present": np.array([[name in signals for name in names]]),
+            **dict.fromkeys(("age", "sex", "site", "night", "subject"), unknown),
+            "start": np.full(1, start, np.int32),
+            "outcomes": np.full((1, len(objective.get("outcomes", ()))), UNKNOWN, np.float32),
+            "survival": np.full((1, len(objective.get("survival", ())), 2), UNKNOWN, np.float32),
+            "weight": np.ones(1, np.float32),
+        }
+
+
+def _blank(rows: int, length: int, frames: dict[str, int], kind) -> Batch:
+    """The arrays of windows before anything is known of them; signals of type ``kind``."""
+    return {
+        **{f"signal/{name}": np.zeros((rows, length, n), kind) for name, n in frames.items()},
+        "scale": np.ones((rows, len(frames)), np.float32),
+        "valid": np.zeros((rows, length, len(frames)), bool),
+        "stage": np.full((rows, length), UNKNOWN, np.int32),
+        "apnea": np.full((rows, length, TOKEN_S), UNKNOWN, np.int32),
+        "arousal": np.full((rows, length, TOKEN_S, 4), UNKNOWN, np.int32),
+    }
 
 
 def _names(store, kind):

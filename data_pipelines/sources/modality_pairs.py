@@ -18,17 +18,24 @@ from absl import logging
 
 from data_pipelines.pipeline import (
     Batch,
+    DamagePolicy,
     EmptySplitError,
-    Endurance,
     PipelineError,
     Source,
     filled_up,
-    mix,
-    permute,
 )
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, TOKEN_S
+from data_pipelines.recipes import find_recipe
+from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import DamagedRecordError, NightStore
-from data_pipelines.windows import Memory, People, Windows, describe, fill, modalities_of
+from data_pipelines.windows import (
+    TOKEN_S,
+    Memory,
+    SubjectMetadata,
+    Windows,
+    describe,
+    fill,
+    modalities_of,
+)
 
 
 def open_source(
@@ -103,9 +110,10 @@ def shapes(data: dict, objective: dict) -> dict[str, tuple]:
     }
 
 
-def describe_paper() -> dict:
-    """Return what a store of the paper's nine modalities would describe."""
-    return {"modalities": describe([MODALITIES[name] for name in NINE])}
+def describe_paper(recipe: str = "sleep2vec") -> dict:
+    """Return what a store of a recipe's own choice of modalities would describe."""
+    found = find_recipe(recipe)
+    return {"modalities": describe([found.rows[n] for n in found.wanted()])}
 
 
 def write_tiny(folder, seed: int) -> None:
@@ -146,8 +154,8 @@ class PairSource(Source):
         self._modalities, self._windows, self._length = modalities, windows, window_tokens
         self._frames = max(modality.frames for modality in modalities)
         self._memory = Memory()
-        self._people = People(store, windows.nights)
-        self._endurance = Endurance(store, len(windows.nights) * len(modalities), max_damaged)
+        self._subjects = SubjectMetadata(store, windows.nights)
+        self._damage = DamagePolicy(store, len(windows.nights) * len(modalities), max_damaged)
         self.pairs = np.array(list(itertools.combinations(range(len(names)), 2)), np.int32)
         has = np.array([[name in night.channels for name in names] for night in windows.nights])
         both = has[:, self.pairs[:, 0]] & has[:, self.pairs[:, 1]]
@@ -155,7 +163,7 @@ class PairSource(Source):
         self._cumulated = self._shares(weights, names, split).cumsum()
         self._description = {
             "modalities": describe(modalities),
-            "sites": self._people.sites,
+            "sites": self._subjects.sites,
             "window_tokens": window_tokens,
             "token_s": TOKEN_S,
             "pairs": [[names[a], names[b]] for a, b in self.pairs],
@@ -264,14 +272,14 @@ class PairSource(Source):
                     )
                 except DamagedRecordError as error:
                     samples[:tokens, : modality.frames] = 0
-                    self._endurance.tell(error)
+                    self._damage.leave_out(error)
         return {
             "signal_a": signals[0],
             "signal_b": signals[1],
             "scale": scale,
             "valid": np.stack([valid[0], valid[1]], axis=-1),
             "pair": np.tile(pair.astype(np.int32), (count, 1)),
-            **self._people.rows(windows.night[chosen]),
+            **self._subjects.rows(windows.night[chosen]),
             "start": windows.start[chosen],
             "weight": (valid[0] & valid[1]).any(axis=1).astype(np.float32),
         }

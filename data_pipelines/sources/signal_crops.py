@@ -5,13 +5,14 @@ import numpy as np
 from data_pipelines.channels.table import CHANNELS
 from data_pipelines.pipeline import (
     Batch,
+    DamagePolicy,
     EmptySplitError,
-    Endurance,
     PipelineError,
     Source,
     contents,
     require_kind,
 )
+from data_pipelines.recipes import recipe_of_store
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
@@ -48,6 +49,7 @@ def open_source(
         PipelineError: the store holds tokens, or no such channel in that split.
     """
     require_kind(store, "signals", "signal_crops")
+    rows = recipe_of_store(store).rows
     types = {row["name"]: CHANNELS[row["name"]].signal_type for row in store.manifest["channels"]}
     wanted = [
         name for name, kind in types.items() if kind == signal_type and name in (channels or types)
@@ -64,8 +66,8 @@ def open_source(
         raise PipelineError(f"{store.path}: {signal_type} channels at several rates, {rates} Hz")
 
     rate = rates.pop()
-    endurance = Endurance(store, len(stretches), max_damaged)
-    ids = [CHANNELS[name].id for _, name in stretches]
+    damage = DamagePolicy(store, len(stretches), max_damaged)
+    ids = [rows[name].id for _, name in stretches]
     ids = np.array([-1 if id is None else id for id in ids], np.int32)
 
     def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
@@ -78,7 +80,7 @@ def open_source(
                     *stretches[stretch], start, samples=samples[row], valid=valid[row]
                 )
             except DamagedRecordError as error:
-                endurance.tell(error)
+                damage.leave_out(error)
         return {
             "signal": samples.reshape(len(chosen), -1) * scale[:, None],
             "valid": valid,

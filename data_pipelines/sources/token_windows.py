@@ -2,17 +2,18 @@
 
 import numpy as np
 
-from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.channels.table import CHANNELS
 from data_pipelines.pipeline import (
     Batch,
+    DamagePolicy,
     EmptySplitError,
-    Endurance,
     PipelineError,
     Source,
     contents,
     keep_some,
     require_kind,
 )
+from data_pipelines.recipes import find_recipe, recipe_of_store
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
@@ -49,6 +50,7 @@ def open_source(
         PipelineError: the store holds signals, lacks a modality, or has no night in that split.
     """
     require_kind(store, "tokens", "token_windows")
+    recipe_of_store(store)  # that of the signals, which must be known here
     names = [modality["name"] for modality in store.modalities]
     unknown = [name for name in modalities if name not in names]
     if unknown:
@@ -62,7 +64,7 @@ def open_source(
     if not entries:
         raise EmptySplitError(f"{store.path} has no night in split {split!r}: {contents(store)}")
 
-    endurance = Endurance(store, len(entries), max_damaged)
+    damage = DamagePolicy(store, len(entries), max_damaged)
     present = np.stack([store.present(night)[keep] for night in entries])
     # A slice takes all without a copy.
     levels_kept, modalities_kept = (columns, keep) if modalities else (slice(None), slice(None))
@@ -76,7 +78,7 @@ def open_source(
             try:
                 store.fill(entries[night], None, start, **fields)
             except DamagedRecordError as error:
-                endurance.tell(error)
+                damage.leave_out(error)
         valid = valid[:, :, modalities_kept] & present[chosen, None]
         return {
             "codes": codes[:, :, levels_kept],
@@ -116,21 +118,23 @@ def shapes(data: dict, objective: dict) -> dict[str, tuple]:
     }
 
 
-def describe_paper(levels: int = 8, codes: int = 2048) -> dict:
-    """Return what a token store of the paper's eight modalities would describe.
+def describe_paper(levels: int = 8, codes: int = 2048, recipe: str = "hypnos") -> dict:
+    """Return what a token store of a recipe's own choice of channels would describe.
 
     Args:
         levels, codes: of every modality.
+        recipe: of the signals.
     """
+    found = find_recipe(recipe)
     modalities = [
         {
             "name": name,
             "levels": levels,
             "codes": codes,
-            "channel_id": CHANNELS[name].id,
+            "channel_id": found.rows[name].id,
             "group": CHANNELS[name].signal_type,
         }
-        for name in HYPNOS
+        for name in found.wanted()
     ]
     return {"modalities": modalities}
 

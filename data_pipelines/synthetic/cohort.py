@@ -5,7 +5,6 @@ import concurrent.futures.process
 import csv
 import dataclasses
 import datetime
-import io
 import json
 import math
 import multiprocessing
@@ -17,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data_pipelines.files import atomic_write, remove_partials
 from data_pipelines.recordings.edf_writer import write_edf
 from data_pipelines.scoring import EPOCH_S, Scoring, ScoringError, read_scoring
 from data_pipelines.synthetic.night import simulate_night
@@ -209,8 +209,7 @@ def write_cohort(
     planned = plan_cohort(nights, seed, hours, labels=files, code_book=code_book)
     output.mkdir(parents=True, exist_ok=True)
     _claim(output, seed, hours, labels is not None)
-    for leftover in output.glob("*.tmp"):
-        leftover.unlink()
+    remove_partials(output)
     _write_participants(output, planned)
     finished = finished or (lambda name: None)
     if jobs <= 1 or len(planned) == 1:
@@ -261,20 +260,14 @@ def _claim(output, seed, hours, labelled):
             raise CohortError(f"{output} holds another cohort ({old}); choose another folder")
     elif any(output.glob("*.edf")):
         raise CohortError(f"{output} already holds recordings; choose another folder")
-    _write_whole(path, json.dumps(settings) + "\n")
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(settings) + "\n")
 
 
 def _write_participants(output, planned):
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["recording", "subject", "age", "sex", "site"])
-    for one in planned:
-        subject = draw_subject(one.seed, one.subject_index)
-        rows.writerow([one.recording, subject.name, subject.age, subject.sex, one.site])
-    _write_whole(output / "participants.csv", text.getvalue())
-
-
-def _write_whole(path, text):
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with atomic_write(output / "participants.csv", "w") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["recording", "subject", "age", "sex", "site"])
+        for one in planned:
+            subject = draw_subject(one.seed, one.subject_index)
+            rows.writerow([one.recording, subject.name, subject.age, subject.sex, one.site])

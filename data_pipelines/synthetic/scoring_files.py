@@ -1,9 +1,9 @@
 """Scoring files as different laboratories keep them, for simulated recordings."""
 
-import os
 import pathlib
 from xml.sax.saxutils import escape
 
+from data_pipelines.files import atomic_write
 from data_pipelines.scoring import EPOCH_S, write_edf_annotations
 
 _NSRR_STAGES = ("Wake|0", "Stage 1 sleep|1", "Stage 2 sleep|2", "Stage 3 sleep|3", "REM sleep|5")
@@ -53,13 +53,12 @@ def write_scoring(recording_path, scoring, form: str, start) -> pathlib.Path:
         raise ValueError(f"no form of scoring {form!r}; there are {sorted(SUFFIXES)}")
     recording_path = pathlib.Path(recording_path)
     path = recording_path.with_name(recording_path.stem + SUFFIXES[form])
-    partial = path.with_name(path.name + ".tmp")
-    if form == "edf":
-        write_edf_annotations(partial, scoring, start=start)
-    else:
-        text = (_nsrr if form == "nsrr" else _luna)(scoring, start)
-        partial.write_bytes(text.encode())
-    os.replace(partial, path)
+    with atomic_write(path) as file:
+        if form == "edf":
+            write_edf_annotations(file.name, scoring, start=start)
+        else:
+            text = (_nsrr if form == "nsrr" else _luna)(scoring, start)
+            file.write(text.encode())
     return path
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import scipy.signal
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, NORMALISATION, TOKEN_S, VERSION
+from data_pipelines.recipes.sleep2vec import NINE, RECIPE, ROWS, TOKEN_S
 from data_pipelines.scoring import Event
 from data_pipelines.signals.causal import amplitude_tracks
 from data_pipelines.store import ChannelSignal, Night
@@ -133,7 +133,7 @@ class MakeNight:
         for name in self.names:
             rng = stream(self.seed, "shortcuts", person.number, which, name)
             clean = body.signal(name, rng)
-            channels[name] = _finish(MODALITIES[name], clean, device, person, self.shortcut, rng)
+            channels[name] = _finish(ROWS[name], clean, device, person, self.shortcut, rng)
         metadata = {"site": SITES[person.site], "events_scored": True, **_outcomes(rng, person)}
         if rng.random() >= MISSING:
             metadata["age"] = person.age
@@ -203,9 +203,9 @@ def write_shortcut_cohort(
             "hours": hours,
             "shortcut": shortcut,
             "channels": list(names),
-            "modalities": VERSION,
-            "normalisation": NORMALISATION,
+            **RECIPE.provenance,
         },
+        recipe=RECIPE.identity,
         progress=progress,
     )
 
@@ -307,7 +307,7 @@ class _Body:
 
     def signal(self, name, rng):
         """One modality, before the device."""
-        modality = MODALITIES[name]
+        modality = ROWS[name]
         count = self.tokens * modality.frames
         if name in ("eeg", "eog"):
             bands, own = (EEG_BANDS, self.spectrum) if name == "eeg" else (EYE_BANDS, self.eyes)

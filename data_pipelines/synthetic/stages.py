@@ -11,7 +11,8 @@ lengthening over the night, and the sizes of the effects of age beyond the cited
 
 import numpy as np
 
-EPOCH_S = 30
+from data_pipelines.store import EPOCH_S
+
 W, N1, N2, N3, R = range(5)
 
 TRANSITIONS = np.array(  # row: from, column: to; W N1 N2 N3 R

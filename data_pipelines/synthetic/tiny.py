@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.channels.table import CHANNELS, HYPNOS
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE, NORMALISATION, TOKEN_S, VERSION
+from data_pipelines.recipes import hypnos, sleep2vec
+from data_pipelines.recipes.sleep2vec import NINE, TOKEN_S
 from data_pipelines.scoring import Event
 from data_pipelines.signals.causal import amplitude_tracks, preprocess_channel
 from data_pipelines.store import ChannelSignal, Night, TokenNight
@@ -23,10 +23,10 @@ def tiny_modalities(levels: int = 4, codes: int = 64) -> list[dict]:
             "name": name,
             "levels": levels,
             "codes": codes,
-            "channel_id": CHANNELS[name].id,
-            "signal_type": CHANNELS[name].signal_type,
+            "channel_id": hypnos.ROWS[name].id,
+            "signal_type": hypnos.ROWS[name].signal_type,
         }
-        for name in HYPNOS
+        for name in hypnos.EIGHT
     ]
 
 
@@ -42,12 +42,12 @@ def write_tiny_nights(folder, seed: int = 0, *, nights: int = 8, minutes: float 
 
     def make_night(index):
         subject = draw_subject(seed, index, name=f"tiny-{seed}-{index:03d}")
-        made = simulate_night(seed, minutes / 60, subject=subject, channels=HYPNOS)
+        made = simulate_night(seed, minutes / 60, subject=subject, channels=hypnos.EIGHT)
         channels = {
             name: preprocess_channel(
-                made.signals[name], made.rates[name], CHANNELS[name], mains_hz=None
+                made.signals[name], made.rates[name], hypnos.ROWS[name], mains_hz=None
             )
-            for name in HYPNOS
+            for name in hypnos.EIGHT
         }
         return Night(
             recording=subject.name,
@@ -65,6 +65,7 @@ def write_tiny_nights(folder, seed: int = 0, *, nights: int = 8, minutes: float 
         items={f"tiny-{seed}-{i:03d}": i for i in range(nights)},
         make_night=make_night,
         provenance={"synthetic": "tiny nights", "seed": seed},
+        recipe=hypnos.RECIPE.identity,
         progress=False,
     )
 
@@ -102,6 +103,7 @@ def write_tiny_tokens(
         make_night=lambda i: language.night(f"tiny-{seed}-{i:03d}", i, duration_s),
         modalities=modalities,
         provenance={"synthetic": "tiny tokens", "seed": seed},
+        recipe=hypnos.RECIPE.identity,
         progress=False,
     )
 
@@ -141,7 +143,7 @@ def write_tiny_modalities(
         metadata["survival"] = {"marked": [10.0 - 5 * (person % 2) + 0.1 * person, person % 2]}
         metadata.pop({2: "age", 3: "sex", 4: "site"}.get(person, ""), None)
         channels = {
-            name: _sinusoids(MODALITIES[name], latent, stream(seed, "modalities", index, name))
+            name: _sinusoids(sleep2vec.ROWS[name], latent, stream(seed, "modalities", index, name))
             for name in names
             if not (name == "airflow" and index % 8 == 4)
         }
@@ -171,9 +173,9 @@ def write_tiny_modalities(
         provenance={
             "synthetic": "tiny modalities",
             "seed": seed,
-            "modalities": VERSION,
-            "normalisation": NORMALISATION,
+            **sleep2vec.RECIPE.provenance,
         },
+        recipe=sleep2vec.RECIPE.identity,
         progress=False,
     )
 

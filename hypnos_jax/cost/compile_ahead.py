@@ -21,8 +21,9 @@ import numpy as np
 from data_pipelines import pipeline
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
-from hypnos_jax import sharding, train
+from hypnos_jax import sharding
 from hypnos_jax.cost import flops, hlo
+from hypnos_jax.step import TrainOptions, check_batch_size, make_plan
 
 HOP_S = 1e-6  # what a message takes from chip to chip, apart from its length; an assumption
 
@@ -203,12 +204,12 @@ def compile_ahead(
         ConfigError, ValueError: a config or mesh that could not be trained with either.
     """
     objective = configs.make_objective(config)
-    run = configs.call(train.Run, config["train"], "config.train")
+    run = configs.call(TrainOptions, config["train"], "config.train")
     mesh = configs.call(sharding.make_mesh, mesh, "mesh", devices=where.devices)
-    train.check_batch_size(objective, run, mesh)
+    check_batch_size(objective, run, mesh)
     source, shapes = pipeline.find_source(config["data"]["name"]), batches.shapes(config)
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-        plan = train.make_plan(config, objective, mesh, shapes)
+        plan = make_plan(config, objective, mesh, shapes)
         if program == "train":
             traced = plan.trace()
             state = {

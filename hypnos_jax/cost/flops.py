@@ -44,7 +44,7 @@ def step_cost(traced, state, batch: dict, token_s: float) -> Cost:
     """Return what a traced train step costs.
 
     Args:
-        traced: ``train.Plan.trace()``.
+        traced: ``step.Plan.trace()``.
         state, batch: the shapes that it was traced with.
         token_s: seconds that an entry of ``batch["valid"]`` stands for.
     """
@@ -176,3 +176,10 @@ def matmul_rate(
         product(x).block_until_ready()
         best = min(best, clock() - then)
     return 2.0 * mesh.size * size**3 / best
+
+
+def speed(traced, mesh: jax.sharding.Mesh, measure: bool) -> tuple[float, float | None]:
+    """Return the step's floating-point operations and the devices' rate in its commonest dtype."""
+    counts = matrix_flops(traced.jaxpr) or {"float32": 0.0}
+    dtype = max(counts, key=counts.get)
+    return sum(counts.values()), matmul_rate(mesh, dtype) if measure else None

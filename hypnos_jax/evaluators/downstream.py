@@ -3,8 +3,8 @@
 The objective's ``predict(batch, kept)`` answers; ``kept`` hides signal from it, and what counts
 stays the same. Conditions: ``all`` modalities; ``only/<name>`` each alone; ``without/<name>`` each
 left out; ``size/<n>``, the mean over sets of n modalities, and ``size/<n>/worst``; and
-``hole/<name>/<share>``, a sensor gone for a contiguous share of every window. Measures are those of
-``hypnos_jax.probing.task_metrics``. Answers about a night are the mean over its windows.
+``hole/<name>/<share>``, a sensor gone for a contiguous share of every window. How answers are
+measured and drawn the task says (``hypnos_jax.tasks``, ``hypnos_jax.probing.answers``).
 
 Results go to ``workdir/downstream_<split>.json``, a picture to
 ``workdir/figures/<step>_downstream_<split>.png``.
@@ -24,13 +24,13 @@ from absl import logging
 
 from data_pipelines.pipeline import EmptySplitError
 from hypnos_jax.probing import probe, task_metrics
+from hypnos_jax.probing.answers import MEASURES, Answer, counts
 from hypnos_jax.reports.figures import draw_answers
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
-from hypnos_jax.tasks import AROUSALS, TOKEN_S, Task, find_task
+from hypnos_jax.tasks import find_task
 
 SUBSETS = ("single", "leave_one_out")
-AVERAGED = ("accuracy", "auroc", "auprc", "brier", "ece")  # over columns of labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,19 +105,17 @@ class Downstream:
         names = [row["name"] for row in description["modalities"]]
         task = find_task(self.context.attribute("task"))
         labels = tuple(self.context.attribute("labels", ()))
+        measure = MEASURES[task.measure](task, labels, self.least_tst_s)
         conditions = self._conditions(names)
-        answers = self._answers(variables, self.split, conditions, task)
+        answers = self._answers(variables, self.split, conditions, measure.needs)
         if not answers["all"]:
             return
-        threshold = None
-        if task.name == "ahi":
+        if measure.tuned_on:
             other = answers
-            if self.split != "validation":
-                other = self._answers(variables, "validation", conditions[:1], task)
-            threshold = task_metrics.choose_threshold(breathing_nights(other["all"]))
-
-        def judge(rows):
-            return measure(task, labels, rows, threshold, self.least_tst_s)
+            if self.split != measure.tuned_on:
+                few = conditions[:1]
+                other = self._answers(variables, measure.tuned_on, few, measure.needs)
+            measure = measure.tune(other["all"])
 
         report = {
             "step": step,
@@ -125,32 +123,32 @@ class Downstream:
             "task": task.name,
             "metric": task.metric,
             "modalities": names,
-            "threshold": threshold,
+            "threshold": measure.threshold,
             "conditions": {},
             "sites": {},
         }
         for condition in conditions:
             self.context.go_on()
             rows = answers[condition.name]
-            report["conditions"][condition.name] = {"metrics": judge(rows)} | counts(rows)
+            report["conditions"][condition.name] = {"metrics": measure.metrics(rows)} | counts(rows)
         report["conditions"] |= self._sizes(report["conditions"], task)
         rows = answers["all"]
         seen = self._sites_seen(source)
         sites = description["sites"]
         for place in sorted({row.site for row in rows}):
             own = [row for row in rows if row.site == place]
-            found = {"metrics": judge(own), "seen": sites[place] in seen} | counts(own)
+            found = {"metrics": measure.metrics(own), "seen": sites[place] in seen} | counts(own)
             report["sites"][sites[place]] = found
-        report["shown"] = shown(task, labels, rows, threshold)
+        report["shown"] = measure.shown(rows)
         if self.draws:
-            spread = self._spread(rows, judge, task.metric)
+            spread = self._spread(rows, measure)
             low, high = probe.interval(spread, len({row.subject for row in rows}))
             report["interval"] = {"metric": task.metric, "low": low, "high": high}
         if distributed.is_first():
             write_json(self.context.workdir / f"downstream_{self.split}.json", report)
             figures = self.context.workdir / "figures"
             figures.mkdir(exist_ok=True)
-            draw_answers(report, figures / f"{step}_downstream_{self.split}.png")
+            draw_answers(report, figures / f"{step}_downstream_{self.split}.png", task.draw)
         for name, value in report["conditions"]["all"]["metrics"].items():
             if math.isfinite(value):
                 yield name, value
@@ -210,12 +208,11 @@ class Downstream:
         held = source.store.select("train") if source.store is not None else ()
         return set(given) or {str(night.metadata.get("site") or "nan") for night in held}
 
-    def _answers(self, variables, split, conditions, task):
-        """Condition -> the answers to every window of a split."""
+    def _answers(self, variables, split, conditions, needs):
+        """Condition -> the answers to every window of a split, with these fields of the batch."""
         found = {condition.name: [] for condition in conditions}
         for batch in self.context.batches(split, self.batch_size, self.limit):
-            facts = ("night", "start", "subject", "site", "weight")
-            facts += ("stage",) if task.name == "ahi" else ()
+            facts = ("night", "start", "subject", "site", "weight", *needs)
             facts = self.context.fetch({name: batch[name] for name in facts})
             shape = batch["valid"].shape
             for condition in conditions:
@@ -226,13 +223,13 @@ class Downstream:
                         Answer(
                             *(int(facts[n][i]) for n in ("night", "start", "subject", "site")),
                             *(np.asarray(own[n][i]) for n in ("output", "target", "counted")),
-                            facts["stage"][i] if task.name == "ahi" else None,
+                            {name: facts[name][i] for name in needs},
                         )
                     )
         return found
 
-    def _spread(self, rows, judge, metric):
-        """The metric of subjects drawn with replacement, [draws]."""
+    def _spread(self, rows, measure):
+        """The task's own metric of subjects drawn with replacement, [draws]."""
         own = collections.defaultdict(list)
         for row in rows:
             own[row.subject].append(row)
@@ -247,28 +244,8 @@ class Downstream:
                 for i, person in enumerate(drawn)
                 for row in own[people[person]]
             ]
-            values.append(judge(again).get(metric, math.nan))
+            values.append(measure.metrics(again).get(measure.task.metric, math.nan))
         return np.array(values)
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """A window's answers beside its labels.
-
-    Attributes:
-        night, start, subject, site: of the window; ``start`` is its first token.
-        output, target, counted: of ``predict``, one row.
-        stage: int [L], for measures that ask who sleeps.
-    """
-
-    night: int
-    start: int
-    subject: int
-    site: int
-    output: np.ndarray
-    target: np.ndarray
-    counted: np.ndarray
-    stage: np.ndarray | None = None
 
 
 def keep(condition: Condition, shape: Sequence[int], night, start) -> np.ndarray:
@@ -288,142 +265,3 @@ def keep(condition: Condition, shape: Sequence[int], night, start) -> np.ndarray
             first = rng.integers(0, length - size + 1)
             kept[row, first : first + size, modality] = False
     return kept
-
-
-def counts(rows: Sequence[Answer]) -> dict:
-    """Return how many labels, nights and subjects count."""
-    counting = [row for row in rows if row.counted.any()]
-    return {
-        "labels": int(sum(row.counted.sum() for row in counting)),
-        "nights": len({row.night for row in counting}),
-        "subjects": len({row.subject for row in counting}),
-    }
-
-
-def measure(
-    task: Task,
-    labels: Sequence[str],
-    rows: Sequence[Answer],
-    threshold: float | None = None,
-    least_tst_s: float = task_metrics.LEAST_TST_S,
-) -> dict[str, float]:
-    """Return a task's measures of windows, name -> value; NaN where one cannot be computed.
-
-    Args:
-        task: which.
-        labels: names of its columns, if it has some.
-        rows: the windows.
-        threshold, least_tst_s: of breathing events; see ``task_metrics.of_breathing``.
-    """
-    output, target, counted = joined(task, rows)
-    if not counted.any():
-        return {task.metric: math.nan}
-    if task.kind == "classes":
-        predicted = output[counted].argmax(-1)
-        return task_metrics.of_classes(target[counted], predicted, task.classes)
-    if task.kind == "regression":
-        return task_metrics.of_numbers(target[counted], output[counted])
-    if task.kind == "survival":
-        found = {}
-        for k, name in enumerate(labels):
-            own = counted[:, k]
-            time, event = target[own, k, 0], target[own, k, 1] > 0
-            found[f"c_index_{name}"] = task_metrics.c_index(output[own, k], time, event)
-        return {"c_index": _mean(found.values()), **found}
-    probability = 1 / (1 + np.exp(-output.astype(np.float64)))
-    if task.name == "ahi":
-        nights = breathing_nights(rows)
-        by_second = task_metrics.of_binary(target[counted], probability[counted])
-        return by_second | task_metrics.of_breathing(nights, threshold, least_tst_s=least_tst_s)
-    columns = columns_of(task, labels, output.shape[-1])
-    if not columns:
-        return task_metrics.of_binary(target[counted], probability[counted])
-    found = {}
-    for name, places in columns.items():
-        own = counted[..., places]
-        if own.any():
-            one = task_metrics.of_binary(target[..., places][own], probability[..., places][own])
-            found |= {f"{key}_{name}": value for key, value in one.items()}
-    means = {
-        key: _mean(found.get(f"{key}_{name}", math.nan) for name in columns) for key in AVERAGED
-    }
-    return means | found
-
-
-def columns_of(task: Task, labels: Sequence[str], width: int) -> dict[str, np.ndarray]:
-    """Return name -> outputs of what a binary task asks for, none where it asks for one thing."""
-    if task.name == "arousal":
-        return {name: np.arange(i, width, len(AROUSALS)) for i, name in enumerate(AROUSALS)}
-    return {name: np.array([i]) for i, name in enumerate(labels)} if len(labels) > 1 else {}
-
-
-def joined(task: Task, rows: Sequence[Answer]):
-    """Outputs, targets and what counts of all windows; of night tasks the nights' means."""
-    if not task.by_night:
-        names = ("output", "target", "counted")
-        return tuple(np.concatenate([getattr(row, name) for row in rows]) for name in names)
-    nights = collections.defaultdict(list)
-    for row in rows:
-        if row.counted.any():
-            nights[row.night].append(row)
-    if not nights:
-        return np.zeros((0, 1)), np.zeros((0, 1)), np.zeros((0, 1), bool)
-    own = list(nights.values())
-    return (
-        np.stack([np.mean([row.output for row in night], axis=0) for night in own]),
-        np.stack([night[0].target for night in own]),
-        np.stack([night[0].counted for night in own]),
-    )
-
-
-def breathing_nights(rows: Sequence[Answer]) -> list[task_metrics.Night]:
-    """Return whole nights, second by second, of windows of the task ``"ahi"``."""
-    nights = collections.defaultdict(list)
-    for row in rows:
-        nights[row.night].append(row)
-    found = []
-    for own in nights.values():
-        tokens = max(row.start + len(row.output) for row in own)
-        probability, truth = np.zeros((tokens, TOKEN_S)), np.zeros((tokens, TOKEN_S), bool)
-        scored, sleep = np.zeros_like(truth), np.zeros_like(truth)
-        for row in own:
-            here = slice(row.start, row.start + len(row.output))
-            probability[here] = 1 / (1 + np.exp(-row.output.astype(np.float64)))
-            truth[here], scored[here] = row.target > 0.5, row.counted
-            sleep[here] = (row.stage > 0)[:, None]
-        if scored.any():
-            flat = (x.ravel() for x in (probability, truth, sleep, scored))
-            found.append(task_metrics.Night(*flat))
-    return found
-
-
-def shown(task: Task, labels: Sequence[str], rows: Sequence[Answer], threshold) -> dict:
-    """Return what a picture of the answers needs, as JSON values."""
-    output, target, counted = joined(task, rows)
-    if task.kind == "classes":
-        predicted = output[counted].argmax(-1)
-        found = probe.confusion(target[counted], predicted, len(task.classes))
-        return {"confusion": found.tolist(), "classes": list(task.classes)}
-    if task.name == "ahi":
-        nights = [night for night in breathing_nights(rows) if night.sleep.any()]
-        of = lambda night, x: task_metrics.night_ahi(x, night.sleep)
-        points = [[of(n, n.truth & n.scored), of(n, n.said(threshold))] for n in nights]
-        return {"points": points, "of": "events an hour of sleep"}
-    if task.kind == "regression":
-        points = np.stack([target[counted], output[counted]], 1).astype(float)
-        return {"points": points.tolist(), "of": task.name}
-    if task.kind == "binary":
-        columns = columns_of(task, labels, output.shape[-1]) or {
-            task.name: np.arange(output.shape[-1])
-        }
-        curves = {}
-        for name, places in columns.items():
-            own = counted[..., places]
-            curves[name] = probe.roc_points(target[..., places][own], output[..., places][own])
-        return {"roc": curves}
-    return {}
-
-
-def _mean(values) -> float:
-    values = [value for value in values if math.isfinite(value)]
-    return float(np.mean(values)) if values else math.nan

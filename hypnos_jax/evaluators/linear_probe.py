@@ -10,22 +10,22 @@ the tokenizers' codewords before the backbone, hand-made features
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from absl import logging
 
-from data_pipelines.store import EPOCH_S, NightEntry, NightStore
+from data_pipelines.store import NightStore
 from hypnos_jax.export.model import TOKENIZERS, load_model
 from hypnos_jax.inference.embedding import epoch_means, mean_over_modalities
 from hypnos_jax.models.token_chunks import CHUNK_S, carry, embed_tokens, read_window
 from hypnos_jax.probing import hand_features, probe
-from hypnos_jax.reports.probe_figure import draw_probe
+from hypnos_jax.reports.figures import draw_probe
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
+from hypnos_jax.tasks import PROBED, find_probe_task
 
 EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
     "embedding",
@@ -33,68 +33,6 @@ EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
     "token_latents",
     "hand_features",
     "no_features",
-)
-SLEEP = (1, 2, 3, 4)
-BREATHING = ("apnea_obstructive", "apnea_central", "apnea_mixed", "hypopnea", "apnea_hypopnea")
-LEAST_OVERLAP_S = 5  # ours: or half of the event, for an epoch to count as one of it
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A question with labels in the store.
-
-    Attributes:
-        name: its name.
-        classes: names of the labels 0, 1, ...
-        ranked: scored by areas under curves and not by agreement.
-        by_record: one label per recording and not per epoch.
-        label: (store, night) -> int [N], negative where unknown.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    ranked: bool
-    by_record: bool
-    label: Callable[[NightStore, NightEntry], np.ndarray]
-
-
-def stage_labels(store: NightStore, night: NightEntry) -> np.ndarray:
-    """Stage of each whole epoch, int [E]; -1 unscored."""
-    found = np.full(night.duration_s // EPOCH_S, -1, int)
-    stages = store.stages(night)[: len(found)]
-    found[: len(stages)] = stages
-    return found
-
-
-def event_labels(kinds: Sequence[str], store: NightStore, night: NightEntry) -> np.ndarray:
-    """Whether each epoch of sleep holds an event of the kinds, int [E]; -1 awake or unscored."""
-    stages = stage_labels(store, night)
-    scored = night.metadata.get("events_scored") or ()  # or a list of what was scored
-    if scored is not True and ("arousal" if "arousal" in kinds else "apnea") not in scored:
-        return np.full(len(stages), -1)
-    found = np.zeros(len(stages), int)
-    for event in store.events(night):
-        if event.kind not in kinds:
-            continue
-        needed = min(LEAST_OVERLAP_S, event.duration_s / 2)
-        stop = event.onset_s + event.duration_s
-        for epoch in range(int(event.onset_s // EPOCH_S), int(stop // EPOCH_S) + 1):
-            overlap = min(stop, (epoch + 1) * EPOCH_S) - max(event.onset_s, epoch * EPOCH_S)
-            if 0 <= epoch < len(found) and overlap >= needed:
-                found[epoch] = 1
-    return np.where(np.isin(stages, SLEEP), found, -1)
-
-
-def rhythm_labels(store: NightStore, night: NightEntry) -> np.ndarray:
-    """Int [1]: 1 atrial fibrillation, 0 normal; -1 any other rhythm, or none given."""
-    return np.array([{"N": 0, "A": 1}.get(night.labels.get("rhythm"), -1)])
-
-
-TASKS = (
-    Task("staging", ("W", "N1", "N2", "N3", "R"), False, False, stage_labels),
-    Task("apnea", ("none", "event"), True, False, functools.partial(event_labels, BREATHING)),
-    Task("arousal", ("none", "event"), True, False, functools.partial(event_labels, ("arousal",))),
-    Task("rhythm", ("normal", "fibrillation"), True, True, rhythm_labels),
 )
 
 
@@ -120,7 +58,8 @@ class LinearProbe:
         Args:
             context: ``hypnos_jax.evaluate.Context``.
             nights: the store of signals that the tokens were made of, for the hand-made features.
-            tasks: only these; all that the store has labels for by default.
+            tasks: names in ``hypnos_jax.tasks.PROBE_TASKS``; those of ``PROBED`` that the store has
+                labels for by default.
             fractions: of the training subjects, for the label-efficiency curve.
             repeats: draws of each fraction.
             strength: of the probe's L2 penalty.
@@ -132,12 +71,8 @@ class LinearProbe:
         Raises:
             ValueError: an unknown task.
         """
-        unknown = sorted(set(tasks) - {task.name for task in TASKS})
-        if unknown:
-            known = [task.name for task in TASKS]
-            raise ValueError(f"linear_probe has no task {unknown[0]!r}; there are {known}")
         self.context, self.nights = context, nights
-        self.tasks = [task for task in TASKS if not tasks or task.name in tasks]
+        self.tasks = [find_probe_task(name) for name in tasks or PROBED]
         self.fractions, self.repeats, self.strength = sorted(fractions), repeats, strength
         self.fewest = {False: fewest_test_subjects, True: fewest_test_records}
         self.chunk_s, self.draws = chunk_s, draws
@@ -225,7 +160,7 @@ class LinearProbe:
     def _labels(self, task, store, names):
         """Recording -> labels of a task, and why there are not enough."""
         nights = [night for night in store.nights if set(names) & set(night.channels)]
-        found = {night.recording: task.label(store, night) for night in nights}
+        found = {night.recording: task.labels(store, night) for night in nights}
         found = {name: labels for name, labels in found.items() if (labels >= 0).any()}
         subjects = {night.subject for night in nights if night.recording in found}
         if len(subjects) < (2 if task.by_record else 1):

@@ -34,6 +34,7 @@ class Retrieval:
         windows: int = 128,
         batch_size: int | None = None,
         pairs: Sequence[tuple[str, str]] = (),
+        sites: Sequence[str] = (),
     ):
         """Plan the evaluation.
 
@@ -44,8 +45,13 @@ class Retrieval:
             batch_size: rows that are projected at once; N by default.
             pairs: names of two modalities each, only these; all by default. For runs on different
                 modalities, which are compared by the pairs that they share.
+            sites: only nights of these; those of the data by default.
         """
         self.context, self.split, self.windows = context, split, windows
+        self.data = context
+        if sites:
+            self.data = context.on({**context.config["data"], "sites": list(sites)})
+        self.name = "_".join(["retrieval", split, *sites])
         self.pairs = [frozenset(pair) for pair in pairs]
         self.rows = min(batch_size or windows, windows)
         self.project = context.functions("project")
@@ -62,7 +68,7 @@ class Retrieval:
             ValueError: a pair that is not of the data.
         """
         try:
-            description = self.context.source(self.split).describe()
+            description = self.data.source(self.split).describe()
         except EmptySplitError as error:
             logging.warning("%s: evaluated on nothing", error)
             return
@@ -72,7 +78,7 @@ class Retrieval:
                 raise ValueError(f"pairs of retrieval: {sorted(pair)} are not two of {names}")
         vectors: dict[tuple[int, int], list] = {}
         limit = len(description["pairs"]) * -(-self.windows // self.rows)
-        for batch in self.context.batches(self.split, self.rows, limit):
+        for batch in self.data.batches(self.split, self.rows, limit):
             if self.pairs and self._pair(batch, names) not in self.pairs:
                 continue
             found = self._vectors(variables, batch)
@@ -127,7 +133,7 @@ class Retrieval:
         return {**out, "counted": counted, "night": rest["night"][real], "pair": pair}
 
     def _write(self, report, names):
-        write_json(self.context.workdir / f"retrieval_{self.split}.json", report)
+        write_json(self.context.workdir / f"{self.name}.json", report)
         figures = self.context.workdir / "figures"
         figures.mkdir(exist_ok=True)
         values = np.full((len(names), len(names)), np.nan)
@@ -137,7 +143,7 @@ class Retrieval:
         draw_matrix(
             values,
             names,
-            figures / f"{report['step']}_retrieval_{self.split}.png",
+            figures / f"{report['step']}_{self.name}.png",
             title=(
                 f"{self.split}, step {report['step']}: recall at 1 among {mean['windows']:.0f}"
                 f" windows\nmean {mean['accuracy']:.3f}, a guess {mean['chance']:.3f}"

@@ -3,6 +3,10 @@
 ``run.json`` holds ``config`` (resolved), ``data`` (what its source says of the data), ``manifest``
 (``summarise``) and ``metrics`` (name -> {step, value}): enough to evaluate the model as its run
 would have been, and to say what it is.
+
+The card is a Jinja2 template and YAML. ``huggingface_hub.ModelCard`` renders the same, but every
+export writes a card, and would then need that package with its HTTP clients; a test reads the card
+with it.
 """
 
 from __future__ import annotations
@@ -14,21 +18,15 @@ import os
 import pathlib
 from typing import Any
 
-from hypnos_jax import metrics, plugins
+import jinja2
+import yaml
+
+from data_pipelines.store import EPOCH_S
+from hypnos_jax import metrics
 from hypnos_jax.export import usage
 
 CARD, RUN = "README.md", "run.json"
 UNSPECIFIED = "unspecified: set by who publishes"
-FAMILIES = {
-    "rq_next_token": "a multi-modal RQ-Transformer of sleep (Hypnos, arXiv 2606.09605), trained to"
-    " predict the next second's codes of every sensor",
-    "rvq_reconstruction": "a residual-VQ tokenizer of one type of sleep signal (Hypnos, arXiv"
-    " 2606.09605): codes of each second",
-    "dash_infonce": "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857): a tower a"
-    " modality under one shared trunk",
-    "finetune": "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857),"
-    " fine-tuned on a task",
-}
 
 
 def read_run(workdir: str | os.PathLike, step: int) -> dict[str, Any] | None:
@@ -128,148 +126,70 @@ def write(folder: pathlib.Path, config: dict, run: dict | None, *, name: str) ->
 
 
 def card(config: dict, run: dict | None, *, name: str) -> str:
-    """Return a model card: YAML that hubs read, then Markdown; arguments as for ``write``."""
-    objective = plugins.current(config["objective"])["name"]
+    """Return a model card: YAML that hubs read, then Markdown; arguments as for ``write``.
+
+    Of ``config`` the keys ``title`` (what the model is, in words) and ``embedding`` {token_s,
+    causal, fused, seen} may be missing, as in exports of earlier versions.
+    """
+    missing = [f"{key}: {why}" for key, why in config.get("programs_missing", {}).items()]
+    if any("group" in row for row in config["modalities"]) and not config["tokenizers"]:
+        missing.append("its tokenizers, which make the codes that it reads, are not here")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=False,  # Markdown
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["json"] = lambda value, indent=None: json.dumps(value, indent=indent)
     licence = config["licence"] or UNSPECIFIED
-    values = sum(math.prod(shape) for _, shape in config["tensors"].values())
-    family = FAMILIES.get(objective, f"a model of the objective {objective}")
-    parts = [
-        _front(config, licence),
-        f"# {name}\n\n{family[0].upper()}{family[1:]}.",
-        f"Step {config['step']}, {values:,} values, seed {config['seed']}; hypnos_jax"
-        f" {config['hypnos_jax']}. Checksum (SHA-256 over objective, tensors and tokenizers):"
-        f" `{config['checksum']}`.",
-        "## Use\n\n" + _use(config, name),
-        "## What it reads and gives\n\n" + _reads(config),
-        "## Data\n\n" + _data(config, run),
-        "## Metrics\n\n" + _metrics(run),
-        "## Intended use and limits\n\n" + LIMITS,
-        f"## Licence\n\nOf these weights: {licence}. The code that wrote and reads them,"
-        " hypnos_jax, is under Apache-2.0.",
-        "## Config\n\n```json\n" + json.dumps(config["objective"], indent=1) + "\n```\n\n"
-        "The run's whole resolved config is in `run.json`; paths in it are of the machine that"
-        " trained it."
-        if run is not None
-        else "## Config\n\n```json\n" + json.dumps(config["objective"], indent=1) + "\n```",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-LIMITS = """\
-For research on sleep signals: features for probes, retrieval and further training. It is no medical
-device, makes no diagnosis, and nothing here says how it does on people, montages, devices or
-disorders that its data did not hold. Metrics above are of the data named above alone. An embedding
-may carry age, sex, site and identity of the sleeper: treat it as the recording itself."""
+    return environment.get_template("card.md").render(
+        config={"programs": {}, **config},
+        run=run,
+        name=name,
+        front=yaml.safe_dump(_front(config, licence), sort_keys=False, allow_unicode=True),
+        title=config.get("title", f"a model of sleep (objective {config['objective']['name']})"),
+        values=sum(math.prod(shape) for _, shape in config["tensors"].values()),
+        usage=usage.text(config, name) if config.get("programs") else "",
+        missing=missing,
+        timing=_timing(config.get("embedding")),
+        manifest=(run or {}).get("manifest"),
+        metrics=(run or {}).get("metrics"),
+        licence=licence,
+    )
 
 
 def _front(config, licence):
     """Hubs know a licence by its identifier; words go into ``license_name``."""
-    plain = licence.replace("-", "").replace(".", "").isalnum()
-    own = [f"license: {json.dumps(licence.lower())}"]
-    if not plain:
-        own = ["license: other", f"license_name: {json.dumps(licence)}"]
+    own = {"license": licence.lower()}
+    if not licence.replace("-", "").replace(".", "").isalnum():
+        own = {"license": "other", "license_name": licence}
     signals = {row["signal_type"] for row in config["channels"]}
     signals = signals or {row["name"] for row in config["modalities"]}
     tags = ["sleep", "polysomnography", *sorted(signals), "jax", "flax"]
-    tags.append(config["objective"]["name"])
-    lines = ["---", *own, "library_name: hypnos_jax", "pipeline_tag: feature-extraction", "tags:"]
-    return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
+    return {
+        **own,
+        "library_name": "hypnos_jax",
+        "pipeline_tag": "feature-extraction",
+        "tags": [*tags, config["objective"]["name"]],
+    }
 
 
-def _use(config, name):
-    whole = (
-        f"With hypnos_jax: `python -m launch.embed --model={name} --input=RECORDINGS"
-        " --output=EMBEDDINGS`, or\n\n```python\nfrom hypnos_jax.inference.embed import"
-        " embed_recording\n\n"
-        f'embedding = embed_recording("{name}", "night.edf")  # or an mne.io.Raw\n```'
-    )
-    if config["objective"]["name"] == "rvq_reconstruction":
-        whole = "With hypnos_jax it tokenizes prepared nights (`python -m launch.tokenize_nights`)."
-    lacking = [f"{key}: {why}" for key, why in config.get("programs_missing", {}).items()]
-    if config["objective"]["name"] == "rq_next_token" and not config["tokenizers"]:
-        lacking.append("its tokenizers, which make the codes that it reads, are not here")
-    lacking = f"\n\nMissing here: {'; '.join(lacking)}." if lacking else ""
-    if not config.get("programs"):
-        return f"{whole}\n\nThere are no programs for use without hypnos_jax.{lacking}"
-    by = config["programs_by"]
-    return (
-        f"{whole}\n\nWith NumPy, safetensors and JAX alone (what each program takes and gives is"
-        f" under `programs` in `config.json`):\n\n```python\n{usage.text(config, name)}```"
-        f"{lacking}\n\nThe programs (`*.jaxexport`) were written by jax {by['jax']} for"
-        f" {', '.join(by['platforms'])}. JAX promises to read them for 6 months of its releases;"
-        " after that `python -m launch.export`, given this folder, writes them anew. The tensors"
-        " (`model.safetensors`) and `config.json` have no such end."
-    )
-
-
-def _reads(config):
-    """Inputs with their rates, and the timing of what comes out."""
-    rows = config["channels"]
-    if rows:
-        table = ["| channel | id | signal type | rate | preprocessing |", "|---|---|---|---|---|"]
-        for row in rows:
-            cells = (row["name"], row["channel_id"], row["signal_type"], f"{row['rate_hz']} Hz")
-            table.append("| " + " | ".join(map(str, (*cells, row["preprocess"]))) + " |")
-    else:
-        table = ["| modality | rate | samples a token |", "|---|---|---|"]
-        for row in config["modalities"]:
-            table.append(f"| {row['name']} | {row.get('rate_hz')} Hz | {row.get('frames')} |")
-    return "\n".join(table) + "\n\n" + _timing(config)
-
-
-def _timing(config):
-    objective = plugins.current(config["objective"])
-    if objective["name"] == "rq_next_token":
-        lag = objective.get("embed_lag", True)
-        seen = "the seconds before t and not t itself" if lag else "second t and those before it"
-        return (
-            f"One row a second and modality: row t has seen {seen}. An epoch is the mean of its"
-            " 30 rows over the modalities that are present; epoch e covers seconds 30e to 30e + 30."
-        )
-    if objective["name"] == "rvq_reconstruction":
-        ends = objective["model"].get("strict_causal", True)
-        seen = "nothing after it" if ends else "one sample of the second after it, too"
-        return f"One token a second, which sees its second and those before it, and {seen}."
-    if objective["name"] not in FAMILIES:
+def _timing(embedding: dict | None) -> str:
+    """What a row of the embedding covers and what it has seen, in words."""
+    if not embedding:
         return "What comes out, and when, is for its objective to say."
-    return (
-        "One row a token of 30 s and modality; a row has seen its whole window of tokens, those"
-        " after it too, and no other modality."
-    )
-
-
-def _data(config, run):
-    digest = config["data"].get("manifest_sha256")
-    manifest = run and run.get("manifest")
-    lines = []
-    if manifest:
-        digest = manifest["sha256"]
-        kind = "Simulated nights" if manifest["simulated"] else "Nights"
-        lines.append(
-            f"{kind}: {manifest['nights']} of {manifest['subjects']} people, {manifest['hours']} h,"
-            f" as {manifest['kind']}."
-        )
-        if not manifest["simulated"]:
-            lines.append("Whether they were recorded or simulated the manifest does not say.")
-        if manifest["sites"]:
-            lines.append(f"Sites: {', '.join(manifest['sites'])}.")
-        lines.append("\n\n| split | nights | people | hours |\n|---|---|---|---|")
-        for split, row in manifest["splits"].items():
-            lines.append(f"\n| {split} | {row['nights']} | {row['subjects']} | {row['hours']} |")
-        have = ", ".join(f"{name} in {count}" for name, count in manifest["channels"].items())
-        lines.append(f"\n\nChannels: {have}. Provenance: `{json.dumps(manifest['provenance'])}`.")
-    elif not digest:
-        return "What it was trained on is not known here."
-    lines.append(f"SHA-256 of the manifest: `{digest}`.")
-    return " ".join(lines).replace(" \n", "\n")
-
-
-def _metrics(run):
-    rows = (run or {}).get("metrics")
-    if not rows:
-        return "None were found beside the run."
-    table = ["| metric | step | value |", "|---|---|---|"]
-    for name, row in rows.items():
-        value = "not finite" if row["value"] is None else f"{row['value']:.4g}"
-        table.append(f"| {name.removeprefix('eval/')} | {row['step']} | {value} |")
-    return "\n".join(table)
+    token_s, fused = embedding["token_s"], embedding["fused"]
+    token = "second" if token_s == 1 else f"token of {token_s:g} s"
+    seen = "its whole window of tokens, those after it too"
+    if embedding["causal"]:
+        seen = f"its {token} and those before it, and nothing after it"
+    words = embedding.get("seen") or f"a row has seen {seen}"
+    words = f"One row a {token}{'' if fused else ' and modality'}: {words}."
+    rows = EPOCH_S / token_s
+    if rows > 1 or (rows == 1 and not fused):
+        of = f"its {rows:g} rows" if rows > 1 else "its rows"
+        of += "" if fused else " over the modalities that are present"
+        words += f" An epoch is the mean of {of}; epoch e covers seconds 30e to 30e + 30."
+    return words

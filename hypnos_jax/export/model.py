@@ -39,12 +39,14 @@ import safetensors.numpy
 from absl import logging
 
 import hypnos_jax
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes import recipe_of_model
+from data_pipelines.recipes.hypnos import ROWS
 from hypnos_jax import checkpoint, plugins
 from hypnos_jax.config import frozen
 from hypnos_jax.export import card
 from hypnos_jax.export.programs import SUFFIX, NoProgramError, programs_of, versions
 from hypnos_jax.interop import formats, hypnos
+from hypnos_jax.runtime import seals
 from hypnos_jax.runtime.tensor_files import TensorFile
 
 FORMAT = "hypnos_jax.model/1"
@@ -250,35 +252,39 @@ def _groups(modalities: list[dict]) -> list[str]:
     return sorted({row["group"] for row in modalities if "group" in row})
 
 
-def describe(config: dict, step: int, store: pathlib.Path) -> dict[str, Any]:
+def describe(
+    config: dict, step: int, store: pathlib.Path, recipe: dict | None = None
+) -> dict[str, Any]:
     """Return what an export says of a run's model, but for its tensors.
 
     Args:
         config: the run's resolved config.
         step: updates made.
         store: folder of the data.
+        recipe: {name, version} of the data's; by default that of models that read such rows.
 
     Returns:
         ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
         group} in the order of the code axis, or {name, rate_hz, frames} for towers, or none for a
         model of one signal; ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess}
-        of all that it may read, none for towers, whose modalities are made of several; ``data``
+        of all that it may read, none for towers, whose modalities are made of several; ``recipe``
+        {name, version} of what prepares recordings for it (``data_pipelines.recipes``); ``data``
         {name, manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``; and of ``make_model``
-        ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
+        ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum`` and
+        ``title``, the objective's.
     """
     data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
     network = config["objective"].get(plugins.network_key(config["objective"]), {})
     modalities = network.get("modalities", [])
     names = [row["name"] for row in modalities if "group" in row] or [
-        channel.name
-        for channel in CHANNELS.values()
-        if channel.signal_type == data.get("signal_type")
+        channel.name for channel in ROWS.values() if channel.signal_type == data.get("signal_type")
     ]
     return {
         "format": FORMAT,
         "objective": config["objective"],
         "modalities": modalities,
-        "channels": [_channel_row(CHANNELS[name]) for name in names if name in CHANNELS],
+        "channels": [_channel_row(ROWS[name]) for name in names if name in ROWS],
+        "recipe": recipe or recipe_of_model(config).identity,
         "data": {**data, "manifest_sha256": _manifest_digest(store)},
         "seed": config.get("seed", 0),
         "step": step,
@@ -319,6 +325,7 @@ def make_model(
     step: int,
     store: str | os.PathLike | None = None,
     tokenizers: dict[str, LoadedModel] | None = None,
+    recipe: dict | None = None,
 ) -> LoadedModel:
     """Return the model that a run's config and variables are.
 
@@ -328,17 +335,19 @@ def make_model(
         step: updates made.
         store: folder of the data it was trained on; ``config.data.path`` by default.
         tokenizers: signal type -> tokenizer; by default those in the store.
+        recipe: as for ``describe``.
 
     Raises:
         ModelError: the config's objective cannot be built.
     """
     store = pathlib.Path(store or config["data"].get("path") or "/no/store")
-    description = describe(config, step, store)
+    description = describe(config, step, store, recipe)
     tensors = _flat(variables)
     description["tensors"] = _table(tensors)
     if tokenizers is None:
         tokenizers = _find_tokenizers(store / TOKENIZERS)
-    return _seal(description, tensors, tokenizers, "the config")
+    model = _seal(description, tensors, tokenizers, "the config")
+    return dataclasses.replace(model, config={**model.config, "title": model.objective.title})
 
 
 def _from_published(path: str | pathlib.Path) -> LoadedModel:
@@ -358,11 +367,13 @@ def _from_published(path: str | pathlib.Path) -> LoadedModel:
 def _from_run(workdir: pathlib.Path, step: int | None) -> LoadedModel:
     try:
         config, step, variables = checkpoint.restore_variables(workdir, step)
-    except checkpoint.CheckpointError as error:
+    except seals.CheckpointError as error:
         raise ModelError(str(error)) from error
     # A run that was given no data wrote its own into its folder.
     store = config["data"].get("path") or workdir / "synthetic"
-    return make_model(config, variables, step, store)
+    told = workdir / "data.json"
+    recipe = json.loads(told.read_text()).get("recipe") if told.is_file() else None
+    return make_model(config, variables, step, store, recipe=recipe)
 
 
 def _from_export(folder: pathlib.Path) -> LoadedModel:

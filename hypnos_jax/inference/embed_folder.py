@@ -23,7 +23,8 @@ import tqdm
 
 from data_pipelines.builders import folder
 from data_pipelines.builders.recording_night import Pending
-from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.files import atomic_write
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import NightStore
 from hypnos_jax.inference.embed import open_embedder
 from hypnos_jax.models.token_chunks import CHUNK_S
@@ -174,9 +175,7 @@ def _comment(path: pathlib.Path) -> str | None:
 
 
 def _write_rejects(path: pathlib.Path, rejected: list[tuple[str, str]]) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with open(partial, "w") as file:
+    with atomic_write(path, "w") as file:
         for name, reason in rejected:
             line = {"recording": name, "reason": reason}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    partial.replace(path)

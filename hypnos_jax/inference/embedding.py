@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import zipfile
 
 import numpy as np
 
-EPOCH_S = 30
+from data_pipelines.files import atomic_write
+from data_pipelines.store import EPOCH_S
+
 UNITS = ("epoch", "row", "recording")
 
 
@@ -70,24 +71,16 @@ class RecordingEmbedding:
             path: the file.
             comment: kept as the archive's comment, which readers of arrays do not see.
         """
-        path = pathlib.Path(path)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                np.savez(
-                    file,
-                    **self.modalities,
-                    epochs=self.epochs,
-                    times_s=self.times_s,
-                    model=np.array(self.model),
-                )
-            with zipfile.ZipFile(partial, "a") as archive:
+        with atomic_write(path, "w+b") as file:
+            np.savez(
+                file,
+                **self.modalities,
+                epochs=self.epochs,
+                times_s=self.times_s,
+                model=np.array(self.model),
+            )
+            with zipfile.ZipFile(file, "a") as archive:
                 archive.comment = comment.encode()
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def mean_over_modalities(modalities: dict[str, np.ndarray]) -> np.ndarray:

@@ -12,7 +12,7 @@ from absl import logging
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from data_pipelines.recordings.opening import ArrayRecording
+from data_pipelines.recordings.memory import ArrayRecording
 from hypnos_jax.export.model import ModelError
 from hypnos_jax.inference.embed import embed_recording, name_of, open_embedder
 from hypnos_jax.inference.embedding import UNITS, RecordingEmbedding

@@ -21,9 +21,9 @@ import tqdm
 
 from data_pipelines.builders.recording_night import Pending, PrepareRecording
 from data_pipelines.channels.resolve import label_of
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import RECIPE, ROWS
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
-from data_pipelines.signals.causal import expand, last_scale
+from data_pipelines.signals.rolling_scale import expand, last_scale
 from data_pipelines.store import ChannelSignal
 from hypnos_jax.export.model import ModelError
 from hypnos_jax.inference.token_embedder import Embedder
@@ -84,7 +84,7 @@ class Generated:
         if scale is None:
             return normal, SCORED_UNIT
         mean, std = scale
-        return mean + std * normal, CHANNELS[name].unit
+        return mean + std * normal, ROWS[name].unit
 
     def write_edf(self, path: str | os.PathLike) -> None:
         """Write the generated seconds as EDF+, one channel a modality under a canonical label.
@@ -97,7 +97,7 @@ class Generated:
             samples, unit = self.in_unit(name, own)
             # 2 % to spare: the header holds the limit in 8 characters, and no more than that.
             peak = min(1.02 * max(float(np.abs(samples).max()), 1e-3), 9_999_999)
-            rate = CHANNELS[name].rate_hz
+            rate = ROWS[name].rate_hz
             signals.append(EdfSignal(label_of(name), unit, rate, samples, -peak, peak))
         start_s = (self.prompt and self.prompt.start_of_day_s) or 0
         start = datetime.datetime(1985, 1, 1) + datetime.timedelta(seconds=int(start_s) % 86_400)
@@ -134,7 +134,7 @@ def read_prompt(
     """
     path = pathlib.Path(recording)
     names = embedder.names(modalities)
-    prepare = PrepareRecording(tuple(names), mains_hz=mains_hz, aliases=aliases)
+    prepare = PrepareRecording(RECIPE, tuple(names), mains_hz=mains_hz, aliases=aliases)
     night = prepare(Pending(name=path.stem, path=path, scoring=False, cohort=cohort))
     missing = [name for name in names if modalities and name not in night.channels]
     if missing:
@@ -237,7 +237,7 @@ def generate(
     made, signals, lead = {}, {}, {}
     shown = min(length, LEAD_S)
     for name in names:
-        tokenizer, rate = tokenizers[name], CHANNELS[name].rate_hz
+        tokenizer, rate = tokenizers[name], ROWS[name].rate_hz
         made[name] = np.stack(drawn)[:, columns[name]].astype(np.uint16)
         # The decoder too hears what came before, so that nothing jumps where the new begins.
         before = heard[name][:length][-shown - tokenizer.reach :] if heard else made[name][:0]

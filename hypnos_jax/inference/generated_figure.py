@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pathlib
 
 import numpy as np
 
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import ROWS
 from hypnos_jax.inference.generate import Generated
+from hypnos_jax.reports.figures import new_figure, save_figure
 
 SHOWN_S = 30  # ours: generated seconds shown, an epoch as it is scored
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -23,17 +23,14 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
         path: the file; replaced whole.
         title: what to say of how it was made.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MultipleLocator
 
     shown = min(made.seconds, SHOWN_S)
-    figure = Figure(figsize=(16, 1.3 * len(made.signals) + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(made.signals), 1, sharex=True, squeeze=False)[:, 0]
+    rows = len(made.signals)
+    figure, axes = new_figure(rows, 1, (16, 1.3 * rows + 1.2), sharex=True)
     start_s = 0
     for axis, (name, signal) in zip(axes, made.signals.items()):
-        rate = CHANNELS[name].rate_hz
+        rate = ROWS[name].rate_hz
         lead = made.lead[name]
         if made.prompt:
             channel = made.prompt.channels[name]
@@ -67,10 +64,7 @@ def draw_generated(made: Generated, path: str | os.PathLike, *, title: str = "")
     what = f"Continued from second {start_s}" if made.prompt else "Begun from nothing"
     part = f"the first {shown} of {made.seconds} s" if shown < made.seconds else f"{shown} s"
     figure.suptitle(f"{what}: {part}; {title}".rstrip("; "), fontsize=11, x=0.01, ha="left")
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+    save_figure(figure, path)
 
 
 def _seconds(samples, rate_hz, start_s):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import os
-import pathlib
 import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -25,7 +24,8 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.files import atomic_write
+from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.signals.streaming import ChannelStream
 from hypnos_jax.models.code_axis import CodeAxis
 
@@ -96,7 +96,7 @@ class Stream:
             )
         self._channels = {
             name: ChannelStream(
-                CHANNELS[name],
+                ROWS[name],
                 rates_hz[name],
                 mains_hz=mains_hz,
                 running=(running or {}).get(name),
@@ -148,7 +148,7 @@ class Stream:
         """Take the next samples of some channels, and return the rows that they complete.
 
         Args:
-            samples: name -> [T] of any length, in the unit that ``CHANNELS`` states (electrical
+            samples: name -> [T] of any length, in the unit that ``ROWS`` states (electrical
                 channels in microvolts, EEG and EOG against the mastoid of the other side); NaN
                 for samples that were lost. Channels may come at different times.
 
@@ -196,16 +196,8 @@ class Stream:
             "channels": {name: channel.state() for name, channel in self._channels.items()},
         }
         flat = flax.traverse_util.flatten_dict(state, sep="/")
-        path = pathlib.Path(path)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, **flat)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            np.savez(file, **flat)
 
     @classmethod
     def restore(cls, embedder: Embedder, path: str | os.PathLike) -> Stream:
@@ -254,7 +246,7 @@ class Stream:
         """Make the rows of all seconds that every channel has been heard to the end of."""
         rows, samples = [], self._state["samples"]
         first = lambda: int(self._state["second"] == 0)
-        while all(len(samples[name]) >= CHANNELS[name].rate_hz + first() for name in self._names):
+        while all(len(samples[name]) >= ROWS[name].rate_hz + first() for name in self._names):
             rows.append(self._row(first()))
         return rows
 
@@ -263,7 +255,7 @@ class Stream:
         # New arrays each time: the program that reads them may still run when the next row is made.
         batch = {name: x.copy() for name, x in self._silence.items()}
         for group, names in self._groups.items():
-            taken = [self._take("samples", name, CHANNELS[name].rate_hz + first) for name in names]
+            taken = [self._take("samples", name, ROWS[name].rate_hz + first) for name in names]
             tokenizer = self._embedder.tokenizer(names[0])
             codes, state["tokenizers"][group] = tokenizer.encode_next(
                 np.stack(taken), state["tokenizers"].get(group)

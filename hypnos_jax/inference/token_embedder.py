@@ -24,8 +24,9 @@ import jax
 import numpy as np
 
 from data_pipelines.builders.recording_night import PrepareRecording
-from data_pipelines.channels.table import CHANNELS
-from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.recipes import recipe_of_model
+from data_pipelines.recipes.hypnos import ROWS
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model
 from hypnos_jax.inference.embedding import RecordingEmbedding, epoch_means, mean_over_modalities
@@ -108,7 +109,8 @@ class Embedder:
         self, names: Sequence[str], *, mains_hz: int | None, aliases: dict[str, list] | None
     ) -> PrepareRecording:
         """Return what makes the night of a recording; picklable."""
-        return PrepareRecording(tuple(names), mains_hz=mains_hz, aliases=aliases)
+        recipe = recipe_of_model(self.model.config)
+        return PrepareRecording(recipe, tuple(names), mains_hz=mains_hz, aliases=aliases)
 
     def tokenize(self, channels: Mapping[str, ChannelSignal]) -> dict[str, np.ndarray]:
         """Return name -> codes [S, K] of some preprocessed channels, cut to the shortest.
@@ -137,7 +139,7 @@ class Embedder:
             ModelError: the model carries none for it, or one that does not fit.
         """
         row = next(row for row in self.modalities if row["name"] == name)
-        group, rate_hz = row["group"], CHANNELS[name].rate_hz
+        group, rate_hz = row["group"], ROWS[name].rate_hz
         if group not in self._tokenizers:
             if group not in self.model.tokenizers:
                 raise ModelError(

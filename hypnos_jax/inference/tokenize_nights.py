@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from data_pipelines.builders import night_builder
-from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.recipes.hypnos import EIGHT, ROWS
 from data_pipelines.store import NightEntry, NightStore, StoreError, TokenNight
 from hypnos_jax.export.model import CONFIG, TOKENIZERS, export, load_model
 from hypnos_jax.inference.tokenizer import Tokenizer, TokenizerError, load_tokenizers
@@ -16,11 +16,11 @@ from hypnos_jax.inference.tokenizer import Tokenizer, TokenizerError, load_token
 
 def tokenize_nights(
     nights: str | pathlib.Path, tokenizers: str | pathlib.Path, output: str | pathlib.Path
-) -> night_builder.Summary:
+) -> night_builder.StoreUpdate:
     """Encode every night of a store, channel by channel, and copy the tokenizers beside the tokens.
 
-    The modalities are the channels of ``channels.HYPNOS`` whose signal type has a tokenizer, in
-    that order; a night without one of them has it as absent.
+    The modalities are the channels of ``recipes.hypnos.EIGHT`` whose signal type has a tokenizer,
+    in that order; a night without one of them has it as absent.
 
     Args:
         nights: a store of signals.
@@ -39,17 +39,17 @@ def tokenize_nights(
     modalities = [
         {
             "name": name,
-            "levels": found[CHANNELS[name].signal_type][1].levels,
-            "codes": found[CHANNELS[name].signal_type][1].codes,
-            "channel_id": CHANNELS[name].id,
-            "signal_type": CHANNELS[name].signal_type,
+            "levels": found[ROWS[name].signal_type][1].levels,
+            "codes": found[ROWS[name].signal_type][1].codes,
+            "channel_id": ROWS[name].id,
+            "signal_type": ROWS[name].signal_type,
         }
-        for name in HYPNOS
-        if CHANNELS[name].signal_type in found
+        for name in EIGHT
+        if ROWS[name].signal_type in found
     ]
     if not modalities:
         raise TokenizerError(
-            f"{tokenizers} holds tokenizers of {sorted(found)}, none of a type of {HYPNOS}"
+            f"{tokenizers} holds tokenizers of {sorted(found)}, none of a type of {EIGHT}"
         )
     encode = EncodeNight(store, {name: pair[1] for name, pair in found.items()}, modalities)
     encode.check_rates()
@@ -68,6 +68,7 @@ def tokenize_nights(
         make_night=encode,
         modalities=modalities,
         provenance=provenance,
+        recipe=store.recipe,
         beside=[TOKENIZERS],
     )
 
@@ -116,7 +117,7 @@ class EncodeNight:
             TokenizerError: a tokenizer of another rate than the nights' channels.
         """
         for row in self.store.manifest["channels"]:
-            tokenizer = self.tokenizers.get(CHANNELS[row["name"]].signal_type)
+            tokenizer = self.tokenizers.get(ROWS[row["name"]].signal_type)
             if tokenizer is not None and tokenizer.rate_hz != row["rate_hz"]:
                 raise TokenizerError(
                     f"the {tokenizer.signal_type} tokenizer reads {tokenizer.rate_hz} Hz, but"

@@ -14,11 +14,11 @@ import flax.errors
 import jax
 import numpy as np
 
-from data_pipelines.builders.recording_night import PrepareModalities
-from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S, channels_for
-from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.builders.recording_night import PrepareRecording
+from data_pipelines.recipes import recipe_of_model
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
-from data_pipelines.windows import modalities_of
+from data_pipelines.windows import TOKEN_S, modalities_of
 from hypnos_jax import plugins
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model
 from hypnos_jax.export.programs import WINDOW_TOKENS
@@ -35,6 +35,7 @@ class ModalityEmbedder:
         model: the loaded model.
         modalities: {name, rate_hz, frames} each.
         window_tokens: that see one another; as in training.
+        recipe: that its signals are made by.
         checksum: of the model.
         dtype: of the products.
         width: H.
@@ -66,12 +67,13 @@ class ModalityEmbedder:
             objective = objective.clone(**{key: network})
         self.dtype = network.get("dtype", "float32")
         self.modalities = self.model.config["modalities"]
+        self.recipe = recipe_of_model(self.model.config)
         for row in self.modalities:
-            known = MODALITIES.get(row["name"])
+            known = self.recipe.rows.get(row["name"])
             if known is None or known.rate_hz != row["rate_hz"]:
                 raise ModelError(
                     f"the model reads {row['name']!r} at {row['rate_hz']} Hz; known are"
-                    f" {[(m.name, m.rate_hz) for m in MODALITIES.values()]}"
+                    f" {[(m.name, m.rate_hz) for m in self.recipe.rows.values()]}"
                 )
         trained = self.model.config["data"].get("window_tokens", WINDOW_TOKENS)
         self.window_tokens, self.checksum = window_tokens or trained, self.model.checksum
@@ -92,12 +94,9 @@ class ModalityEmbedder:
 
     def prepare(
         self, names: Sequence[str], *, mains_hz: int | None, aliases: dict[str, list] | None
-    ) -> PrepareModalities:
+    ) -> PrepareRecording:
         """Return what makes the night of a recording; picklable."""
-        names = tuple(names)
-        return PrepareModalities(
-            channels_for(names), mains_hz=mains_hz, aliases=aliases, modalities=names
-        )
+        return PrepareRecording(self.recipe, tuple(names), mains_hz=mains_hz, aliases=aliases)
 
     def embed_signals(
         self, signals: Mapping[str, ChannelSignal], *, recording: str = ""

@@ -24,6 +24,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
+from data_pipelines.files import atomic_write
 from hypnos_jax.config import frozen
 from hypnos_jax.interop import hypnos_config
 from hypnos_jax.interop.formats import Part
@@ -139,19 +140,12 @@ def write(path: str | os.PathLike, model: Part, tokenizers: Mapping[str, Part]) 
         config["modalities"].append(hypnos_config.modality(row) | spec)
     # ascontiguousarray alone would give a scalar an axis.
     tensors = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
         try:
-            safetensors.numpy.save_file(tensors, partial, metadata={"config": json.dumps(config)})
+            safetensors.numpy.save_file(tensors, file.name, metadata={"config": json.dumps(config)})
         except safetensors.SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _model_tensors(network, params):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import ROWS
 from hypnos_jax.interop.formats import FormatError
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
@@ -324,9 +324,7 @@ def modality_rows(given: list, stems: Mapping[str, Any]) -> list[dict[str, Any]]
         if missing or not row["channels"]:
             raise BundleError(f"{where} lacks {missing or ['channels']}")
         # Of several channels the package reads the first.
-        channel = CHANNELS[
-            _only(where, {"channels": row["channels"][0]}, "channels", CHANNEL_NAMES)
-        ]
+        channel = ROWS[_only(where, {"channels": row["channels"][0]}, "channels", CHANNEL_NAMES)]
         _only(where, row, "token_duration_sec", [1])
         _only(where, row, "preprocess_modality", [channel.preprocess])
         if row["tokenizer"] not in stems:
@@ -401,16 +399,16 @@ def modality(row: Mapping[str, Any]) -> dict[str, Any]:
         BundleError: the package has no such channel.
     """
     back = {ours: theirs for theirs, ours in CHANNEL_NAMES.items()}
-    if row["name"] not in back or row["channel_id"] != CHANNELS[row["name"]].id:
+    if row["name"] not in back or row["channel_id"] != ROWS[row["name"]].id:
         raise BundleError(
             f"modality {row['name']!r} with channel_id={row['channel_id']} is none of the package:"
-            f" {[(name, CHANNELS[name].id) for name in back]}"
+            f" {[(name, ROWS[name].id) for name in back]}"
         )
     return {
         "name": row["name"],
         "channels": [back[row["name"]]],
         "tokenizer": row["group"],
-        "preprocess_modality": CHANNELS[row["name"]].preprocess,
+        "preprocess_modality": ROWS[row["name"]].preprocess,
     }
 
 

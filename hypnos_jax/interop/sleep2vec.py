@@ -21,7 +21,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data_pipelines.recipes.sleep2vec import MODALITIES, TOKEN_S
+from data_pipelines.files import atomic_write
+from data_pipelines.recipes.sleep2vec import ROWS, TOKEN_S
 from hypnos_jax.config import frozen
 from hypnos_jax.interop.formats import FormatError, Part
 from hypnos_jax.interop.hypnos_names import Entry
@@ -29,7 +30,7 @@ from hypnos_jax.interop.torch_file import TorchFileError, read_torch_file
 from hypnos_jax.models.modality_towers import ModalityTowers
 from hypnos_jax.runtime.tensor_files import TensorFile
 
-KEYS = {name: modality.keys[0] for name, modality in MODALITIES.items()}
+KEYS = {name: modality.keys[0] for name, modality in ROWS.items()}
 NAMES = {key: name for name, key in KEYS.items()}
 POSITIONS = 1536  # rows of the table of angles
 OBJECTIVE = "dash_infonce"
@@ -106,13 +107,8 @@ def write(
     for entry in entries(model):
         tensors[entry.theirs] = np.ascontiguousarray(entry.give(np.asarray(flat[entry.ours])))
     tensors |= derived(model)
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        safetensors.numpy.save_file(tensors, partial, metadata={"format": "pt"})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        safetensors.numpy.save_file(tensors, file.name, metadata={"format": "pt"})
 
 
 def entries(model: Mapping[str, Any]) -> list[Entry]:

@@ -28,9 +28,9 @@ from absl import logging
 
 from hypnos_jax import checkpoint, evaluate, metrics
 from hypnos_jax import config as configs
-from hypnos_jax.checkpoint import MANIFEST
 from hypnos_jax.jobs import leases
 from hypnos_jax.metrics import EVALUATIONS
+from hypnos_jax.runtime import seals
 from hypnos_jax.runtime.files import finite, write_json
 from hypnos_jax.runtime.storage import LocalFolder, RemoteFolder, open_folder
 
@@ -157,7 +157,7 @@ class Follower:
     def _steps(self) -> dict[int, str]:
         """Step -> manifest of every checkpoint that is there, oldest first."""
         found = {}
-        for name in self._folder.glob(f"checkpoints/*/{MANIFEST}"):
+        for name in self._folder.glob(f"checkpoints/*/{seals.MANIFEST}"):
             step = name.split("/")[1]
             if step.isdecimal() and str(int(step)) == step:
                 found[int(step)] = name
@@ -258,13 +258,13 @@ class Follower:
                 seal = self._seal(manifest)
                 if isinstance(self._folder, RemoteFolder):
                     self._folder.fetch(f"checkpoints/{step}", folder)
-                fault = checkpoint.damage(folder)
+                fault = seals.damage(folder)
                 if fault is None:
                     _, _, variables = checkpoint.load_variables(folder)
-                    if checkpoint.seal_of(folder) == seal:
+                    if seals.seal_of(folder) == seal:
                         self._damaged.pop(step, None)
                         return variables, seal
-        except (FileNotFoundError, checkpoint.CheckpointError) as error:
+        except (FileNotFoundError, seals.CheckpointError) as error:
             fault = str(error)
         finally:
             if isinstance(self._folder, RemoteFolder):
@@ -319,7 +319,7 @@ class Follower:
         where = f"tensorboard/{EVALUATIONS}"
         try:
             if self._board is None:
-                self._board = metrics.Board(self._home / where, purge_step=0)
+                self._board = metrics.TensorBoardWriter(self._home / where, purge_step=0)
             self._board.write(step, results)
             if isinstance(self._folder, RemoteFolder):
                 self._folder.put(self._home / where, where)

@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 
+from hypnos_jax.runtime import seals
+
 TAIL_BYTES = 16384
 
 
@@ -27,9 +29,8 @@ class Progress:
 
 def newest_step(workdir: str | os.PathLike) -> int:
     """Return the newest step that a folder holds a sealed checkpoint of; -1 for none."""
-    sealed = pathlib.Path(workdir).glob("checkpoints/[0-9]*/sha256.json")  # checkpoint.MANIFEST
-    names = (path.parent.name for path in sealed)
-    return max((int(name) for name in names if name.isdecimal()), default=-1)
+    sealed = seals.sealed_steps(pathlib.Path(workdir) / "checkpoints")
+    return int(sealed[-1].name) if sealed else -1
 
 
 def read_progress(workdir: str | os.PathLike) -> Progress:

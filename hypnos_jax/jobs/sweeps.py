@@ -36,6 +36,7 @@ from collections.abc import Iterable
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipelines.files import atomic_write
 from hypnos_jax.config import ConfigError, fill, flat, nearest, resolve
 from hypnos_jax.jobs.progress import newest_step
 
@@ -54,7 +55,7 @@ DONE, RUNNING, STOPPED, FAILED, WAITING = "done", "running", "stopped", "failed"
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """A run of a sweep.
 
     Attributes:
@@ -63,7 +64,7 @@ class Run:
         config: "FILE:ARGUMENT" of ``launch.train``.
         overrides: dotted key -> value, budgets resolved.
         steps: of the whole run.
-        cost: what ``scaling.cost`` said.
+        cost: what ``cost.cost`` said.
     """
 
     name: str
@@ -315,7 +316,7 @@ def expand(
     data_here: str = "",
     seen: str | os.PathLike = "",
     jobs: int = 1,
-) -> list[Run]:
+) -> list[PlannedRun]:
     """Return the named runs of a sweep, every key of every run checked.
 
     Args:
@@ -364,7 +365,9 @@ def expand(
             if not given_.get("data.path") and not config["data"].get("path"):
                 overrides["data.path"] = _synthetic(seen or folder, config)
             steps = read_config(given_[CONFIG], overrides)["train"]["steps"]
-        out.append(Run(entry["name"], given_, given_[CONFIG], overrides, steps, entry["cost"]))
+        out.append(
+            PlannedRun(entry["name"], given_, given_[CONFIG], overrides, steps, entry["cost"])
+        )
     return out
 
 
@@ -447,7 +450,7 @@ def ask_cost(config: str, path: str) -> dict:
 
     jax.config.update("jax_platforms", "cpu")
     from data_pipelines import pipeline
-    from hypnos_jax.cost import scaling
+    from hypnos_jax.cost.cost import cost
     from hypnos_jax.evaluate import load_source
 
     config = json.loads(config)
@@ -460,7 +463,7 @@ def ask_cost(config: str, path: str) -> dict:
             )
         pipeline.write_synthetic(config["data"]["name"], path, 0)
     source = load_source(config, pathlib.Path(path), split="train")
-    return dataclasses.asdict(scaling.cost(fill(config, source.describe())))
+    return dataclasses.asdict(cost(fill(config, source.describe())))
 
 
 def read_sweep(folder: str | os.PathLike) -> dict:
@@ -489,25 +492,24 @@ def check_folder(folder: pathlib.Path, name: str) -> None:
         raise ConfigError(f"{folder} holds the sweep {there}, not {name}; use another --output")
 
 
-def write_sweep(folder: pathlib.Path, name: str, given: dict, runs: Iterable[Run]) -> None:
+def write_sweep(folder: pathlib.Path, name: str, given: dict, runs: Iterable[PlannedRun]) -> None:
     """Write ``sweep.json``, whole or not at all."""
     content = {"sweep": name, "set": given, "runs": [dataclasses.asdict(run) for run in runs]}
-    partial = folder / "sweep.json.tmp"
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, folder / "sweep.json")
+    with atomic_write(folder / "sweep.json", "w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
 
 
-def workdir_of(folder: str | os.PathLike, run: Run) -> pathlib.Path:
+def workdir_of(folder: str | os.PathLike, run: PlannedRun) -> pathlib.Path:
     """Return a run's folder."""
     return pathlib.Path(folder) / "runs" / run.name
 
 
-def trained(folder: pathlib.Path, run: Run) -> bool:
+def trained(folder: pathlib.Path, run: PlannedRun) -> bool:
     """Whether a run's last step is saved."""
     return newest_step(workdir_of(folder, run)) >= run.steps
 
 
-def evaluated(folder: str | os.PathLike, run: Run) -> bool:
+def evaluated(folder: str | os.PathLike, run: PlannedRun) -> bool:
     """Whether a run's last step is evaluated by all that a job evaluates."""
     workdir = workdir_of(folder, run)
     try:

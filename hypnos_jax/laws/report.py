@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import datetime
 import json
 import math
 import os
@@ -13,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from data_pipelines.files import atomic_write
 from hypnos_jax.laws import figures, isoflop, metric, parametric
 from hypnos_jax.laws.parametric import Estimate, LawError
 from hypnos_jax.laws.runs import Table, count
-from hypnos_jax.reports.main_job import STYLE, table, text, versions, write_whole
+from hypnos_jax.reports.page import render
 
 LAWS = ("isoflop", "parametric", "repeated", "holdout", "diversity", "probe")
 MOST_PROBES = 6  # panels
@@ -96,7 +95,7 @@ def write(
     for section in sections.values():
         if section.figure:
             section.figure[2](of, output / section.figure[0], section.fit)
-    write_whole(output / "runs.csv", of.csv().encode())
+    _write_text(output / "runs.csv", of.csv())
     numbers = {
         "runs": len(of.names),
         "left_out": of.left_out,
@@ -104,10 +103,14 @@ def write(
         **{law: {**s.numbers, "doubts": s.doubts} for law, s in sections.items()},
         "recommendation": {**advice.numbers, "says": advice.says, "doubts": advice.doubts},
     }
-    write_whole(output / "laws.json", (json.dumps(_plain(numbers), indent=1) + "\n").encode())
-    page = _page(of, sections, advice, output)
-    write_whole(output / "laws.html", page.encode())
+    _write_text(output / "laws.json", json.dumps(_plain(numbers), indent=1) + "\n")
+    _write_text(output / "laws.html", _page(of, sections, advice, output))
     return "\n".join([*advice.says, *(f"But: {x}" for x in advice.doubts)])
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(text)
 
 
 TITLES = {
@@ -395,32 +398,10 @@ def _page(of: Table, sections: dict[str, Section], advice: Section, output: path
     points, groups = of.points, of.groups()
     span = lambda x, how: f"{how(x.min())} to {how(x.max())}"
     ran = (
-        f"{len(of.names)} finished runs of {text(of.what)}: {span(points.params, count)}"
+        f"{len(of.names)} finished runs of {of.what}: {span(points.params, count)}"
         f" parameters, {span(points.data, of.data)}, {span(points.flops, '{:.3g}'.format)} FLOPs;"
-        f" {text(of.metric)} {span(points.loss, '{:.3f}'.format)}."
+        f" {of.metric} {span(points.loss, '{:.3f}'.format)}."
     )
-    out = [
-        f"<p class=note>{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z},"
-        f" {text(versions())}</p>",
-        "<h2>Recommendation</h2>",
-        *(f"<p><b>{text(x)}</b></p>" for x in advice.says),
-        "<p>What to doubt of it:</p>" if advice.doubts else "",
-        _list(advice.doubts),
-        "<h2>What was run</h2>",
-        f"<p>{ran} {_counted(of)} Numbers in brackets are 95 % intervals: what the fit gives when"
-        " the runs' scatter falls otherwise.</p>",
-    ]
-    if of.left_out:
-        out.append("<p>Left out:</p>" + _list([f"{k} {v}" for k, v in of.left_out.items()]))
-    for section in sections.values():
-        out.append(f"<h2>{text(section.title)}</h2>")
-        out += [f"<p>{text(x)}</p>" for x in section.says]
-        if section.figure:
-            data = base64.b64encode((output / section.figure[0]).read_bytes()).decode()
-            alt = text(section.figure[1])
-            out.append(f"<p><img alt='{alt}' src='data:image/png;base64,{data}'></p>")
-        if section.doubts:
-            out.append("<p>What does not hold here, or is not known:</p>" + _list(section.doubts))
     head = ["run", "parameters counted", "all", of.unit, "passes", "FLOPs", of.metric]
     rows = [head]
     for i in np.lexsort((points.params, groups)):
@@ -436,11 +417,15 @@ def _page(of: Table, sections: dict[str, Section], advice: Section, output: path
                 float(points.loss[i]),
             ]
         )
-    out.append(f"<h2>The runs</h2><div class=scroll>{table(rows)}</div>")
-    title = f"Scaling laws of {of.what}"
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{text(title)}</title>"
-        f"<style>{STYLE}</style><h1>{text(title)}</h1>{''.join(out)}</html>\n"
+    return render(
+        "laws.html",
+        title=f"Scaling laws of {of.what}",
+        advice=advice,
+        ran=f"{ran} {_counted(of)}",
+        left_out=[f"{name} {why}" for name, why in of.left_out.items()],
+        sections=sections.values(),
+        folder=output,
+        rows=rows,
     )
 
 
@@ -453,7 +438,3 @@ def _counted(of: Table) -> str:
         if whole
         else "those in use at each step: tables that are only looked up (embeddings) are left out."
     )
-
-
-def _list(items) -> str:
-    return "<ul>" + "".join(f"<li>{text(x)}</li>" for x in items) + "</ul>" if items else ""

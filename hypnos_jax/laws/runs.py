@@ -5,15 +5,110 @@ from __future__ import annotations
 import csv as csv_files
 import dataclasses
 import io
+import json
 import math
 import os
 import pathlib
 
 import numpy as np
 
-from hypnos_jax.cost import scaling
+from hypnos_jax import metrics, plugins
+from hypnos_jax.jobs import sweeps
 from hypnos_jax.laws import parametric
 from hypnos_jax.laws.parametric import Points
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A finished run.
+
+    Attributes:
+        name: of its folder.
+        given: the sweep's overrides.
+        parameters, looked_up: as in ``Cost``.
+        steps: that it trained.
+        data: channel-seconds that it saw.
+        flops: of all its steps.
+        unique: channel-seconds of one pass over its corpus; infinite where unknown.
+        modalities: how many; 0 where unknown.
+        loss: the metric asked for, of the last step.
+        metrics: every evaluation metric of the last step.
+    """
+
+    name: str
+    given: dict
+    parameters: int
+    looked_up: int
+    steps: int
+    data: float
+    flops: float
+    unique: float
+    modalities: int
+    loss: float
+    metrics: dict[str, float]
+
+
+def read_sweep(folder: str | os.PathLike, metric: str) -> tuple[list[FinishedRun], dict[str, str]]:
+    """Return a sweep's finished runs, and name -> why it is left out, of the others.
+
+    Args:
+        folder: with ``sweep.json`` and ``runs/<name>``.
+        metric: the loss, such as ``"eval/val/loss"``.
+
+    Raises:
+        ValueError: no sweep is there.
+    """
+    folder, sweep = pathlib.Path(folder), sweeps.read_sweep(folder)
+    if not sweep:
+        raise ValueError(f"{folder} holds no sweep: it has no sweep.json")
+    runs, left_out = [], {}
+    for entry in sweep["runs"]:
+        found = _read_run(folder / "runs" / entry["name"], entry, metric)
+        if isinstance(found, str):
+            left_out[entry["name"]] = found
+        else:
+            runs.append(found)
+    return runs, left_out
+
+
+def _read_run(workdir: pathlib.Path, entry: dict, metric: str) -> FinishedRun | str:
+    """A finished run, or why it is none."""
+    try:
+        spent = json.loads((workdir / "cost.json").read_text())
+        config = json.loads((workdir / "config.json").read_text())
+    except (OSError, ValueError):
+        return "has not begun"
+    lines = metrics.read_run(workdir)
+    steps = config["train"]["steps"]
+    trained = {line["step"]: line for line in lines if "channel_seconds" in line}
+    if steps not in trained:
+        return f"is at step {max(trained, default=0)} of {steps}"
+    last = {}
+    for line in lines:
+        if line["step"] == steps:
+            last |= {k: v for k, v in line.items() if k.startswith("eval/") and v is not None}
+    if metric not in last:
+        known = ", ".join(sorted(last)) or "nothing"
+        return f"has no {metric} at step {steps}; it has {known}"
+    if not last[metric] > 0:
+        return f"has {metric} = {last[metric]}, no loss above 0"
+    data = sum(line["channel_seconds"] for line in trained.values())
+    share = spent.get("examples_per_epoch", math.inf) / (steps * config["train"]["batch_size"])
+    network = config["objective"].get(plugins.network_key(config["objective"]), {})
+    modalities = network.get("modalities", ())
+    return FinishedRun(
+        name=entry["name"],
+        given=entry["given"],
+        parameters=spent["parameters"],
+        looked_up=spent["looked_up"],
+        steps=steps,
+        data=data,
+        flops=spent["flops_per_step"] * steps,
+        unique=data * share,
+        modalities=len(modalities),
+        loss=last[metric],
+        metrics=last,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +158,7 @@ class Table:
         Raises:
             ValueError: no sweep, or no run of it is finished.
         """
-        runs, left_out = scaling.read_sweep(folder, metric)
+        runs, left_out = read_sweep(folder, metric)
         if not runs:
             why = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
             raise ValueError(f"{folder}: no run is finished: {why}")

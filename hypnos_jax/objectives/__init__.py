@@ -13,6 +13,8 @@
   micro-batches, and may add arrays to it: the place for a normaliser that couples rows.
 - ``reads`` (optional): ``"modalities"`` where recordings are embedded by ``embed_modalities``.
 - ``averaged`` (optional): collections that are averaged with the parameters, where those are.
+- ``title``: what the model is, in words that begin with "a" and end without a full stop, for the
+  card of its exports.
 - ``rng_streams``: names of the random streams that ``__call__`` draws from when training.
 - ``couples_batch``: True where rows are each other's negatives; the trainer then refuses gradient
   accumulation.

@@ -53,6 +53,10 @@ class DashInfonce(nn.Module):
     groups: int = 1
     as_released: bool = False
 
+    title = (
+        "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857): a tower a modality"
+        " under one shared trunk"
+    )
     rng_streams = ("dropout", "mask")
     couples_batch = True
     averaged = ("batch_stats",)

@@ -56,6 +56,9 @@ class Finetune(nn.Module):
     target_sd: float = 1.0
     context: dict[str, Any] | None = None
 
+    title = (
+        "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857), fine-tuned on a task"
+    )
     rng_streams = ("dropout", "modalities")
     reads = "modalities"
 

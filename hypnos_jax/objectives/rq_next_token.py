@@ -31,6 +31,10 @@ class RqNextToken(nn.Module):
     modality_weights: tuple[tuple[str, float], ...] = ()
     embed_lag: bool = True
 
+    title = (
+        "a multi-modal RQ-Transformer of sleep (Hypnos, arXiv 2606.09605), trained to predict the"
+        " next second's codes of every sensor"
+    )
     rng_streams = ("dropout", "crp")
     couples_batch = False
 

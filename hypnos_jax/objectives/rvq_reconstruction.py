@@ -45,6 +45,10 @@ class RvqReconstruction(nn.Module):
     stft_floor: float = 1e-2
     flip: float = 0.0
 
+    title = (
+        "a residual-VQ tokenizer of one type of sleep signal (Hypnos, arXiv 2606.09605): codes of"
+        " each second"
+    )
     rng_streams = ("vq", "bypass", "flip")
     couples_batch = False
 

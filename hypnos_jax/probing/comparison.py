@@ -2,42 +2,186 @@
 
 Features are by 30-s epoch, modalities side by side. One probe a model
 (``hypnos_jax.probing.probe``) is fitted on the training and validation people of the sites that
-training saw, and read on test people of these sites, and on a site that nothing was trained on.
-Where a method has several seeds, its score is their mean; intervals are over test people drawn with
-replacement, the same people for all methods, so that differences have intervals too.
+training saw, and read on test people of these sites, and on sites that nothing was trained on.
+Beside the models: their networks with random weights, and hand-made features. Where a method has
+several seeds, its score is their mean; intervals are over test people drawn with replacement, the
+same people for all methods, so that differences have intervals too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
+import re
+import time
 from collections.abc import Mapping, Sequence
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.store import EPOCH_S, Night, NightEntry, NightStore
-from hypnos_jax import evaluate
-from hypnos_jax.export.model import LoadedModel
+from data_pipelines.channels.table import HYPNOS
+from data_pipelines.store import EPOCH_S, Night, NightEntry, NightStore, sha256
+from hypnos_jax import evaluate, sharding
+from hypnos_jax import state as states
+from hypnos_jax.export.model import LoadedModel, load_model
 from hypnos_jax.inference.embedding import epoch_means
 from hypnos_jax.models.token_chunks import carry, embed_tokens, read_window
 from hypnos_jax.probing import hand_features as features
 from hypnos_jax.probing import probe
-from hypnos_jax.reports.figures import GREEN, GREY, ORANGE, new_figure, save_figure
+from hypnos_jax.probing.comparison_report import SITES, draw, make_report, write_table
+from hypnos_jax.runtime.files import write_json
 
 SPLITS = ("train", "validation", "test")
-SITES = ("seen", "unseen")
 CLASSES = 5
 STRENGTH = 100.0  # ours: of the probes' penalty; hundreds of features meet thousands of epochs
 DRAWS = 1000
 # The modalities that are channels of Hypnos too; the others come at 4 Hz, too slow for it.
 AS_CHANNELS = {"eeg": "eeg_c3", "eog": "eog_e1", "emg": "emg_chin", "ecg": "ecg"}
+HAND = "hand-made features"
 
 Features = dict[str, np.ndarray]  # recording -> [E, D]
+
+
+def compare(
+    models: Mapping[str, Sequence[str | os.PathLike]],
+    stores: Sequence[NightStore],
+    folder: pathlib.Path,
+    *,
+    unseen: Sequence[str] = (),
+    title: str = "",
+) -> str:
+    """Judge models; return the table, and write ``comparison.md``, ``.json`` and ``.png``.
+
+    A result of each method and seed is kept in ``folder/results``; it is made again when the model
+    or the nights are others.
+
+    Args:
+        models: name -> models of one kind, one for each seed: runs or exports of any family.
+        stores: the same nights in the forms that the models read, such as modalities and tokens;
+            stages and people are those of the first.
+        folder: gets everything.
+        unseen: names of the sites that nothing was trained on.
+        title: of the comparison.
+
+    Raises:
+        ModelError: a path without a model.
+        ValueError: a model that reads none of the stores; no night that all stores have; no test
+            people.
+    """
+    begin = time.monotonic()
+    results = Results(folder / "results", stores, unseen)
+    methods, untrained = {}, {}
+    for name, paths in models.items():
+        for seed, path in enumerate(paths):
+            model = load_model(path)
+            found = results.of_model(f"{name} {seed}", model)
+            methods.setdefault(name, []).append(found | {"retrieval": read_retrieval(path)})
+            method, rows = untrained.setdefault(network(model), (f"{name}, untrained", []))
+            if seed == len(rows):  # two methods that train one network share its row
+                rows.append(results.of_model(f"{method} {seed}", model, random_seed=seed))
+    methods |= dict(untrained.values())
+    hand = results.of_hand()
+    methods |= {HAND: [hand]} if hand else {}
+    scores = judge(stores[0], methods, unseen)
+    report = make_report(stores[0], methods, scores, title, unseen)
+    report["seconds"] = time.monotonic() - begin
+    write_json(folder / "comparison.json", report)
+    draw(report, folder / "comparison.png")
+    table = write_table(report)
+    (folder / "comparison.md").write_text(table)
+    return table
+
+
+def network(model: LoadedModel) -> str:
+    """Return what models have in common whose networks and data have the same form, as JSON."""
+    objective, data = model.config["objective"], model.config["data"]
+    return json.dumps([objective["name"], objective.get("model"), data], sort_keys=True)
+
+
+class Results:
+    """One file a method and seed, made again only when what it is of has changed."""
+
+    def __init__(self, folder: pathlib.Path, stores: Sequence[NightStore], unseen: Sequence[str]):
+        """Take the folder of the files, the nights, and the unseen sites.
+
+        Raises:
+            ValueError: no night is in all stores.
+        """
+        self.folder, self.stores, self.unseen = folder, stores, unseen
+        recordings = [{night.recording for night in store.nights} for store in stores]
+        self.shared = set.intersection(*recordings)
+        if not self.shared:
+            raise ValueError(f"no recording is in all of {[str(store.path) for store in stores]}")
+        self._of = [*(sha256(store.path / "manifest.json") for store in stores), *unseen]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def of_model(self, name: str, model: LoadedModel, random_seed: int | None = None) -> dict:
+        """Return the result of a model, or of its network with random weights.
+
+        Raises:
+            ValueError: it reads none of the stores.
+        """
+
+        def features() -> tuple[NightStore, Features]:
+            reasons = []
+            for store in self.stores:
+                try:
+                    if random_seed is None:
+                        return store, night_features(model, store)
+                    return store, random_features(model, store, random_seed)
+                except ValueError as error:
+                    reasons.append(f"{store.path}: {error}")
+            raise ValueError(f"{name} reads none of the stores: {'; '.join(reasons)}")
+
+        of = model.checksum if random_seed is None else [network(model), random_seed]
+        return self._make(name, [of], features)
+
+    def of_hand(self) -> dict | None:
+        """Return the result of hand-made features of the store with most of their channels."""
+        count = lambda store: len(
+            {row["name"] for row in store.manifest.get("channels", [])} & set(HYPNOS)
+        )
+        store = max(self.stores, key=count)
+        if not count(store):
+            return None
+        return self._make(HAND, [str(store.path)], lambda: (store, hand_features(store)))
+
+    def _make(self, name: str, of: list, features) -> dict:
+        path = self.folder / f"{re.sub('[^A-Za-z0-9]+', '-', name)}.json"
+        of = [*self._of, *of]
+        if path.is_file() and (found := json.loads(path.read_text()))["of"] == of:
+            return found
+        begin = time.monotonic()
+        store, own = features()
+        own = {recording: own[recording] for recording in own if recording in self.shared}
+        counts = stage_counts(self.stores[0], own, self.unseen)
+        found = {"of": of, "store": store.path.name, "counts": counts}
+        found["width"] = next(iter(own.values())).shape[-1]
+        write_json(path, found | {"seconds": time.monotonic() - begin})
+        logging.info("%s: %.0f s", name, time.monotonic() - begin)
+        return found
+
+
+def read_retrieval(path: str | os.PathLike) -> dict[str, dict[str, float]]:
+    """Return where -> metrics of a run's evaluators ``retrieval_seen`` and ``retrieval_unseen``.
+
+    They are of type ``retrieval``; ``launch.evaluate`` runs them. Nothing where it has not.
+    """
+    file = pathlib.Path(path) / "evaluation.json"
+    results = json.loads(file.read_text())["results"] if file.is_file() else {}
+    found = {}
+    for where in SITES:
+        start = f"eval/retrieval_{where}/"
+        own = {key.removeprefix(start): v for key, v in results.items() if key.startswith(start)}
+        found |= {where: own} if own else {}
+    return found
 
 
 def write_channels(store: NightStore, folder: pathlib.Path) -> None:
@@ -129,32 +273,64 @@ def hypnos_features(model: LoadedModel, store: NightStore) -> Features:
     return found
 
 
+def night_features(model: LoadedModel, store: NightStore) -> Features:
+    """Return what a model makes of every night: float32 [E, D] by 30-s epoch.
+
+    Raises:
+        ValueError: the model does not read such a store.
+    """
+    if getattr(model.objective, "reads", "tokens") != "modalities":
+        if store.kind != "tokens":
+            raise ValueError(f"a store of {store.kind}, and the model reads tokens")
+        return hypnos_features(model, store)
+    kept = {key: model.config["data"][key] for key in ("window_tokens", "modalities")}
+    data = {"name": "modality_nights", "path": str(store.path), **kept}
+    config = {"objective": model.config["objective"], "data": data, "train": {}, "seed": 0}
+    mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+        context = evaluate.Context(config, model.objective, None, mesh, store.path)
+        return tower_features(context, jax.device_put(model.variables))
+
+
+def random_features(model: LoadedModel, store: NightStore, seed: int) -> Features:
+    """Return the same of a model's network with random weights.
+
+    Raises:
+        ValueError: the model does not read such a store.
+    """
+    data = {k: v for k, v in model.config["data"].items() if k != "manifest_sha256"}
+    config = {"data": {**data, "path": str(store.path)}, "seed": 0}
+    spec = evaluate.batch_spec(evaluate.load_source(config, store.path, split="train"), 1)
+    init = states.init_function(model.objective, spec)
+    variables = jax.device_get(states.jit_once(lambda: nn.unbox(init(seed)))())
+    return night_features(dataclasses.replace(model, variables=variables), store)
+
+
 def hand_features(store: NightStore) -> Features:
     """Return hand-made features of a store of channels: band power and RR irregularity."""
     return {night.recording: features.epoch_features(store, night)[0] for night in store.nights}
 
 
 def stage_examples(store: NightStore, sets: Mapping[str, Features]) -> probe.Examples:
-    """Return the epochs of all nights with their stages.
+    """Return the epochs with their stages, of the nights that all sets have.
 
     Args:
         store: the nights' stages and people.
-        sets: name -> features of every night.
+        sets: name -> features.
     """
+    nights = [night for night in store.nights if all(night.recording in x for x in sets.values())]
     labels, any_set = [], next(iter(sets.values()))
-    for night in store.nights:
+    for night in nights:
         own = np.full(len(any_set[night.recording]), -1)
         stages = store.stages(night)[: len(own)]
         own[: len(stages)] = stages
         labels.append(own)
     return probe.Examples(
-        recordings=[night.recording for night in store.nights],
-        subjects=[night.subject for night in store.nights],
-        splits=[night.split for night in store.nights],
+        recordings=[night.recording for night in nights],
+        subjects=[night.subject for night in nights],
+        splits=[night.split for night in nights],
         labels=labels,
-        features={
-            name: [own[night.recording] for night in store.nights] for name, own in sets.items()
-        },
+        features={name: [own[night.recording] for night in nights] for name, own in sets.items()},
         classes=("W", "N1", "N2", "N3", "R"),
     )
 
@@ -164,12 +340,18 @@ def stage_counts(store: NightStore, own: Features, unseen: Sequence[str]) -> dic
 
     Args:
         store: the nights' stages and people.
-        own: features of every night.
+        own: features of the nights.
         unseen: sites that the probe is not fitted on; all of their nights are tested.
+
+    Raises:
+        ValueError: no people to fit the probe on, or to test it on.
     """
     examples = stage_examples(store, {"own": own})
-    test = {n.subject for n in store.nights if n.split == "test" or n.metadata["site"] in unseen}
+    site = lambda night: night.metadata.get("site")
+    test = {n.subject for n in store.nights if n.split == "test" or site(n) in unseen}
     train = sorted({night.subject for night in store.nights} - test)
+    if not train or not test:
+        raise ValueError(f"{store.path}: {len(train)} people to fit on and {len(test)} to test on")
     found = probe.cross_predict(examples, "own", [(train, sorted(test))], strength=STRENGTH)
     return {
         recording: probe.confusion(truth, said.argmax(1), CLASSES).tolist()
@@ -192,10 +374,12 @@ def judge(
         "subjects"}``. "A minus B" has kappas alone, for each pair of methods in order.
     """
     entries = {night.recording: night for night in store.nights}
-    tested = next(iter(methods.values()))[0]["counts"]
+    first, *others = [result["counts"] for seeds in methods.values() for result in seeds]
+    tested = [r for r in first if all(r in counts for counts in others)]
+    is_unseen = lambda recording: entries[recording].metadata.get("site") in unseen
     out = {name: {} for name in methods}
     for where in SITES:
-        here = [r for r in tested if (entries[r].metadata["site"] in unseen) == (where == "unseen")]
+        here = [recording for recording in tested if is_unseen(recording) == (where == "unseen")]
         people = sorted({entries[r].subject for r in here})
         if not people:
             continue
@@ -228,89 +412,3 @@ def judge(
                 pair = out.setdefault(f"{first} minus {second}", {})
                 pair[where] = {"kappa": kappa, "low": low, "high": high}
     return out
-
-
-def mean_retrieval(results: Sequence[dict]) -> dict[str, dict]:
-    """Return where -> the mean over seeds of what ``evaluators/retrieval.py`` found, if it did."""
-    found = {}
-    for where in SITES:
-        own = [r["retrieval"][where] for r in results if r.get("retrieval", {}).get(where)]
-        if own:
-            found[where] = {key: float(np.mean([row[key] for row in own])) for key in own[0]}
-            found[where]["seeds"] = [row["accuracy"] for row in own]
-    return found
-
-
-def write_table(report: dict) -> str:
-    """Return the comparison as a table in Markdown."""
-    head = ["features", "seeds"]
-    head += [f"staging, {where} sites: kappa (95 %)" for where in SITES]
-    head += [f"contrastive accuracy, {where} sites" for where in SITES]
-    rows = [head, ["---"] * len(head)]
-    for name, found in report["methods"].items():
-        row = [name, str(found["count"])]
-        row += [_kappa(found["staging"].get(where)) for where in SITES]
-        row += [_times(found["retrieval"].get(where)) for where in SITES]
-        rows.append(row)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *(f"- {line}" for line in report["notes"])]
-    for name, found in report["differences"].items():
-        both = "; ".join(f"{where} {_kappa(found.get(where), '+.3f')}" for where in SITES)
-        lines.append(f"- kappa of {name}: {both}")
-    return "\n".join(lines) + "\n"
-
-
-def _kappa(found, form=".3f") -> str:
-    if not found:
-        return ""
-    text = format(found["kappa"], form)
-    if found["low"] is None:
-        return text
-    return f"{text} ({found['low']:{form}} to {found['high']:{form}})"
-
-
-def _times(found) -> str:
-    if not found:
-        return ""
-    times = found["accuracy"] / found["chance"]
-    return f"{found['accuracy']:.3f} = {times:.1f} x chance, N = {found['windows']:.0f}"
-
-
-def draw(report: dict, path: str | os.PathLike) -> None:
-    """Draw the comparison as a PNG: staging with intervals, and contrastive accuracy.
-
-    Args:
-        report: what ``comparison.json`` holds.
-        path: the file; replaced whole.
-    """
-    names = list(report["methods"])
-    figure, axes = new_figure(1, 2, (12, 1.8 + 0.62 * len(names)))
-    places = np.arange(len(names))[::-1]
-    for i, (where, colour) in enumerate(zip(SITES, (ORANGE, GREEN))):
-        for place, name in zip(places + 0.19 - 0.38 * i, names):
-            found = report["methods"][name]["staging"].get(where)
-            label = f"{where} sites" if name == names[0] else None
-            if found:
-                axes[0].barh(place, found["kappa"], 0.36, color=colour, label=label)
-                axes[0].plot(found["seeds"], [place] * len(found["seeds"]), "k.", markersize=3)
-                if found["low"] is not None:
-                    ends = [found["low"], found["high"]]
-                    axes[0].plot(ends, [place] * 2, color="black", linewidth=1)
-            found = report["methods"][name]["retrieval"].get(where)
-            if found:
-                axes[1].barh(place, found["accuracy"], 0.36, color=colour, label=label)
-                axes[1].plot(found["seeds"], [place] * len(found["seeds"]), "k.", markersize=3)
-                ten = 10 * found["chance"]
-                axes[1].plot([ten] * 2, [place - 0.18, place + 0.18], color="black", linewidth=2)
-    for axis in axes:
-        axis.set_yticks(places, names, fontsize=9)
-        axis.set_ylim(-0.6, len(names) - 0.4)
-        axis.axvline(0, color=GREY, linewidth=0.8)
-    axes[0].set_xlabel("staging from frozen features, Cohen's kappa\n(line: 95 %; dots: seeds)")
-    axes[1].set_xlabel(
-        "contrastive accuracy, mean over pairs\n(thick line: 10 x chance; dots: seeds)"
-    )
-    axes[1].set_xlim(0, 1)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    figure.suptitle(report["title"], fontsize=10, x=0.01, ha="left")
-    save_figure(figure, path)

@@ -14,7 +14,8 @@ import warnings
 import numpy as np
 import scipy.signal
 
-from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.signals.heartbeats import RHYTHM_NAMES, find_r_peaks, intervals, rhythm_features
 from data_pipelines.store import EPOCH_S, NightEntry, NightStore
 
@@ -54,7 +55,7 @@ def epoch_features(store: NightStore, night: NightEntry) -> tuple[np.ndarray, li
     """
     epochs = night.duration_s // EPOCH_S
     columns, names = [], []
-    for channel in HYPNOS:
+    for channel in EIGHT:
         own = OWN[CHANNELS[channel].signal_type]
         if channel in night.channels:
             seconds = epochs * EPOCH_S

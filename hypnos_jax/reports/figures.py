@@ -1,16 +1,39 @@
-"""Pictures of what was found: a matrix of numbers, and the answers of one task."""
+"""Pictures of results: a matrix of numbers, the answers of one task, and linear probes."""
 
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.files import atomic_write
+
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 LONGEST = 40  # bars in one picture
+NAMES = {
+    "embedding": "embedding",
+    "random_backbone": "random backbone",
+    "token_latents": "token latents",
+    "hand_features": "hand-made features",
+    "no_features": "no features",
+}
+COLOURS = {
+    "embedding": BLUE,
+    "random_backbone": GREY,
+    "token_latents": ORANGE,
+    "hand_features": GREEN,
+    "no_features": "#555555",
+}
+METRICS = {
+    "kappa": "Cohen's kappa",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+}
 
 
 def draw_matrix(
@@ -54,7 +77,7 @@ def draw_matrix(
     save_figure(figure, path)
 
 
-def draw_answers(report: dict, path: str | os.PathLike) -> None:
+def draw_answers(report: dict, path: str | os.PathLike, draw: str) -> None:
     """Draw the results of ``evaluators/downstream.py`` as a PNG.
 
     Left, the answers themselves; right, the task's measure under every condition.
@@ -62,6 +85,7 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
     Args:
         report: what ``downstream_<split>.json`` holds.
         path: the file; replaced whole.
+        draw: name in ``ANSWERS``; "" leaves the left side empty.
     """
     metric = report["metric"]
     bars = [("all", report["conditions"]["all"]["metrics"].get(metric), BLUE)]
@@ -74,7 +98,10 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
                 bars.append((name, found["metrics"].get(metric), colour))
     bars = [bar for bar in bars if bar[1] is not None and np.isfinite(bar[1])][:LONGEST]
     figure, axes = new_figure(1, 2, (12, max(4.2, 1.2 + 0.27 * len(bars))))
-    _answers(axes[0], report)
+    if draw:
+        ANSWERS[draw](axes[0], report["shown"])
+    else:
+        axes[0].set_axis_off()
     axis, places = axes[1], np.arange(len(bars))[::-1]
     axis.barh(places, [bar[1] for bar in bars], color=[bar[2] for bar in bars])
     for place, (_, value, _) in zip(places, bars):
@@ -89,52 +116,162 @@ def draw_answers(report: dict, path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
-def _answers(axis, report):
-    shown = report["shown"]
-    if "confusion" in shown:
-        counts = np.array(shown["confusion"], float)
-        total = counts.sum(1, keepdims=True)
-        share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
-        axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for i, j in np.ndindex(*share.shape):
-            colour = "white" if share[i, j] > 0.6 else "black"
-            text = f"{share[i, j]:.0%}\n{int(counts[i, j])}"
-            axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
-        places = range(len(shown["classes"]))
-        axis.set_xticks(places, shown["classes"])
-        axis.set_yticks(places, shown["classes"])
-        axis.set(xlabel="answered", ylabel="scored")
-    elif "roc" in shown:
-        axis.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
-        for name, points in shown["roc"].items():
-            if points:
-                axis.plot(*np.array(points).T, label=name)
-        axis.set(xlabel="false alarms (share of negatives)", ylabel="hits (share of positives)")
-        axis.set_aspect("equal")
-        axis.legend(fontsize=8, frameon=False, loc="lower right")
-    elif shown.get("points"):
-        true, said = np.array(shown["points"]).T
-        ends = [min(true.min(), said.min()), max(true.max(), said.max())]
-        axis.plot(ends, ends, color="black", linewidth=0.6, linestyle=":")
-        axis.plot(true, said, ".", color=BLUE, alpha=0.7)
-        axis.set(xlabel=f"true {shown['of']}", ylabel=f"answered {shown['of']}")
-    else:
+def _answered_classes(axis, shown):
+    _confusion(axis, shown["confusion"], shown["classes"])
+    axis.set(xlabel="answered", ylabel="scored")
+
+
+def _answered_ranking(axis, shown):
+    _roc(axis, {name: (points, None) for name, points in shown["roc"].items() if points})
+
+
+def _answered_numbers(axis, shown):
+    if not shown["points"]:
         axis.set_axis_off()
+        return
+    true, said = np.array(shown["points"]).T
+    ends = [min(true.min(), said.min()), max(true.max(), said.max())]
+    axis.plot(ends, ends, color="black", linewidth=0.6, linestyle=":")
+    axis.plot(true, said, ".", color=BLUE, alpha=0.7)
+    axis.set(xlabel=f"true {shown['of']}", ylabel=f"answered {shown['of']}")
 
 
-def new_figure(rows: int, columns: int, size: tuple[float, float]):
-    """Return a figure of ``size`` inches and its axes, row by row, without a window system."""
+# How answers are drawn: (axes, what the measure shows).
+ANSWERS = {
+    "confusion": _answered_classes,
+    "roc": _answered_ranking,
+    "points": _answered_numbers,
+}
+
+
+def draw_probe(report: dict, path: str | os.PathLike) -> None:
+    """Draw the results of ``evaluators/linear_probe.py`` as a PNG.
+
+    One row a task: scores with intervals, label efficiency, confusion or ROC.
+
+    Args:
+        report: what ``probe.json`` holds, with one task or more.
+        path: the file; replaced whole.
+    """
+    tasks = report["tasks"]
+    size = (15, 4.6 * len(tasks))
+    figure, axes = new_figure(len(tasks), 3, size, width_ratios=[1.25, 1, 1])
+    for row, (name, task) in zip(axes.reshape(-1, 3), tasks.items()):
+        _bars(row[0], name, task)
+        _curve(row[1], task)
+        axis, classes = row[2], task["classes"]
+        if task["ranked"]:
+            found = {own: x.get("curve") for own, x in task["sets"].items() if own != "no_features"}
+            curves = {NAMES.get(k, k): (x, COLOURS.get(k)) for k, x in found.items() if x}
+            _roc(axis, curves)
+            positives = task["counts"][1] / max(sum(task["counts"]), 1)
+            axis.set_title(f"ROC; {positives:.1%} are {classes[1]}", fontsize=9)
+        else:
+            own = next(iter(task["sets"]))
+            _confusion(axis, task["sets"][own]["confusion"], classes)
+            axis.set(xlabel="predicted", ylabel="scored")
+            axis.set_title(f"{NAMES.get(own, own)}: share of each scored class", fontsize=9)
+    save_figure(figure, path)
+
+
+def _bars(axis, name, task):
+    metrics = ("auroc", "auprc") if task["ranked"] else ("kappa", "macro_f1", "balanced_accuracy")
+    width = 0.8 / len(task["sets"])
+    for i, (own, found) in enumerate(task["sets"].items()):
+        for k, metric in enumerate(metrics):
+            values = found["metrics"][metric]
+            value, low, high = values["value"], values["low"], values["high"]
+            if value is None:
+                continue
+            x = k + (i - (len(task["sets"]) - 1) / 2) * width
+            label = NAMES.get(own, own) if k == 0 else None
+            axis.bar(x, value, 0.92 * width, color=COLOURS.get(own), label=label)
+            if low is not None:
+                error = [[max(value - low, 0)], [max(high - value, 0)]]
+                axis.errorbar(x, value, error, color="black", linewidth=1, capsize=2)
+            top = max(value, high if high is not None else value, 0)
+            axis.text(x, top + 0.015, f"{value:.2f}", ha="center", fontsize=8)
+    axis.set_xticks(range(len(metrics)), [METRICS[metric] for metric in metrics])
+    axis.set_ylim(min(0, axis.get_ylim()[0]), 1.3)
+    axis.set_yticks(np.arange(0, 1.01, 0.2))
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.legend(ncols=2, fontsize=8, frameon=False, loc="upper center")
+    title = f"{name}: {task['subjects']} subjects, {task['recordings']} recordings"
+    axis.set_title(f"{title}\n{task['how']}", fontsize=9)
+
+
+def _curve(axis, task):
+    drawn = False
+    for own, rows in task["label_efficiency"].items():
+        points = [(row["subjects"], [v for v in row["values"] if v is not None]) for row in rows]
+        points = [(x, values) for x, values in points if values]
+        if not points:
+            continue
+        drawn = True
+        x = [p[0] for p in points]
+        axis.plot(
+            x,
+            [np.mean(p[1]) for p in points],
+            marker="o",
+            color=COLOURS.get(own),
+            label=NAMES.get(own, own),
+        )
+        low, high = [np.min(p[1]) for p in points], [np.max(p[1]) for p in points]
+        axis.fill_between(x, low, high, color=COLOURS.get(own), alpha=0.15, linewidth=0)
+    metric = "auroc" if task["ranked"] else "kappa"
+    axis.set_ylabel(METRICS[metric])
+    axis.set_xlabel("training subjects with labels (band: range over draws)")
+    if drawn:
+        from matplotlib.ticker import NullFormatter
+
+        ticks = sorted(
+            {row["subjects"] for rows in task["label_efficiency"].values() for row in rows}
+        )
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.legend(fontsize=8, frameon=False)
+    axis.grid(alpha=0.3)
+    axis.set_title("label efficiency", fontsize=9)
+
+
+def _confusion(axis, counts, classes):
+    counts = np.array(counts, float)
+    total = counts.sum(1, keepdims=True)
+    share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(*share.shape):
+        colour = "white" if share[i, j] > 0.6 else "black"
+        text = f"{share[i, j]:.0%}\n{int(counts[i, j])}"
+        axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
+    axis.set_xticks(range(len(classes)), classes)
+    axis.set_yticks(range(len(classes)), classes)
+
+
+def _roc(axis, curves):
+    """Draw name -> ([[false alarms, hits], ...], colour or None)."""
+    axis.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
+    for name, (points, colour) in curves.items():
+        axis.plot(*np.array(points).T, color=colour, label=name)
+    axis.set(xlabel="false alarms (share of negatives)", ylabel="hits (share of positives)")
+    axis.set_aspect("equal")
+    axis.legend(fontsize=8, frameon=False, loc="lower right")
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float], **options):
+    """Return a figure of ``size`` inches and its axes, row by row, without a window system.
+
+    ``options`` are as of ``Figure.subplots``.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+    return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
 def save_figure(figure, path: str | os.PathLike) -> None:
     """Write a PNG whole or not at all."""
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format="png")

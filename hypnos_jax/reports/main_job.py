@@ -6,35 +6,19 @@ run's ``config.json``, ``metrics.jsonl`` and pictures, ``probe.json``, the embed
 
 from __future__ import annotations
 
-import base64
-import datetime
-import html
-import io
 import json
 import os
 import pathlib
-import platform
-from collections.abc import Iterable, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.files import atomic_write
 from hypnos_jax import metrics
-from hypnos_jax.reports.probe_figure import COLOURS, METRICS, NAMES
+from hypnos_jax.reports.figures import COLOURS, METRICS, NAMES, new_figure, save_figure
+from hypnos_jax.reports.page import number, read_json, render
 
 MOST_NIGHTS = 60  # rows of the table of recordings
-PACKAGES = ("hypnos_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn")
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto;
-  padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: 1em 0; font-size: 13px; }
-th, td { padding: 3px 9px; text-align: left; border-bottom: 1px solid #e3e3e3;
-  vertical-align: top; }
-th { background: #f4f4f4; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; } pre { background: #f6f6f6; padding: 8px; overflow-x: auto; }
-.note { color: #555; } .scroll { overflow-x: auto; }
-"""
 
 
 def write_report(
@@ -59,25 +43,24 @@ def write_report(
         raise ValueError(f"{folder} holds neither nights, nor tokenizers, nor a model")
     probed, probe = newest_probe(model)
     rows = probe_rows(probe)
-    picture = draw_summary(runs, model, probe)
-    write_whole(folder / "report.png", picture)
-    parts = [
-        f"<p class=note>{text(datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z'))},"
-        f" {text(versions())}</p>",
-        _results(probe, rows, probed),
-        _figure("Training and results", picture),
-        _recordings(manifest, folder / "nights" / "rejects.jsonl"),
-        _tokenizers(runs),
-        _model(model),
-        _embeddings(folder / "embeddings"),
-        _time(seconds),
-    ]
-    page = (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<title>{text(title or 'hypnos_jax report')}</title><style>{STYLE}</style>"
-        f"<h1>{text(title or 'hypnos_jax report')}</h1>{''.join(parts)}</html>\n"
+    draw_summary(runs, model, probe, folder / "report.png")
+    picture = probed / "figures" / f"{probe['step']}_probe.png" if probe else None
+    page = render(
+        "main_job.html",
+        title=title or "hypnos_jax report",
+        probe=probe,
+        probe_rows=rows,
+        probe_picture=picture if picture and picture.is_file() else None,
+        by_recording=_by_recording(probe),
+        summary=folder / "report.png",
+        nights=_recordings(manifest, folder / "nights" / "rejects.jsonl"),
+        tokenizers=_tokenizers(runs),
+        model=_model(model),
+        embeddings=_embeddings(folder / "embeddings"),
+        seconds=_time(seconds),
     )
-    write_whole(folder / "report.html", page.encode())
+    with atomic_write(folder / "report.html", "w") as file:
+        file.write(page)
     return text_table(rows, probe)
 
 
@@ -122,14 +105,11 @@ def text_table(rows: Sequence[Sequence[str]], probe: dict | None) -> str:
     return "\n".join(lines)
 
 
-def draw_summary(runs: dict[str, pathlib.Path], model: pathlib.Path, probe: dict | None) -> bytes:
-    """Return a PNG: the tokenizers' losses, the model's loss, the first metric of every task."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.4])
+def draw_summary(
+    runs: dict[str, pathlib.Path], model: pathlib.Path, probe: dict | None, path: pathlib.Path
+) -> None:
+    """Draw the tokenizers' losses, the model's, and the first metric of every task as a PNG."""
+    figure, (left, middle, right) = new_figure(1, 3, (15, 4.6), width_ratios=[1, 1, 1.4])
     for name, run in runs.items():
         steps, losses = curve(run, "loss")
         left.plot(steps, losses, label=name, linewidth=1.2)
@@ -166,9 +146,7 @@ def draw_summary(runs: dict[str, pathlib.Path], model: pathlib.Path, probe: dict
         right.set_ylim(min(0, right.get_ylim()[0]), 1.35)
         right.legend(fontsize=8, frameon=False, ncols=2, loc="upper center")
     right.set_title("linear probes of frozen features", fontsize=10)
-    file = io.BytesIO()
-    figure.savefig(file, dpi=110, format="png")
-    return file.getvalue()
+    save_figure(figure, path)
 
 
 def lines(workdir: pathlib.Path) -> list[dict]:
@@ -207,37 +185,20 @@ def newest_probe(workdir: pathlib.Path) -> tuple[pathlib.Path, dict | None]:
     return max(found, key=lambda pair: pair[1]["step"], default=(workdir, None))
 
 
-def _results(probe, rows, probed):
-    if probe is None:
-        return "<h2>Results</h2><p>No probe was run.</p>"
-    out = ["<h2>Results</h2>", table(rows), f"<p class=note>{text(probe['protocol'])}</p><ul>"]
-    for task, found in probe["tasks"].items():
-        out.append(
-            f"<li><b>{text(task)}</b>: {found['subjects']} subjects, {found['recordings']}"
-            f" recordings; {text(found['how'])}. Examples: "
-            + ", ".join(f"{text(c)} {n}" for c, n in zip(found["classes"], found["counts"]))
-            + "</li>"
-        )
-    out += [f"<li><b>{text(k)}</b>: left out, {text(v)}</li>" for k, v in probe["left_out"].items()]
-    out.append("</ul>")
-    picture = probed / "figures" / f"{probe['step']}_probe.png"
-    if picture.is_file():
-        out.append(_figure("Probes", picture.read_bytes()))
-    for task, found in probe["tasks"].items():
-        own = found["sets"]["embedding"]["per_recording"]
-        if own:
-            head = ["recording", "subject", "examples", "kappa", "accuracy"]
-            body = [
-                [x["recording"], x["subject"], x["examples"], x["kappa"], x["accuracy"]]
-                for x in own[:MOST_NIGHTS]
-            ]
-            out.append(f"<h3>{text(task)} by recording, embedding</h3>" + table([head, *body]))
-    return "".join(out)
+def _by_recording(probe):
+    """Task -> rows of the embedding's results by recording."""
+    head = ["recording", "subject", "examples", "kappa", "accuracy"]
+    found = {}
+    for task, own in (probe or {}).get("tasks", {}).items():
+        rows = own["sets"]["embedding"]["per_recording"][:MOST_NIGHTS]
+        if rows:
+            found[task] = [head, *([row[key] for key in head] for row in rows)]
+    return found
 
 
 def _recordings(manifest, rejects):
     if manifest is None:
-        return ""
+        return None
     nights = manifest["nights"]
     head = ["recording", "subject", "split", "hours", "channels", "mains Hz", "scored", "remarks"]
     rows = [head]
@@ -269,49 +230,47 @@ def _recordings(manifest, rejects):
     words = f"{len(nights)} recordings, {hours:.1f} h"
     if len(nights) > MOST_NIGHTS:
         words += f"; the first {MOST_NIGHTS} are listed"
-    out = [f"<h2>Recordings</h2><p>{words}</p><div class=scroll>{table(rows)}</div>"]
     try:
         rejected = [json.loads(line) for line in rejects.read_text().splitlines()]
     except (OSError, ValueError):
         rejected = []
-    if rejected:
-        body = [[x["recording"], x["reason"]] for x in rejected[:MOST_NIGHTS]]
-        out.append(f"<p>{len(rejected)} rejected:</p>" + table([["recording", "reason"], *body]))
-    return "".join(out)
+    body = [[x["recording"], x["reason"]] for x in rejected[:MOST_NIGHTS]]
+    return {
+        "words": words,
+        "rows": rows,
+        "rejected": len(rejected),
+        "rejects": [["recording", "reason"], *body],
+    }
 
 
 def _tokenizers(runs):
     if not runs:
-        return ""
+        return None
     found = {name: evaluated(run) for name, run in runs.items()}
     keys = sorted({key for own in found.values() for key in own})
     rows = [["metric", *runs]]
     rows += [[key.removeprefix("eval/"), *(own.get(key) for own in found.values())] for key in keys]
-    out = ["<h2>Tokenizers</h2>", table(rows) if keys else "<p>Not evaluated.</p>"]
-    for name, run in runs.items():
-        for picture in newest_pictures(run / "figures"):
-            out.append(_figure(f"{name}: {picture.stem.split('_', 1)[-1]}", picture.read_bytes()))
-    return "".join(out)
+    pictures = [
+        (f"{name}: {path.stem.split('_', 1)[-1]}", path)
+        for name, run in runs.items()
+        for path in newest_pictures(run / "figures")
+    ]
+    return {"rows": rows, "pictures": pictures}
 
 
 def _model(model):
     if not model.is_dir():
-        return ""
+        return None
     config = read_json(model / "config.json") or {}
     found = {k: v for k, v in evaluated(model).items() if not k.startswith("eval/probe/")}
     rows = [["metric", "value"], *([k.removeprefix("eval/"), v] for k, v in sorted(found.items()))]
-    shape = json.dumps(config.get("objective", {}), indent=1)
-    return (
-        "<h2>RQ-Transformer</h2>"
-        + (table(rows) if found else "<p>Not evaluated.</p>")
-        + f"<details><summary>objective</summary><pre>{text(shape)}</pre></details>"
-    )
+    return {"rows": rows, "objective": json.dumps(config.get("objective", {}), indent=1)}
 
 
 def _embeddings(folder):
     files = sorted(folder.rglob("*.npz")) if folder.is_dir() else []
     if not files:
-        return ""
+        return None
     rows = [["file", "seconds", "epochs", "width", "modalities"]]
     for path in files[:MOST_NIGHTS]:
         with np.load(path, allow_pickle=False) as file:
@@ -319,17 +278,11 @@ def _embeddings(folder):
             shape, checksum = file["epochs"].shape, str(file["model"])
             name = path.relative_to(folder).as_posix()
             rows.append([name, len(file["times_s"]), *shape, ", ".join(own)])
-    return (
-        f"<h2>Embeddings</h2><p>{len(files)} recordings, model {text(checksum[:16])}...</p>"
-        + table(rows)
-    )
+    return {"count": len(files), "model": checksum, "rows": rows}
 
 
 def _time(seconds):
-    if not seconds:
-        return ""
-    rows = [["step", "seconds"], *([k, f"{v:.0f}"] for k, v in seconds.items())]
-    return "<h2>Time</h2>" + table(rows)
+    return seconds and [["step", "seconds"], *([k, f"{v:.0f}"] for k, v in seconds.items())]
 
 
 def newest_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -340,58 +293,3 @@ def newest_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
         if step.isdigit() and int(step) >= found.get(name, (-1, None))[0]:
             found[name] = (int(step), path)
     return [path for _, (_, path) in sorted(found.items())]
-
-
-def _figure(caption, png):
-    data = base64.b64encode(png).decode()
-    return f"<p><img alt='{text(caption)}' src='data:image/png;base64,{data}'></p>"
-
-
-def table(rows: Iterable[Sequence]) -> str:
-    """Return an HTML table of a header and rows; numbers are set right, all text is escaped."""
-    head, *body = rows
-    out = ["<table><tr>", *(f"<th>{text(x)}</th>" for x in head), "</tr>"]
-    for row in body:
-        out.append("<tr>")
-        for x in row:
-            kind = " class=n" if isinstance(x, int | float) else ""
-            shown = number(x) if x is None or isinstance(x, float) else x
-            out.append(f"<td{kind}>{text(shown)}</td>")
-        out.append("</tr>")
-    return "".join([*out, "</table>"])
-
-
-def number(x: float | None) -> str:
-    """Return a number in few digits, ``-`` for none."""
-    if x is None:
-        return "-"
-    return f"{x:.3f}" if abs(x) < 100 else f"{x:,.0f}"
-
-
-def text(x) -> str:
-    """Return anything as text that HTML shows as it is."""
-    return html.escape(str(x), quote=True)
-
-
-def versions() -> str:
-    """Return the versions of this program, of what it stands on, and the machine's kind."""
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    found.append(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    return ", ".join(found)
-
-
-def read_json(path: pathlib.Path):
-    """Return a JSON file's value, or None where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def write_whole(path: pathlib.Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(data)
-    partial.replace(path)

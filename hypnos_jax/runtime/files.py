@@ -1,18 +1,18 @@
-"""What evaluators found, as JSON files that any reader takes."""
+"""JSON files that any reader takes; how files are written whole is ``data_pipelines.files``."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import pathlib
+
+from data_pipelines.files import atomic_write
 
 
-def write_json(path: pathlib.Path, value) -> None:
+def write_json(path: str | os.PathLike, value) -> None:
     """Write a JSON file whole or not at all; numbers that are not finite become null."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def finite(value):

@@ -7,13 +7,11 @@ request, as object stores have it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import pathlib
 import shutil
-import uuid
 
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+from data_pipelines.files import atomic_write
 
 
 def open_folder(path: str | os.PathLike) -> LocalFolder | RemoteFolder:
@@ -51,44 +49,25 @@ class LocalFolder:
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file that is not there; return False, and change nothing, where it is."""
-        path = self.path / name
-        partial = _write_beside(path, content)
         try:
-            os.link(partial, path)  # unlike a rename it replaces nothing
+            self._write(name, content, "xb")
         except FileExistsError:
             return False
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            if path.exists():  # and at worst, between this line and the next, equal content
-                return False
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         return True
 
     def replace(self, name: str, content: bytes) -> None:
         """Write a file, whatever is there."""
+        self._write(name, content, "wb")
+
+    def _write(self, name: str, content: bytes, mode: str) -> None:
         path = self.path / name
-        os.replace(_write_beside(path, content), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, mode) as file:
+            file.write(content)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         (self.path / name).unlink(missing_ok=True)
-
-
-def _write_beside(path: pathlib.Path, content: bytes) -> pathlib.Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return partial
 
 
 class RemoteFolder:

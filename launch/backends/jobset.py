@@ -24,7 +24,7 @@ import re
 
 import yaml
 
-from hypnos_jax.jobs.sweeps import Run, evaluated, trained, workdir_of
+from hypnos_jax.jobs.sweeps import PlannedRun, evaluated, trained, workdir_of
 
 FAILED, STOPPED_EARLY = 1, 75  # exit codes: an error of config or data; saved, start me again
 TRAIN, EVALUATE = "train", "evaluate"
@@ -67,7 +67,7 @@ def slice_of(text: str, flag: str = "tpu") -> tuple[str, str, int, int]:
 
 
 def manifest(
-    run: Run,
+    run: PlannedRun,
     workdir: str,
     *,
     image: str,
@@ -204,7 +204,9 @@ def _job(name, container, claim, *, pods, retries, rule, nodes=None, annotations
     }
 
 
-def start(runs: list[Run], folder: pathlib.Path, seen: str, *, evaluate: bool, **options) -> int:
+def start(
+    runs: list[PlannedRun], folder: pathlib.Path, seen: str, *, evaluate: bool, **options
+) -> int:
     """Write the manifests of what is not done, as far as that is seen here; return the exit code.
 
     Args:

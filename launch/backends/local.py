@@ -8,7 +8,6 @@ of the launcher they are asked to save and end, and the lock is free when the la
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import functools
 import json
 import os
@@ -18,9 +17,6 @@ import subprocess
 import sys
 import time
 
-import psutil
-from absl import logging
-
 from hypnos_jax.jobs.progress import Progress, newest_step, read_progress, tail
 from hypnos_jax.jobs.sweeps import (
     DONE,
@@ -29,10 +25,11 @@ from hypnos_jax.jobs.sweeps import (
     RUNNING,
     STOPPED,
     WAITING,
-    Run,
+    PlannedRun,
     evaluated,
     workdir_of,
 )
+from hypnos_jax.runtime.files import write_json
 from launch.backends.table import Table
 from launch.children import end_with_parent
 
@@ -45,11 +42,6 @@ LAUNCHERS = ("SLURM_", "OMPI_")
 LOOK_S = 0.2
 IN_VAIN = 3  # times in a row that a run was stopped from outside and had saved nothing new
 LAST_LINES = 12
-LOCK_WAIT_S = 600.0  # ours: for what a killed launcher has started to save and end: a compilation
-
-
-class LockedError(ValueError):
-    """Another sweep runs in this folder."""
 
 
 @dataclasses.dataclass
@@ -64,7 +56,7 @@ class Job:
         why: of a failed one, in a line.
     """
 
-    run: Run
+    run: PlannedRun
     workdir: pathlib.Path
     state: str = WAITING
     codes: dict = dataclasses.field(default_factory=dict)
@@ -75,7 +67,7 @@ class Job:
     progress: Progress = Progress()
 
 
-def read_job(run: Run, folder: pathlib.Path, evaluate: bool, held: bool = False) -> Job:
+def read_job(run: PlannedRun, folder: pathlib.Path, evaluate: bool, held: bool = False) -> Job:
     """Return a run as its folder tells it.
 
     Args:
@@ -115,7 +107,7 @@ class Local:
 
     def __init__(
         self,
-        runs: list[Run],
+        runs: list[PlannedRun],
         folder: pathlib.Path,
         *,
         jobs: int,
@@ -266,61 +258,4 @@ class Local:
 
     def note(self, job: Job) -> None:
         """Write a run's exit codes, whole or not at all."""
-        partial = job.workdir / "ended.json.tmp"
-        partial.write_text(json.dumps(job.codes) + "\n")
-        os.replace(partial, job.workdir / "ended.json")
-
-
-def take_lock(folder: pathlib.Path):
-    """Return the sweep's lock file, open and locked.
-
-    Raises:
-        LockedError: another launcher is at work here, or processes of one that was killed do not
-            end.
-    """
-    lock = (folder / "lock").open("a+")
-    end, told = time.monotonic() + LOCK_WAIT_S, False
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip()
-            if owner.isdecimal() and _lives(int(owner)):
-                raise LockedError(
-                    f"{folder} is in use by process {owner}; one sweep at a time in a folder"
-                ) from None
-            if time.monotonic() > end:
-                raise LockedError(
-                    f"{folder}: processes of a sweep that was killed have not ended within"
-                    f" {LOCK_WAIT_S:g} s; end them, or use another --output"
-                ) from None
-            if not told:
-                logging.info("waiting for the processes of a killed sweep to save and end")
-                told = True
-            time.sleep(LOOK_S)
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock
-
-
-def _lives(number: int) -> bool:
-    """Whether there is such a process, and its parent has not just not heard of its end."""
-    try:
-        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def is_held(folder: pathlib.Path) -> bool:
-    """Whether a launcher, or what one has started, is at work in a folder."""
-    if not (folder / "lock").exists():
-        return False
-    with (folder / "lock").open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        write_json(job.workdir / "ended.json", job.codes)

@@ -26,7 +26,8 @@ import tempfile
 import time
 
 from hypnos_jax.jobs.progress import tail
-from hypnos_jax.jobs.sweeps import ROOT, Run, evaluated, trained, workdir_of
+from hypnos_jax.jobs.sweeps import ROOT, PlannedRun, evaluated, trained, workdir_of
+from hypnos_jax.runtime.files import write_json
 from launch.children import end_with_parent
 
 STOPPED_EARLY = 75  # hypnos_jax/runtime/preemption.py, whose import is not needed
@@ -125,7 +126,7 @@ class Command:
 
 
 def submit(
-    runs: list[Run],
+    runs: list[PlannedRun],
     folder: pathlib.Path,
     place: pathlib.Path,
     *,
@@ -191,9 +192,7 @@ def submit(
         raise ValueError(f"submitit: {error}") from error
     finally:
         place.mkdir(exist_ok=True)
-        partial = place / "submitted.json.tmp"
-        partial.write_text(json.dumps(submitted, indent=1) + "\n")
-        os.replace(partial, place / "submitted.json")
+        write_json(place / "submitted.json", submitted)
     return submitted
 
 
@@ -204,7 +203,7 @@ def _executor(submitit, place, kind, cluster, parameters):
     return executor
 
 
-def _command(folder: pathlib.Path, run: Run, kind: str, training: str = "") -> Command:
+def _command(folder: pathlib.Path, run: PlannedRun, kind: str, training: str = "") -> Command:
     workdir = workdir_of(folder, run)
     return Command(getattr(run, kind)(workdir), str(workdir / f"{kind}.log"), training)
 
@@ -241,7 +240,7 @@ def stand_in():
             os.environ["PATH"] = before
 
 
-def start(runs: list[Run], folder: pathlib.Path, *, dry_run: bool, **options) -> int:
+def start(runs: list[PlannedRun], folder: pathlib.Path, *, dry_run: bool, **options) -> int:
     """Submit what is not done, and say which jobs those are; with ``dry_run`` only write them.
 
     A dry run leaves its files in ``DIR/slurm_dry_run``, and asks Slurm nothing.

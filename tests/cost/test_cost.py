@@ -7,9 +7,11 @@ import jax
 import pytest
 from tiny_models import MODALITIES, rq_config, rvq_config
 
-from hypnos_jax import batch, config, sharding, train
-from hypnos_jax.cost import scaling
+from hypnos_jax import batch, config, sharding
+from hypnos_jax.cost.cost import cost as cost_of
+from hypnos_jax.laws.runs import read_sweep
 from hypnos_jax.nn import backend
+from hypnos_jax.step import make_plan
 
 
 def xla_flops(resolved):
@@ -17,7 +19,7 @@ def xla_flops(resolved):
     objective = config.make_objective(resolved)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-        plan = train.make_plan(resolved, objective, mesh, batch.shapes(resolved))
+        plan = make_plan(resolved, objective, mesh, batch.shapes(resolved))
         return plan.trace().lower().cost_analysis()["flops"]
 
 
@@ -28,7 +30,7 @@ def test_a_cost_is_what_xla_counts_of_the_unrolled_program():
     rolled = rq_config(**sizes, chunk=16)
     unrolled = rq_config(**sizes, chunk=64, unroll=4)
     rolled["train"]["batch_size"] = unrolled["train"]["batch_size"] = 32
-    cost = scaling.cost(rolled)
+    cost = cost_of(rolled)
     assert cost.flops_per_step == pytest.approx(xla_flops(unrolled), rel=0.02)
     # 6 N D, with a second of one channel for a token.
     assert cost.flops_per_step == pytest.approx(
@@ -42,10 +44,10 @@ def test_a_cost_is_what_xla_counts_of_the_unrolled_program():
 
 def test_a_cost_is_the_same_wherever_it_is_counted():
     wide = rq_config(dtype="bfloat16", chunk=64)
-    here = scaling.cost(wide)
+    here = cost_of(wide)
     with backend.assume("gpu"):  # where a kernel that needs one would be traced
-        assert scaling.cost(wide) == here
-    assert scaling.cost(rq_config(dtype="bfloat16", chunk=64, attention="splash")) == here
+        assert cost_of(wide) == here
+    assert cost_of(rq_config(dtype="bfloat16", chunk=64, attention="splash")) == here
 
 
 @pytest.mark.slow
@@ -54,7 +56,7 @@ def test_a_tokenizers_cost_is_what_xla_counts():
     resolved["objective"]["model"] |= {"filters": 64, "dim": 512, "layers": 1, "heads": 4}
     resolved["objective"]["model"] |= {"ffn_dim": 1024, "codebook_dim": 64, "window": 16}
     resolved["train"]["batch_size"] = 8
-    assert scaling.cost(resolved).flops_per_step == pytest.approx(xla_flops(resolved), rel=0.02)
+    assert cost_of(resolved).flops_per_step == pytest.approx(xla_flops(resolved), rel=0.02)
 
 
 def write_run(folder, name, *, steps=4, at=4, loss=2.0, evaluated=True):
@@ -82,7 +84,7 @@ def test_a_sweeps_finished_runs_are_read_and_the_others_named(tmp_path):
         {"name": "new", "given": {}},
     ]
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": entries}))
-    (run,), left_out = scaling.read_sweep(tmp_path, "eval/val/loss")
+    (run,), left_out = read_sweep(tmp_path, "eval/val/loss")
     assert (run.name, run.parameters, run.looked_up, run.steps) == ("done", 100, 40, 4)
     assert (run.data, run.flops, run.loss, run.modalities) == (240, 4e3, 2.0, 2)
     assert run.unique == 120  # 16 examples an epoch, 32 were drawn
@@ -93,4 +95,4 @@ def test_a_sweeps_finished_runs_are_read_and_the_others_named(tmp_path):
         "new": "has not begun",
     }
     with pytest.raises(ValueError, match=r"holds no sweep"):
-        scaling.read_sweep(tmp_path / "runs", "eval/val/loss")
+        read_sweep(tmp_path / "runs", "eval/val/loss")

@@ -8,13 +8,14 @@ import tiny_recordings
 
 from data_pipelines import store
 from data_pipelines.builders import folder, night_builder, recording_night
+from data_pipelines.recipes.hypnos import RECIPE
 
-pytest.importorskip("apache_beam", reason="the extra beam is not installed")
+pytest.importorskip("apache_beam")
 
 
 def write(source, output, **kwargs):
     items, _ = folder.find_recordings(source)
-    make_night = recording_night.PrepareRecording(channels=("eeg_c3", "ecg"), mains_hz=50)
+    make_night = recording_night.PrepareRecording(RECIPE, ("eeg_c3", "ecg"), mains_hz=50)
     return night_builder.write_store(
         output, kind="signals", items=items, make_night=make_night, progress=False, **kwargs
     )

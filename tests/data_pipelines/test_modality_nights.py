@@ -1,5 +1,6 @@
 """Windows of nights with labels: every token once, few shots nested, labels where scored."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 
 from data_pipelines import pipeline
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE
+from data_pipelines.recipes.sleep2vec import NINE
+from data_pipelines.recipes.sleep2vec import ROWS as MODALITIES
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.scoring import Event
 from data_pipelines.sources import modality_nights
 from data_pipelines.store import ChannelSignal, Night, NightStore
 from data_pipelines.synthetic import write_tiny_modalities
+from data_pipelines.windows import Windows
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +118,71 @@ def test_sites_and_labels_can_be_chosen(nights):
         load(nights, labels=("cured",))
     batch = everything(load(nights, labels=("marked",)))
     assert set(batch["outcomes"][:, 0]) == {0, 1}
+
+
+def test_a_recording_gives_the_windows_of_its_night(nights):
+    store, source = NightStore(nights), load(nights, window_tokens=20)
+    about = source.describe()
+    objective = {"model": {"modalities": about["modalities"]}, "outcomes": about["outcomes"]}
+    expected = modality_nights.shapes({"window_tokens": 20}, {**objective, "survival": []})
+    feed = itertools.chain.from_iterable(
+        ({key: value[row] for key, value in batch.items()} for row in range(4))
+        for batch in source.evaluation_batches(4)
+    )
+    for night in store.select("train")[:2]:
+        signals = {name: store.channel(night, name) for name in night.channels}
+        batches = list(
+            modality_nights.recording_batches(
+                signals, data={"window_tokens": 20}, objective=objective
+            )
+        )
+        assert len(batches) == 3  # of 48 tokens
+        for made, stored in zip(batches, feed):
+            assert {name: value.shape[1:] for name, value in made.items()} == {
+                name: tuple(shape) for name, (_, *shape) in expected.items()
+            }
+            for name in ("present", "valid", "start", "weight"):
+                np.testing.assert_array_equal(made[name][0], stored[name])
+            for m, name in enumerate(NINE):
+                signal = made[f"signal/{name}"]
+                assert signal.dtype == np.float32 and made["scale"][0, m] == 1
+                expected_signal = stored[f"signal/{name}"] * stored["scale"][m]
+                np.testing.assert_array_equal(signal[0], expected_signal)
+            assert (made["stage"] == -1).all() and made["age"] == -1
+
+
+def test_a_recording_of_nothing_that_the_model_reads_is_refused(nights):
+    store = NightStore(nights)
+    objective = {"model": {"modalities": load(nights).describe()["modalities"]}}
+    eeg = store.channel(store.nights[0], "eeg")
+    short = ChannelSignal("eeg", 128, eeg.samples[: 29 * 128], eeg.valid[:29], eeg.tracks[:29])
+    slow = ChannelSignal("eeg", 64, eeg.samples[::2], eeg.valid, eeg.tracks)
+    for signals, error, message in (
+        ({"snore": eeg}, RecordingError, "none of the model's modalities"),
+        ({"eeg": short}, RecordingError, "shorter than one token of 30 s"),
+        ({"eeg": slow}, pipeline.PipelineError, "eeg is prepared at 64 Hz; the model reads 128 Hz"),
+    ):
+        with pytest.raises(error, match=message):
+            next(
+                modality_nights.recording_batches(
+                    signals, data={"window_tokens": 20}, objective=objective
+                )
+            )
+
+
+@pytest.mark.parametrize(("seconds", "starts"), [(29, []), (570, [0]), (930, [0, 10, 20])])
+def test_windows_may_overlap(tmp_path, seconds, starts):
+    write_night(tmp_path / "store", max(seconds, 30))
+    store = NightStore(tmp_path / "store")
+    night = dataclasses.replace(store.nights[0], duration_s=seconds)
+    store.nights = [night]
+    if not starts:
+        with pytest.raises(pipeline.EmptySplitError):
+            Windows.of(store, "train", 20, 1, step_tokens=10)
+        return
+    windows = Windows.of(store, "train", 20, 1, step_tokens=10)
+    assert windows.start.tolist() == starts
+    assert windows.tokens.tolist() == [min(20, seconds // 30 - start) for start in starts]
 
 
 def write_night(folder, seconds, *, events=(), metadata=(), stages=()):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import pipeline
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE
+from data_pipelines.recipes.sleep2vec import NINE
+from data_pipelines.recipes.sleep2vec import ROWS as MODALITIES
 from data_pipelines.sources import modality_pairs
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic import write_tiny_modalities, write_tiny_nights

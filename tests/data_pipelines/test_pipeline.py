@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import pipeline
+from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import NightStore, StoreError, index_of
 from data_pipelines.synthetic import write_tiny_nights, write_tiny_tokens
 
@@ -175,7 +176,7 @@ def test_fewer_training_nights_are_a_part_of_more_and_the_other_splits_stay(toke
         ("token_windows", {"modalities": ("ppg",)}, "no modality 'ppg'; it has ['eeg_c3'"),
         ("token_windows", {"split": "dev"}, "no night in split 'dev'"),
         ("signal_crops", {"signal_type": "ecg"}, "reads a store of signals"),
-        ("tokens", {}, "no data source named 'tokens'"),
+        ("tokens", {}, "no source named 'tokens'"),
     ],
 )
 def test_a_store_that_does_not_fit_says_why(tokens, name, options, message):
@@ -301,14 +302,14 @@ def test_over_epochs_crops_start_at_every_second_alike():
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
 def test_a_permutation_takes_every_place_once(count, key):
-    places = pipeline.permute(np.arange(count), count, np.full(count, key, np.uint64))
+    places = permute(np.arange(count), count, np.full(count, key, np.uint64))
     assert sorted(places.tolist()) == list(range(count))
 
 
 def test_orders_of_many_epochs_are_uniform_and_neighbours_are_parted():
     count, epochs = 37, 6000
-    keys = pipeline.mix(np.repeat(np.arange(epochs), count))
-    places = pipeline.permute(np.tile(np.arange(count), epochs), count, keys).reshape(epochs, count)
+    keys = mix(np.repeat(np.arange(epochs), count))
+    places = permute(np.tile(np.arange(count), epochs), count, keys).reshape(epochs, count)
     for column in (places[:, 0], places[:, 36], (places[:, 8] - places[:, 7]) % count):
         found = np.bincount(column, minlength=count)
         # The difference of two places is never 0; 5 standard deviations of a count.

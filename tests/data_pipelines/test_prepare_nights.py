@@ -17,14 +17,16 @@ import tiny_recordings
 
 from data_pipelines import store
 from data_pipelines.builders import cinc2017, folder, night_builder, nsrr, recording_night
-from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.channels.table import CHANNELS
+from data_pipelines.files import PARTIALS
+from data_pipelines.recipes.hypnos import EIGHT, RECIPE
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def prepare(source, output, *, names=("eeg_c3", "ecg", "resp_abd"), cohort=None, **kwargs):
     items, doubles = folder.find_recordings(source, cohort=cohort)
-    make_night = recording_night.PrepareRecording(channels=tuple(names), mains_hz=50)
+    make_night = recording_night.PrepareRecording(RECIPE, tuple(names), mains_hz=50)
     return night_builder.write_store(
         output,
         kind="signals",
@@ -102,7 +104,7 @@ def test_the_second_run_takes_up_where_the_first_stopped(recordings, tmp_path):
         pass
 
     calls = []
-    prepare_night = recording_night.PrepareRecording(channels=("ecg",), mains_hz=50)
+    prepare_night = recording_night.PrepareRecording(RECIPE, ("ecg",), mains_hz=50)
     items, _ = folder.find_recordings(recordings)
 
     def make(pending, stop_at):
@@ -133,7 +135,7 @@ def test_a_damaged_waiting_night_is_made_again(recordings, tmp_path):
     prepare(recordings, tmp_path / "whole")
     items, _ = folder.find_recordings(recordings)
     make_night = recording_night.PrepareRecording(
-        channels=("eeg_c3", "ecg", "resp_abd"), mains_hz=50
+        RECIPE, ("eeg_c3", "ecg", "resp_abd"), mains_hz=50
     )
 
     def stop(pending):
@@ -281,7 +283,7 @@ def test_a_full_disk_is_said_clearly_and_nothing_half_written_stays(recordings, 
     assert made.returncode == 1
     assert "no space left" in made.stderr and "Traceback" not in made.stderr
     assert not (disk / "out" / "manifest.json").exists()
-    assert not list((disk / "out").rglob("*.tmp"))
+    assert not list((disk / "out").rglob(PARTIALS))
     resize("40m")
     assert run(recordings, disk / "out").returncode == 0
     store.NightStore(disk / "out").verify()
@@ -377,7 +379,7 @@ def test_an_nsrr_cohort_keeps_age_and_sex_and_no_more(tmp_path):
     items = nsrr.find_recordings(cohort)
     assert items["shhs1-200001"].metadata == {"age": 55.0, "sex": "M", "cohort": "shhs"}
     assert items["shhs2-200001"].metadata["age"] == 60.0
-    make_night = recording_night.PrepareRecording(channels=HYPNOS, mains_hz=60)
+    make_night = recording_night.PrepareRecording(RECIPE, EIGHT, mains_hz=60)
     night_builder.write_store(
         tmp_path / "out", kind="signals", items=items, make_night=make_night, progress=False
     )
@@ -429,7 +431,7 @@ def test_real_recordings_of_two_devices(test_data, tmp_path):
     opened = store.NightStore(tmp_path / "out")
     nox, sleep_edf = sorted(opened.nights, key=lambda night: night.duration_s)
     assert nox.duration_s == 120 and sleep_edf.duration_s == 300
-    assert set(HYPNOS) <= set(nox.channels)
+    assert set(EIGHT) <= set(nox.channels)
     for name in nox.channels:
         samples = opened.signal(nox, name, 0, 120)
         assert np.isfinite(samples).all() and samples.any()

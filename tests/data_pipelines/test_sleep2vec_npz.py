@@ -14,7 +14,8 @@ from data_pipelines import pipeline
 from data_pipelines.builders import sleep2vec_npz
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.builders.npz_export import export_npz
-from data_pipelines.recipes.sleep2vec import ELEVEN, MODALITIES, NINE
+from data_pipelines.recipes.sleep2vec import ELEVEN, NINE
+from data_pipelines.recipes.sleep2vec import ROWS as MODALITIES
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic import write_tiny_modalities
 

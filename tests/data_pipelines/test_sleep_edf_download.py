@@ -11,6 +11,7 @@ import tiny_recordings
 
 from data_pipelines import store
 from data_pipelines.builders import folder, night_builder, recording_night, sleep_edf
+from data_pipelines.recipes.hypnos import RECIPE
 
 LABELS = {"EEG Fpz-Cz": 20.0, "EEG Pz-Oz": 20.0, "EOG horizontal": 50.0}
 
@@ -62,7 +63,7 @@ def test_download_then_prepare(site, tmp_path):
     sleep_edf.download(tmp_path / "out", url=url)
     assert not [path for path in served[5:] if path.endswith(".edf")]
     items, _ = folder.find_recordings(source, cohort="sleep_edf")
-    make_night = recording_night.PrepareRecording(channels=("eeg_c3", "eog_e1"), mains_hz=50)
+    make_night = recording_night.PrepareRecording(RECIPE, ("eeg_c3", "eog_e1"), mains_hz=50)
     night_builder.write_store(
         tmp_path / "out", kind="signals", items=items, make_night=make_night, progress=False
     )

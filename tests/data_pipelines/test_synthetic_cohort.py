@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import scoring, splits
-from data_pipelines.channels import resolve, table
+from data_pipelines.channels import resolve
+from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.recordings import opening
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.synthetic import draw_subject, plan_cohort, simulate_night, write_cohort
@@ -52,7 +53,7 @@ def test_recordings_open_with_rates_units_and_all_channels(cohort):
             if kind in expected:
                 assert recording.sfreq_hz(index) == expected[kind]
         resolution = resolve.resolve(recording.labels)
-        lost = 8 - sum(name in resolution.bindings for name in table.HYPNOS)
+        lost = 8 - sum(name in resolution.bindings for name in EIGHT)
         assert lost <= (2 if site.name == "birch" else 1)  # a lost mastoid takes two channels
         assert resolution.unused == [] or lost
     assert sites == {site.name for site in SITES}
@@ -109,7 +110,7 @@ def test_units_labels_and_polarity_decode_to_the_same_signal(tmp_path, site):
     write_edf(path, record(stream(0), night, site, clean=True), START)
     recording = opening.open_recording(path)
     resolution = resolve.resolve(recording.labels)
-    for name in table.HYPNOS:
+    for name in EIGHT:
         values, sfreq = opening.read_channel(recording, resolution.bindings[name])
         assert sfreq == night.rates[name]
         wanted = night.signals[name]
@@ -159,7 +160,7 @@ def test_resumes_where_it_stopped(tmp_path):
     first = write_cohort(tmp_path, 3, seed=2, hours=0.07)
     before = contents(tmp_path)
     lost = tmp_path / f"{first[1]}.edf"
-    lost.rename(tmp_path / f"{first[1]}.edf.tmp")  # as a kill between two renames leaves it
+    lost.rename(tmp_path / f".{first[1]}.edf.partial-0")  # as a kill between two renames leaves it
     kept = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob(f"{first[0]}*")}
     finished = []
     write_cohort(tmp_path, 3, seed=2, hours=0.07, finished=finished.append)

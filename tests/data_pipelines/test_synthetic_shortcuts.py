@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import pipeline
-from data_pipelines.recipes.sleep2vec import MODALITIES, NINE
+from data_pipelines.recipes.sleep2vec import NINE
+from data_pipelines.recipes.sleep2vec import ROWS as MODALITIES
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic.shortcuts import write_shortcut_cohort
 

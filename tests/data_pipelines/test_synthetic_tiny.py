@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import pipeline
-from data_pipelines.channels import table
+from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.store import SPLITS, NightStore
 from data_pipelines.synthetic import write_tiny_nights, write_tiny_tokens
 
@@ -35,7 +35,7 @@ def test_tiny_nights_have_all_channels_stages_and_splits(signals):
     for split in SPLITS:
         assert signals.select(split)
     for night in signals.nights:
-        assert night.channels == table.HYPNOS
+        assert night.channels == EIGHT
         stages = signals.stages(night)
         assert set(stages.tolist()) == {0, 1, 2, 3, 4}
         for name in night.channels:
@@ -53,7 +53,7 @@ def test_tiny_nights_feed_every_tokenizer(signals, signal_type):
 
 def test_tiny_tokens_can_be_learnt(tokens):
     tokens.verify()
-    assert [m["name"] for m in tokens.modalities] == list(table.HYPNOS)
+    assert [m["name"] for m in tokens.modalities] == list(EIGHT)
     first, second = 0, 1  # the first two levels of the first modality
     seen = {}
     pairs = []

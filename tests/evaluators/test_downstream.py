@@ -7,7 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from hypnos_jax.evaluators.downstream import Condition, Downstream, keep, measure
+from hypnos_jax.evaluators.downstream import Condition, Downstream, keep
+from hypnos_jax.probing.answers import MEASURES, Answer
 from hypnos_jax.tasks import TASKS
 
 NAMES = ("ibi", "eeg", "ecg")
@@ -160,11 +161,9 @@ def test_breathing_is_judged_at_a_threshold_of_the_validation_nights(tmp_path):
 def test_arousals_are_measured_by_kind():
     target = np.zeros((2, 30, 4), np.float32)
     target[0, 3:9, 2] = 1
-    row = types.SimpleNamespace(
-        night=0, output=8 * target.reshape(2, -1) - 4, target=target.reshape(2, -1),
-        counted=np.ones((2, 120), bool), start=0,
-    )  # fmt: skip
-    found = measure(TASKS["arousal"], (), [row])
+    flat = target.reshape(2, -1)
+    row = Answer(0, 0, 0, 0, 8 * flat - 4, flat, np.ones((2, 120), bool))
+    found = MEASURES[TASKS["arousal"].measure](TASKS["arousal"]).metrics([row])
     assert found["auprc_limb"] == found["auprc"] == 1
     assert math.isnan(found["auprc_plm"])
 

@@ -1,7 +1,7 @@
 """The probe as a job: labels, feature sets, files and picture; what is missing is said."""
 
+import dataclasses
 import json
-import types
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from data_pipelines.builders.night_builder import write_store
 from data_pipelines.scoring import Event
 from data_pipelines.store import ChannelSignal, Night, TokenNight
 from hypnos_jax.evaluate import evaluate
-from hypnos_jax.evaluators.linear_probe import BREATHING, event_labels, rhythm_labels, stage_labels
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -56,15 +55,14 @@ def signal_night(index):
     return Night(tokens.recording, tokens.subject, tokens.split, {"eeg_c3": channel}, tokens.stages)
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("probe")
+def make_run(folder, make_night):
+    """A run with random variables over the token nights of ``make_night``, to be probed."""
     items = {f"n{i}": i for i in range(NIGHTS)}
     write_store(
         folder / "tokens",
         kind="tokens",
         items=items,
-        make_night=token_night,
+        make_night=make_night,
         modalities=MODALITIES,
         progress=False,
     )
@@ -80,6 +78,11 @@ def workdir(tmp_path_factory):
     batch = token_batch(modalities=modalities)
     write_run(folder / "run", config, random_variables(config, batch))
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("probe"), token_night)
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +116,21 @@ def test_baselines_stand_beside_it(results):
         curve = report["tasks"][task]["label_efficiency"]["embedding"]
         assert [row["fraction"] for row in curve] == [0.01, 0.1, 1.0]
         assert curve[0]["subjects"] == 1
-    assert (
-        "0 subjects" in report["left_out"]["arousal"]
-        or "one class" in report["left_out"]["arousal"]
-    )
+
+
+def test_a_task_whose_labels_are_all_alike_is_left_out(results):
+    _, report = results
+    assert report["left_out"] == {"arousal": "all labels are of one class"}
+
+
+def test_a_task_that_nobody_scored_is_left_out(tmp_path):
+    def unscored(index):
+        return dataclasses.replace(token_night(index), metadata={"events_scored": False})
+
+    run = make_run(tmp_path, unscored)
+    evaluate(run, changes={"evals.probe.tasks": ["arousal"]})
+    report = json.loads((run / "probe.json").read_text())
+    assert report["left_out"] == {"arousal": "0 subjects have labels"}
 
 
 def test_a_picture_is_drawn(results, workdir):
@@ -138,30 +152,3 @@ def test_wrong_options_are_named(workdir):
         evaluate(workdir, changes={"evals.probe.tasks": ["snoring"]})
     with pytest.raises(ValueError, match="is not the store of signals"):
         evaluate(workdir, changes={"evals.probe.nights": str(workdir.parent / "tokens")})
-
-
-def fake(stages, events, seconds=150, **metadata):
-    store = types.SimpleNamespace(
-        stages=lambda night: np.array(stages, np.int8), events=lambda night: events
-    )
-    return store, types.SimpleNamespace(duration_s=seconds, metadata=metadata, labels={})
-
-
-def test_labels_by_epoch():
-    events = [Event("hypopnea", 34.0, 12.0), Event("apnea_central", 58.0, 20.0)]
-    events += [Event("arousal", 95.0, 4.0), Event("hypopnea", 1000.0, 12.0)]
-    store, night = fake([0, 2, 2, 3, -1], events, events_scored=True)
-    assert stage_labels(store, night).tolist() == [0, 2, 2, 3, -1]
-    assert event_labels(BREATHING, store, night).tolist() == [-1, 1, 1, 0, -1]
-    assert event_labels(("arousal",), store, night).tolist() == [-1, 0, 0, 1, -1]
-    store, night = fake([0, 2, 2, 3, -1], [], events_scored=False)
-    assert (event_labels(BREATHING, store, night) == -1).all()
-
-
-def test_scoring_of_another_length():
-    store, night = fake([2, 2], [])
-    assert stage_labels(store, night).tolist() == [2, 2, -1, -1, -1]
-    store, night = fake([2] * 9, [])
-    assert stage_labels(store, night).tolist() == [2] * 5
-    night.labels = {"rhythm": "~"}
-    assert rhythm_labels(store, night).tolist() == [-1]

@@ -6,7 +6,7 @@ import pytest
 from tiny_models import random_variables, rq_config, token_batch, write_run
 
 from data_pipelines import pipeline
-from hypnos_jax.export.card import summarise
+from hypnos_jax.export.card import card, summarise
 from hypnos_jax.export.model import export, load_model
 
 
@@ -66,7 +66,7 @@ def test_hubs_read_the_card(exported):
         "| val/accuracy | 3 | not finite |",
         "Simulated nights",
         load_model(exported).checksum,
-        "row t has seen the seconds before t and not t itself",
+        "A multi-modal RQ-Transformer of sleep",
         "no medical\ndevice",
         "| ecg | 5 | ecg | 128 Hz | ecg |",
         'embed_recording("export", "night.edf")',
@@ -84,9 +84,61 @@ def test_a_licence_is_never_made_up(run, tmp_path):
 
 def test_an_export_of_an_export_keeps_its_run_and_licence(exported, tmp_path):
     export(exported, tmp_path / "again", programs=False)
-    assert 'license: "cc-by-4.0"' in (tmp_path / "again" / "README.md").read_text()
+    assert "license: cc-by-4.0\n" in (tmp_path / "again" / "README.md").read_text()
     for name in ("run.json", "config.json"):
         assert (tmp_path / "again" / name).read_text() == (exported / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("embedding", "words"),
+    [
+        (
+            {
+                "token_s": 1.0,
+                "causal": True,
+                "fused": False,
+                "seen": "row t has seen the seconds before t and not t itself",
+            },
+            "One row a second and modality: row t has seen the seconds before t and not t itself."
+            " An epoch is the mean of its 30 rows over the modalities that are present; epoch e"
+            " covers seconds 30e to 30e + 30.",
+        ),
+        (
+            {"token_s": 30.0, "causal": False, "fused": False},
+            "One row a token of 30 s and modality: a row has seen its whole window of tokens, those"
+            " after it too. An epoch is the mean of its rows over the modalities that are present;",
+        ),
+        (
+            {"token_s": 5.0, "causal": True, "fused": True},
+            "One row a token of 5 s: a row has seen its token of 5 s and those before it, and"
+            " nothing after it. An epoch is the mean of its 6 rows; epoch e covers",
+        ),
+        ({"token_s": 30.0, "causal": False, "fused": True}, "those after it too.\n\n## Data"),
+        (None, "What comes out, and when, is for its objective to say."),
+    ],
+)
+def test_timing_is_told_from_what_the_objective_declares(exported, embedding, words):
+    config = json.loads((exported / "config.json").read_text())
+    config = {k: v for k, v in config.items() if k != "embedding"}
+    if embedding:
+        config["embedding"] = embedding
+    assert words in card(config, None, name="export")
+
+
+def test_an_export_of_an_earlier_version_has_a_card(exported):
+    config = json.loads((exported / "config.json").read_text())
+    title = config.pop("title")
+    assert title.startswith("a multi-modal RQ-Transformer")
+    assert "\nA model of sleep (objective rq_next_token).\n" in card(config, None, name="export")
+
+
+def test_names_and_licences_cannot_break_the_front_matter(exported):
+    hub = pytest.importorskip("huggingface_hub")
+    config = json.loads((exported / "config.json").read_text())
+    config["licence"] = 'ours: "{{ 7 * 7 }}"\n---\nlibrary_name: evil'
+    data = hub.ModelCard(card(config, None, name="export")).data
+    assert data.license_name == config["licence"]
+    assert data.library_name == "hypnos_jax"
 
 
 def test_a_folder_without_a_manifest_has_no_summary(tmp_path):

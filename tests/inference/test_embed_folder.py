@@ -11,8 +11,9 @@ from tiny_models import write_tokenizers as write_tiny_tokenizers
 
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.builders.recording_night import Pending, PrepareRecording
+from data_pipelines.recipes.hypnos import RECIPE
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
-from data_pipelines.recordings.opening import RecordingError
 from hypnos_jax.export.model import ModelError, export, load_model
 from hypnos_jax.inference.embed import Embedder, embed_recording
 from hypnos_jax.inference.embed_folder import embed_folder
@@ -101,7 +102,7 @@ def test_the_store_of_nights_and_of_tokens_give_what_the_recording_gives(
         tmp_path / "nights",
         kind="signals",
         items={"night": Pending("night", path, scoring=False)},
-        make_night=PrepareRecording(names, mains_hz=50),
+        make_night=PrepareRecording(RECIPE, names, mains_hz=50),
         progress=False,
     )
     tokenize_nights(tmp_path / "nights", tokenizers, tmp_path / "tokens")

@@ -14,10 +14,11 @@ from tiny_models import MODALITIES, random_variables, rq_config, token_batch, wr
 from tiny_models import write_tokenizers as write_tiny_tokenizers
 
 from data_pipelines.channels import resolve
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.recordings.opening import open_recording
-from data_pipelines.signals.causal import compress, expand, last_scale, preprocess_channel
+from data_pipelines.signals.causal import preprocess_channel
+from data_pipelines.signals.rolling_scale import compress, expand, last_scale
 from data_pipelines.store import ChannelSignal
 from hypnos_jax.export.model import ModelError, export, make_model
 from hypnos_jax.inference.embed import Embedder
@@ -48,7 +49,7 @@ def prompt_of(seconds, names=NAMES, seed=0):
     rng = np.random.default_rng(seed)
     made = {}
     for name in names:
-        rate = CHANNELS[name].rate_hz
+        rate = ROWS[name].rate_hz
         samples = rng.standard_normal(seconds * rate).astype(np.float32)
         by_second = samples.reshape(seconds, rate)
         tracks = np.stack([3 + 50 * by_second.mean(1), np.log(50 * by_second.std(1))], axis=1)
@@ -102,7 +103,7 @@ def test_the_first_second_of_a_cold_start_depends_on_its_beginning_alone():
         for name in changed:
             params[name] = rng.normal(0, 3, params[name].shape).astype(np.float32)
         embedder = Embedder(make_model(config, {"params": {"network": params}}, step=0))
-        embedder.tokenizer = lambda name: Silent(CHANNELS[name].rate_hz)
+        embedder.tokenizer = lambda name: Silent(ROWS[name].rate_hz)
         made = generate(embedder, 6).codes
         return np.concatenate([made[name] for name in NAMES], axis=1)
 
@@ -178,7 +179,7 @@ def test_the_file_holds_what_was_made(embedder, tmp_path, heard_s):
     assert recording.start_of_day_s == (3600 if heard_s else 0)
     for name, binding in bindings.items():
         samples, unit = made.in_unit(name, made.signals[name])
-        assert unit == recording.unit(binding.index) == (CHANNELS[name].unit if heard_s else "z")
+        assert unit == recording.unit(binding.index) == (ROWS[name].unit if heard_s else "z")
         step = 1.02 * np.abs(samples).max() / 32767
         np.testing.assert_allclose(recording.read(binding.index), samples, atol=0.51 * step)
         if heard_s:  # the prompt above is 50 times its z-score
@@ -189,7 +190,7 @@ def test_the_scale_of_the_end_takes_the_z_score_back():
     rng = np.random.default_rng(1)
     signal = 40 * rng.standard_normal(128 * 200) * (1 + np.linspace(0, 2, 128 * 200))
     signal[128 * 195] += 3000
-    prepared = preprocess_channel(signal, 128, CHANNELS["ecg"], mains_hz=None)
+    prepared = preprocess_channel(signal, 128, ROWS["ecg"], mains_hz=None)
     mean, std = last_scale(prepared)
     log_std = prepared.tracks[-5:, 1]
     last = mean + std * expand(prepared.samples.reshape(200, 128)[-5:])

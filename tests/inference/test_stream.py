@@ -15,7 +15,7 @@ from tiny_models import (
     write_tokenizers,
 )
 
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.signals.causal import preprocess_channel
 from hypnos_jax.export.model import ModelError, export
 from hypnos_jax.inference.embed import Embedder, Stream
@@ -55,7 +55,7 @@ def signals():
 def offline(embedder, signals):
     """name -> float32 [S, D] of one pass, before the embedder rounds it to float16."""
     prepared = {
-        name: preprocess_channel(x, RATES[name], CHANNELS[name], mains_hz=50)
+        name: preprocess_channel(x, RATES[name], ROWS[name], mains_hz=50)
         for name, x in signals.items()
     }
     kept, chunks = [], embedder.chunks

@@ -10,12 +10,13 @@ from tiny_models import reread_program
 
 from configs.sleep2vec import pretrain
 from data_pipelines import pipeline
-from data_pipelines.recordings.opening import RecordingError
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.sources import modality_pairs
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic import write_tiny_modalities
 from hypnos_jax import config as configs
-from hypnos_jax import evaluate, state
+from hypnos_jax import state
+from hypnos_jax.batch import batch_spec
 from hypnos_jax.export.model import ModelError, make_model
 from hypnos_jax.inference.embed import embed_recording, open_embedder
 from hypnos_jax.inference.embed_folder import embed_folder
@@ -37,7 +38,7 @@ def model(store):
     source = modality_pairs.open_source(store, split="train", seed=0, window_tokens=WINDOW)
     config = configs.fill(config, source.describe())
     objective = configs.make_objective(config)
-    init = state.init_function(objective, evaluate.batch_spec(source, 2))
+    init = state.init_function(objective, batch_spec(source, 2))
     variables = nn.unbox(state.jit_once(lambda: init(0))())
     return make_model(config, jax.device_get(variables), step=0)
 

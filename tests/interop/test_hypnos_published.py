@@ -24,8 +24,8 @@ from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 
 published = pytest.importorskip(
     "published",
-    reason="to compare with the published package: pip install torch==2.13.0 pyedflib==0.1.42; "
-    "pip install --no-deps hypnos==0.1.0",
+    reason="could not import 'hypnos': to compare with it, pip install torch==2.13.0 "
+    "pyedflib==0.1.42; pip install --no-deps hypnos==0.1.0",
 )
 S = 20  # seconds
 DRAWS = range(47, 59)  # seeds of random configurations: the first twelve with every choice

@@ -87,7 +87,7 @@ def test_a_training_checkpoint_gives_its_averages(tensors, path, tmp_path):
 
 
 def test_files_of_pytorch_are_read_without_running_them(tensors, path, tmp_path):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = pytest.importorskip("torch")
     state = {f"model.{name}": torch.from_numpy(np.array(x)) for name, x in tensors.items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
     assert "torch" not in run("print('torch' in sys.modules)", tmp_path / "last.ckpt")

@@ -20,7 +20,7 @@ from hypnos_jax import checkpoint, config, evaluate, metrics, train
 from hypnos_jax.export import model
 from hypnos_jax.jobs import leases
 from hypnos_jax.jobs.eval_job import Follower, FollowError
-from hypnos_jax.runtime import compile_cache, storage
+from hypnos_jax.runtime import compile_cache, seals, storage
 
 STEPS = list(range(2, 13, 2))
 JOB = {"evals.late": {"type": "mean_loss", "every": "job", "limit": 3}}
@@ -124,7 +124,7 @@ def test_every_checkpoint_is_evaluated_once_and_read_with_the_rest(run, monkeypa
     assert set(one) == {
         "step", "evaluator", "results", "checkpoint", "code", "seconds", "job",
     }  # fmt: skip
-    assert one["checkpoint"] == checkpoint.seal_of(run / "checkpoints" / "4")
+    assert one["checkpoint"] == seals.seal_of(run / "checkpoints" / "4")
     assert one["job"].endswith(f"/{os.getpid()}")
     lines = metrics.read_run(run)
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
@@ -189,7 +189,7 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_told_with_the_key(run, monke
 
     def pruned(folder):
         if folder.name == "4":
-            (folder / checkpoint.MANIFEST).unlink()
+            (folder / seals.MANIFEST).unlink()
             shutil.rmtree(folder)
         return load(folder)
 
@@ -259,7 +259,7 @@ def test_a_full_disk_ends_the_job_with_the_path_and_leaves_nothing_half_written(
     sync, left = os.fsync, [3]
 
     def full(number):
-        left[0] -= "late" in os.readlink(f"/proc/self/fd/{number}")
+        left[0] -= "late/." in os.readlink(f"/proc/self/fd/{number}")
         if left[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(number)

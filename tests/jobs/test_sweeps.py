@@ -195,7 +195,7 @@ def test_a_value_comes_through_the_command_line(key, value):
 
 def test_a_run_that_was_begun_keeps_its_steps_and_cost(tmp_path, monkeypatch):
     run = {"config": RQ, "stem": "a", "budget.flops": 1e9, "budget.checkpoints": 2}
-    old = sweeps.Run(
+    old = sweeps.PlannedRun(
         sweeps.name_of(run), run, RQ, {"train.steps": 11, "data.path": "/old"}, 11, COST
     )
     sweeps.write_sweep(tmp_path, "s", {}, [old])

@@ -34,7 +34,7 @@ def make_runs(folder, count=2):
     """Runs, and the folder of their sweep with its file, so that no cost is asked for."""
     given = [{"config": CONFIG, "stem": "a", "seed": i, "train.steps": 4} for i in range(count)]
     found = [
-        sweeps.Run(
+        sweeps.PlannedRun(
             sweeps.name_of(run),
             run,
             CONFIG,
@@ -160,7 +160,7 @@ if attempts == 0:
 """
 
 
-class Fake(sweeps.Run):
+class Fake(sweeps.PlannedRun):
     """A run whose training is such a process, and whose evaluation ends as told."""
 
     def train(self, workdir):
@@ -206,7 +206,7 @@ def test_a_preempted_job_saves_and_goes_on_by_submitits_local_executor(tmp_path,
     assert "no labels" in str(evaluate.exception())
 
 
-class Failing(sweeps.Run):
+class Failing(sweeps.PlannedRun):
     """A run whose training fails, and whose evaluation waits for more."""
 
     def train(self, workdir):

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from hypnos_jax import checkpoint, metrics
+from hypnos_jax import metrics
+from hypnos_jax.runtime import seals
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -125,7 +126,7 @@ def test_two_real_processes_survive_a_kill(tmp_path, config):
     command += [f"--workdir={tmp_path / 'run'}", *REAL[config]]
     with (tmp_path / "log").open("w") as log:
         process = supervise(["--processes=2"], command, stdout=log, stderr=log)
-        while process.poll() is None and not checkpoint.good_steps(tmp_path / "run"):
+        while process.poll() is None and not seals.good_steps(tmp_path / "run"):
             time.sleep(0.5)
         killed = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
         os.kill(int(killed.stdout.split()[1]), signal.SIGKILL)

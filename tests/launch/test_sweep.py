@@ -69,7 +69,8 @@ end(int(what))
 # launch.sweep with runs that are such processes.
 LAUNCH = f"""
 import dataclasses, json, pathlib, signal, sys
-from hypnos_jax.sweeps import Run
+from hypnos_jax.jobs.sweeps import Run
+from launch import children
 from launch.backends import local
 PROCESS = {PROCESS!r}
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +83,12 @@ folder, jobs, plans = pathlib.Path(sys.argv[1]), int(sys.argv[2]), json.loads(sy
 runs = [Fake(n, {{}}, "", {{"evaluate": "judge", **p}}, {STEPS}, {{"flops_per_step": 1.0}})
         for n, p in plans.items()]
 try:
-    with local.take_lock(folder) as lock:
+    with children.take_lock(folder) as lock:
         pool = local.Local(runs, folder, jobs=jobs, evaluate=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, pool.hear)
         sys.exit(pool.run(lock))
-except local.LockedError as error:
+except children.LockedError as error:
     print(error)
     sys.exit(1)
 """
@@ -215,12 +216,12 @@ def test_two_sweeps_in_a_folder_are_refused(tmp_path):
         wait_for(lambda: (tmp_path / "runs/a/checkpoints/0").exists())
         code, said = launch(tmp_path, plans)
         assert code == 1 and f"in use by process {process.pid}" in said
-        assert local.is_held(tmp_path)
-        fake = sweeps.Run("a", {}, "", {}, STEPS, {"flops_per_step": 1.0})
+        assert children.is_held(tmp_path)
+        fake = sweeps.PlannedRun("a", {}, "", {}, STEPS, {"flops_per_step": 1.0})
         assert local.read_job(fake, tmp_path, True, held=True).state == "running"
         process.terminate()
         assert process.wait(120) == 75
-    assert not local.is_held(tmp_path)
+    assert not children.is_held(tmp_path)
     assert local.read_job(fake, tmp_path, True).state == "stopped"
 
 
@@ -235,7 +236,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
 
 
 def test_a_terminal_is_shown_where_all_are(tmp_path):
-    make = lambda name: sweeps.Run(name, {}, "", {}, STEPS, {"flops_per_step": 2.0})
+    make = lambda name: sweeps.PlannedRun(name, {}, "", {}, STEPS, {"flops_per_step": 2.0})
     jobs = [local.read_job(make(name), tmp_path, False) for name in ("a", "b", "c")]
     jobs[0].state, jobs[0].progress = "done", Progress(STEPS, 1.25, 0.5)
     jobs[1].state, jobs[1].progress = "running", Progress(1, 2.5, 60.0)

@@ -12,7 +12,9 @@ from data_pipelines.sources import modality_pairs
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic import write_tiny_modalities
 from hypnos_jax import config as configs
-from hypnos_jax import evaluate, metrics, sharding, state, train
+from hypnos_jax import metrics, sharding, state, train
+from hypnos_jax.batch import batch_spec
+from hypnos_jax.step import make_plan
 
 ROWS, TOKENS = 8, 10
 FEW = ["ibi", "eeg", "spo2"]
@@ -47,7 +49,7 @@ def config_of(source, **changes):
 @pytest.fixture(scope="module")
 def variables(source):
     objective = configs.make_objective(config_of(source, model__cls=True))
-    init = state.init_function(objective, evaluate.batch_spec(source, ROWS))
+    init = state.init_function(objective, batch_spec(source, ROWS))
     return nn.unbox(state.jit_once(lambda: init(0))())
 
 
@@ -128,10 +130,10 @@ def test_training_moves_the_running_statistics_by_both_modalities(source, variab
 def test_the_average_holds_the_statistics_too(source, batch):
     optim = {"optim.ema_decay": 0.996, "optim.ema_schedule": "cosine"}
     config = configs.change(config_of(source), optim)
-    objective, spec = configs.make_objective(config), evaluate.batch_spec(source, ROWS)
+    objective, spec = configs.make_objective(config), batch_spec(source, ROWS)
     mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-        plan = train.make_plan(config, objective, mesh, spec)
+        plan = make_plan(config, objective, mesh, spec)
         before = jax.device_get(plan.make())
         batch = sharding.put_batch(batch, sharding.batch_sharding(mesh), ROWS)
         after, _ = jax.jit(plan.step)(plan.make(), batch)

@@ -334,7 +334,6 @@ def test_runs_and_exports_of_the_former_name_open(tmp_path):
         assert isinstance(loaded.objective, Finetune)
         found = predict(loaded.objective, loaded.variables, batch)["output"]
         np.testing.assert_array_equal(found, want)
-    assert "fine-tuned on a task" in (tmp_path / "export" / "README.md").read_text()
 
 
 def test_a_run_of_the_former_name_goes_on_under_the_new_one(tmp_path):

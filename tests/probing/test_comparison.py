@@ -1,15 +1,17 @@
 """The comparison's arithmetic on planted counts, and its features from a tiny store."""
 
+import json
+
 import numpy as np
 import pytest
-from tiny_models import random_variables, rq_config, token_batch, write_run
+from tiny_models import MODALITIES, random_variables, rq_config, token_batch, write_run
 
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.store import NightStore, TokenNight
 from data_pipelines.synthetic.shortcuts import write_shortcut_cohort
 from hypnos_jax.export.model import load_model
 from hypnos_jax.inference.embed import read_window
-from hypnos_jax.probing import comparison
+from hypnos_jax.probing import comparison, comparison_report
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +62,66 @@ def test_a_probe_is_read_on_both_kinds_of_sites(store):
         "differences": {"good minus noise": found["good minus noise"]},
         "notes": ["planted"],
     }
-    table = comparison.write_table(report)
-    assert "| good | 1 |" in table
+    table = comparison_report.write_table(report)
+    assert "| good | 1 |" in table and "contrastive" not in table
     assert "kappa of good minus noise: seen +" in table
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Folders of two untrained runs of one network, the second with evaluations of retrieval."""
+    config = rq_config(tmp_path / "none", MODALITIES[:1])
+    for seed in range(2):
+        variables = random_variables(config, token_batch(modalities=MODALITIES[:1]), seed)
+        write_run(tmp_path / f"run{seed}", config, variables)
+    results = {f"eval/retrieval_seen/{k}": 0.25 for k in ("accuracy", "chance", "windows")}
+    evaluation = {"step": 3, "results": {**results, "eval/val/loss": 1.0}}
+    (tmp_path / "run1" / "evaluation.json").write_text(json.dumps(evaluation))
+    return [tmp_path / f"run{seed}" for seed in range(2)]
+
+
+def test_models_are_compared_with_their_untrained_networks_and_kept(
+    store, models, tmp_path, monkeypatch
+):
+    calls = []
+
+    def made(quality):
+        def features(model, store, seed=0):
+            calls.append((quality, seed))
+            return planted(store, quality, seed + 7 * len(calls))
+
+        return features
+
+    monkeypatch.setattr(comparison, "night_features", made(9.0))
+    monkeypatch.setattr(comparison, "random_features", made(0.0))
+    given = {"both": models[:1], "again": models}
+    out = tmp_path / "out"
+    table = comparison.compare(given, [store], out, unseen=["C"], title="planted")
+    assert calls == [(9.0, 0), (0.0, 0), (9.0, 0), (9.0, 0), (0.0, 1)]
+    report = json.loads((out / "comparison.json").read_text())
+    assert list(report["methods"]) == ["both", "again", "both, untrained", comparison.HAND]
+    assert [found["count"] for found in report["methods"].values()] == [1, 2, 2, 1]
+    assert report["methods"]["again"]["staging"]["seen"]["kappa"] > 0.9
+    assert abs(report["methods"]["both, untrained"]["staging"]["seen"]["kappa"]) < 0.3
+    assert report["methods"]["again"]["retrieval"]["seen"]["accuracy"] == 0.25
+    assert "both minus both, untrained" in report["differences"]
+    assert "0.250 = 1.0 x chance, N = 0" in table and "unseen: C" in table
+    assert (out / "comparison.md").read_text() == table
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert comparison.compare(given, [store], out, unseen=["C"], title="planted") == table
+    assert len(calls) == 5  # nothing was made again
+    comparison.compare({"both": models[:1]}, [store], out)
+    assert len(calls) == 7  # with another question all was
+
+
+def test_a_model_that_reads_none_of_the_stores_is_named(store, models, tmp_path):
+    with pytest.raises(ValueError, match=r"m 0 reads none of the stores: .*the model reads tokens"):
+        comparison.compare({"m": models[:1]}, [store], tmp_path / "out")
 
 
 def test_retrieval_is_averaged_over_seeds():
     one = lambda accuracy: {"retrieval": {"seen": {"accuracy": accuracy, "chance": 0.02}}}
-    found = comparison.mean_retrieval([one(0.2), one(0.4), {"counts": {}}])
+    found = comparison_report.mean_retrieval([one(0.2), one(0.4), {"counts": {}}])
     assert found["seen"]["accuracy"] == pytest.approx(0.3)
     assert found["seen"]["seeds"] == [0.2, 0.4]
     assert "unseen" not in found

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.signals.causal import preprocess_channel
 from data_pipelines.signals.heartbeats import RHYTHM_NAMES, find_r_peaks, rhythm_features
 from data_pipelines.store import ChannelSignal, Night
@@ -19,7 +19,7 @@ class MemoryStore:
     kind = "signals"
 
     def rate_hz(self, channel):
-        return CHANNELS[channel].rate_hz
+        return ROWS[channel].rate_hz
 
     def signal(self, night, channel, start, stop):
         rate = self.rate_hz(channel)
@@ -37,7 +37,7 @@ def make_night(seconds, signals, tracks=None):
     for name, samples in signals.items():
         own = np.zeros((seconds, 2)) if tracks is None else tracks
         channels[name] = ChannelSignal(
-            name, CHANNELS[name].rate_hz, samples, np.ones(seconds, bool), own
+            name, ROWS[name].rate_hz, samples, np.ones(seconds, bool), own
         )
     return Night("n", "s", "train", channels, np.zeros(seconds // 30, np.int8))
 
@@ -160,9 +160,7 @@ def test_peaks_of_a_real_record(test_data):
     path = str(test_data / "wfdb-samples" / "100")
     record, notes = wfdb.rdrecord(path), wfdb.rdann(path, "atr")
     true = np.array(notes.sample)[[s in "NLRBAaJSVrFejE" for s in notes.symbol]] / record.fs
-    made = preprocess_channel(
-        1000 * record.p_signal[:, 0], Fraction(360), CHANNELS["ecg"], mains_hz=60
-    )
+    made = preprocess_channel(1000 * record.p_signal[:, 0], Fraction(360), ROWS["ecg"], mains_hz=60)
     apart = np.abs(find_r_peaks(made.samples, 128)[:, None] - true[None])
     assert (apart.min(0) < 0.1).mean() > 0.995
     assert (apart.min(1) < 0.1).mean() > 0.995
@@ -178,7 +176,7 @@ def test_fibrillation_is_told_from_sinus_rhythm(test_data):
         if labels.get(path.stem) not in ("A", "N"):
             continue
         signal = scipy_io.loadmat(path)["val"][0]
-        made = preprocess_channel(signal, Fraction(300), CHANNELS["ecg"], mains_hz=60)
+        made = preprocess_channel(signal, Fraction(300), ROWS["ecg"], mains_hz=60)
         found = rhythm_features(find_r_peaks(made.samples, 128))
         scores.append(found[RHYTHM_NAMES.index("pnn50")])
         truth.append(labels[path.stem] == "A")

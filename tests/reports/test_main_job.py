@@ -1,5 +1,6 @@
 """The report: one file, everything escaped, what is missing left out."""
 
+import html
 import json
 
 import numpy as np
@@ -75,12 +76,12 @@ def job(tmp_path):
 def test_a_report_is_one_file(job):
     words = write_report(job, title="A <b>job</b>", seconds={"prepare": 3.2})
     page = (job / "report.html").read_text()
-    assert "src='data:image/png;base64," in page
-    assert "src='http" not in page and "href=" not in page
+    assert 'src="data:image/png;base64,' in page
+    assert 'src="http' not in page and "href=" not in page
     assert (job / "report.png").read_bytes().startswith(b"\x89PNG")
     assert "bmV3" in page  # the newest picture
     assert "b2xk" not in page
-    for found in ("truncated", "eeg_c3 refused: flat", "Cohen&#x27;s kappa", "rhythm", "a.npz"):
+    for found in ("truncated", "eeg_c3 refused: flat", "Cohen&#39;s kappa", "rhythm", "a.npz"):
         assert found in page
     assert "0.600" in words and "0.550 to 0.650" in words
     assert "rhythm: left out, 0 subjects have labels" in words
@@ -93,6 +94,35 @@ def test_names_cannot_become_markup(job):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "A &lt;b&gt;job&lt;/b&gt;" in page
     assert "n&lt;1&gt;" in page
+
+
+@pytest.mark.parametrize(
+    "label", ["<script>alert(1)</script>", "\"><img src=x onerror='a()'>", "{{ 7 * 7 }}{% raw %}"]
+)
+def test_a_label_shows_as_it_is_wherever_it_stands(job, label):
+    path = job / "nights" / "manifest.json"
+    (night,) = json.loads(path.read_text())["nights"]
+    night |= {"recording": label, "subject": label, "channels": [label]}
+    night["qc"] = {
+        "refused": {label: label},
+        "notes": [label],
+        "channels": {"x": {"notes": [label]}},
+    }
+    path.write_text(json.dumps({"nights": [night]}))
+    rejects = json.dumps({"recording": label, "reason": label})
+    (job / "nights" / "rejects.jsonl").write_text(rejects + "\n")
+    line = json.dumps({"step": 9, f"eval/{label}": 0.5})
+    for run in ("tokenizers/ecg", "model"):
+        (job / run / "metrics.jsonl").write_text(line + "\n")
+    probe = fake_probe()
+    probe["tasks"] = {label: probe["tasks"]["staging"] | {"how": label, "classes": [label, "N2"]}}
+    probe |= {"protocol": label, "left_out": {label: label}}
+    (job / "model" / "probe.json").write_text(json.dumps(probe))
+    write_report(job, title=label, seconds={label: 1.0})
+    page = (job / "report.html").read_text()
+    assert html.unescape(page).count(label) == 24
+    assert label not in page or label.startswith("{{")
+    assert "<img src=x" not in page and "<script" not in page
 
 
 def test_what_is_missing_is_left_out(job):

@@ -10,7 +10,7 @@ from hypnos_jax.runtime import distributed
 
 TALK = """
 import json, sys, time
-from hypnos_jax import distributed
+from hypnos_jax.runtime import distributed
 distributed.initialize(*(json.loads(sys.argv[1])))
 import jax
 index, found = jax.process_index(), {"count": jax.process_count()}
@@ -76,7 +76,7 @@ def test_processes_that_slurm_has_started(tmp_path, nodes, gpus):
 
 FAIL = """
 import json, sys
-from hypnos_jax import distributed
+from hypnos_jax.runtime import distributed
 distributed.initialize(*(json.loads(sys.argv[1])))
 import jax
 with distributed.telling_others():

@@ -434,17 +434,3 @@ def test_the_order_of_a_file_does_not_matter(labels, seed):
 def test_a_label_inside_a_longer_one_does_not_match(label, extra, in_front):
     assert bound([extra + label if in_front else label + extra]) == {}
     assert bound([f"{extra} {label}" if in_front else f"{label} {extra}"]) == {}
-
-
-def test_the_eight_channels_of_hypnos():
-    assert table.HYPNOS == (
-        "eeg_c3",
-        "eeg_c4",
-        "eog_e1",
-        "eog_e2",
-        "emg_chin",
-        "ecg",
-        "resp_abd",
-        "resp_thx",
-    )
-    assert [table.CHANNELS[name].rate_hz for name in table.HYPNOS] == [128] * 6 + [32] * 2

@@ -8,8 +8,9 @@ import pytest
 import scipy.io
 
 from data_pipelines.channels import resolve
-from data_pipelines.channels.quality import judge
-from data_pipelines.recordings.opening import Recording, open_recording, read_channel, sample_range
+from data_pipelines.channels.quality import check_quality
+from data_pipelines.recordings.base import Recording, sample_range
+from data_pipelines.recordings.opening import open_recording, read_channel
 
 RATE = 200
 SECONDS = 120
@@ -71,20 +72,20 @@ def belt(seed=0, seconds=SECONDS, rate=RATE):
     return np.sin(2 * np.pi * 0.25 * times) + rng.normal(0, 0.02, len(times))
 
 
-def judged(signals, **kwargs):
+def checked(signals, **kwargs):
     recording = Arrays(signals)
-    verdict = judge(recording, resolve.resolve(recording.labels), **kwargs)
-    return recording, verdict
+    quality = check_quality(recording, resolve.resolve(recording.labels), **kwargs)
+    return recording, quality
 
 
 def one(label, signal, *rest):
-    recording, verdict = judged({label: (signal, *rest)})
-    (channel,) = verdict.channels.values()
+    recording, quality = checked({label: (signal, *rest)})
+    (channel,) = quality.channels.values()
     return recording, channel
 
 
 def test_sound_channels_are_left_alone():
-    _, verdict = judged(
+    _, quality = checked(
         {
             "C3-M2": (eeg(), "uV"),
             "ECG": (ecg(), "uV"),
@@ -92,9 +93,9 @@ def test_sound_channels_are_left_alone():
             "SpO2": (np.full(SECONDS * RATE, 96.0), "%"),
         }
     )
-    assert [channel.status for channel in verdict.channels.values()] == ["ok"] * 4
-    assert all(channel.notes == () for channel in verdict.channels.values())
-    assert all(channel.binding.scale == 1 for channel in verdict.channels.values())
+    assert [channel.status for channel in quality.channels.values()] == ["ok"] * 4
+    assert all(channel.notes == () for channel in quality.channels.values())
+    assert all(channel.binding.scale == 1 for channel in quality.channels.values())
 
 
 @pytest.mark.parametrize(
@@ -230,19 +231,19 @@ def test_shares():
 
 
 def test_copies_of_a_channel_are_refused():
-    _, verdict = judged({"C3-M2": (eeg(), "uV"), "C4-M1": (eeg(), "uV"), "F3-M2": (eeg(5), "uV")})
-    assert verdict.channels["eeg_c3"].status == "ok"
-    assert verdict.channels["eeg_c4"].status == "refused"
-    assert "the same as eeg_c3" in verdict.channels["eeg_c4"].notes[-1]
-    assert verdict.channels["eeg_f3"].status == "ok"
+    _, quality = checked({"C3-M2": (eeg(), "uV"), "C4-M1": (eeg(), "uV"), "F3-M2": (eeg(5), "uV")})
+    assert quality.channels["eeg_c3"].status == "ok"
+    assert quality.channels["eeg_c4"].status == "refused"
+    assert "the same as eeg_c3" in quality.channels["eeg_c4"].notes[-1]
+    assert quality.channels["eeg_f3"].status == "ok"
 
 
 def test_the_next_best_takes_the_place_of_a_flat_channel():
     flat = np.zeros(SECONDS * RATE)
-    recording, verdict = judged(
+    recording, quality = checked(
         {"C3-M2": (flat, "uV"), "C3": (eeg(1) + eeg(2), "uV"), "M2": (eeg(2), "uV")}
     )
-    channel = verdict.channels["eeg_c3"]
+    channel = quality.channels["eeg_c3"]
     assert channel.status == "ok"
     assert channel.notes == ("taken because 'C3-M2' was refused (flat: 100% of it does not move)",)
     np.testing.assert_allclose(read_channel(recording, channel.binding)[0], eeg(1), atol=1e-9)
@@ -250,9 +251,9 @@ def test_the_next_best_takes_the_place_of_a_flat_channel():
 
 def test_the_first_refusal_stands_where_nothing_else_is_better():
     flat = np.zeros(SECONDS * RATE)
-    _, verdict = judged({"ECG": (flat, "uV"), "ECG2": (np.nan * flat, "uV")})
-    assert verdict.channels["ecg"].binding.label == "ECG"
-    assert "flat" in verdict.channels["ecg"].notes[-1]
+    _, quality = checked({"ECG": (flat, "uV"), "ECG2": (np.nan * flat, "uV")})
+    assert quality.channels["ecg"].binding.label == "ECG"
+    assert "flat" in quality.channels["ecg"].notes[-1]
 
 
 @pytest.mark.parametrize("level, status", [(0.96, "fixed"), (96, "ok"), (3000, "refused")])
@@ -280,38 +281,38 @@ def hum(frequency, height=2.0):
 
 @pytest.mark.parametrize("frequency", [50, 60])
 def test_the_mains_frequency_is_seen(frequency):
-    _, verdict = judged({"C3-M2": (hum(frequency), "uV"), "C4-M1": (eeg(3), "uV")})
-    assert verdict.mains_hz == frequency
-    assert verdict.notes[0].startswith(f"{frequency} Hz line hum")
+    _, quality = checked({"C3-M2": (hum(frequency), "uV"), "C4-M1": (eeg(3), "uV")})
+    assert quality.mains_hz == frequency
+    assert quality.notes[0].startswith(f"{frequency} Hz line hum")
 
 
 def test_without_hum_the_mains_frequency_stays_open():
-    _, verdict = judged({"C3-M2": (eeg(), "uV")})
-    assert verdict.mains_hz is None
-    assert verdict.notes == ("no line hum at 50 or 60 Hz stands out",)
+    _, quality = checked({"C3-M2": (eeg(), "uV")})
+    assert quality.mains_hz is None
+    assert quality.notes == ("no line hum at 50 or 60 Hz stands out",)
 
 
 def test_the_given_mains_frequency_holds_and_doubt_is_said():
-    _, verdict = judged({"C3-M2": (hum(60), "uV")}, mains_hz=50)
-    assert verdict.mains_hz == 50
-    assert "the spectrum shows 60 Hz" in verdict.notes[0]
+    _, quality = checked({"C3-M2": (hum(60), "uV")}, mains_hz=50)
+    assert quality.mains_hz == 50
+    assert "the spectrum shows 60 Hz" in quality.notes[0]
     with pytest.raises(ValueError, match="mains_hz=55"):
-        judged({"C3-M2": (eeg(), "uV")}, mains_hz=55)
+        checked({"C3-M2": (eeg(), "uV")}, mains_hz=55)
 
 
 # --- real recordings ------------------------------------------------------------------------------
 
 
-def judged_file(path, **kwargs):
+def checked_file(path, **kwargs):
     recording = open_recording(path)
-    return judge(recording, resolve.resolve(recording.labels, **kwargs))
+    return check_quality(recording, resolve.resolve(recording.labels, **kwargs))
 
 
 def test_the_nox_night(test_data):
-    verdict = judged_file(test_data / "nox-a1/subject1.edf")
-    assert verdict.mains_hz == 50
-    assert {channel.status for channel in verdict.channels.values()} == {"ok"}
-    assert verdict.channels["emg_leg_l"].flat_share > 0.5
+    quality = checked_file(test_data / "nox-a1/subject1.edf")
+    assert quality.mains_hz == 50
+    assert {channel.status for channel in quality.channels.values()} == {"ok"}
+    assert quality.channels["emg_leg_l"].flat_share > 0.5
 
 
 @pytest.mark.parametrize("wrong", [1, 1e3, 1e-3, 1e-6])
@@ -325,17 +326,17 @@ def test_84_minutes_of_sleep_eeg_in_any_unit(test_data, wrong):
 
 
 def test_the_sleep_edf_night(test_data):
-    verdict = judged_file(test_data / "sleep-edf/short_psg.edf", cohort="sleep_edf")
-    assert verdict.channels["eeg_c3"].status == "ok"
-    assert "stand-in" in verdict.channels["eeg_c3"].notes[0]
-    assert verdict.channels["emg_chin"].status == "refused"
+    quality = checked_file(test_data / "sleep-edf/short_psg.edf", cohort="sleep_edf")
+    assert quality.channels["eeg_c3"].status == "ok"
+    assert "stand-in" in quality.channels["eeg_c3"].notes[0]
+    assert quality.channels["emg_chin"].status == "refused"
 
 
 def test_other_peoples_hearts(test_data):
     pytest.importorskip("wfdb")
-    sinus = judged_file(test_data / "wfdb-samples/100.hea")
+    sinus = checked_file(test_data / "wfdb-samples/100.hea")
     assert (sinus.channels["ecg"].status, sinus.mains_hz) == ("ok", 60)
-    monitor = judged_file(test_data / "wfdb-samples/03700181.hea")
+    monitor = checked_file(test_data / "wfdb-samples/03700181.hea")
     assert monitor.channels["ecg"].status == "ok"  # lead MCL1 points down by nature
 
 
@@ -348,11 +349,11 @@ def test_inverted_cinc_records_are_turned_and_upright_ones_are_not(test_data):
         ("A00001", "ok"),
         ("A00002", "ok"),
     ]:
-        assert judged_file(test_data / f"cinc2017/{name}.mat").channels["ecg"].status == status
+        assert checked_file(test_data / f"cinc2017/{name}.mat").channels["ecg"].status == status
 
 
 def test_a_verdict_goes_into_a_manifest(test_data):
-    verdict = judged_file(test_data / "nox-a1/subject1.edf")
-    text = json.dumps(verdict.to_json(), allow_nan=False)
+    quality = checked_file(test_data / "nox-a1/subject1.edf")
+    text = json.dumps(quality.to_json(), allow_nan=False)
     assert json.loads(text)["channels"]["ecg"]["label"] == "ECG"
     assert str(test_data) not in text

@@ -12,18 +12,18 @@ import pytest
 import tiny_recordings
 
 from data_pipelines import pipeline
-from data_pipelines.recipes.modalities import make_modality
-from data_pipelines.recipes.sleep2vec import ELEVEN, MODALITIES, NINE, channels_for
+from data_pipelines.recipes.sleep2vec import ELEVEN, NINE, RECIPE
+from data_pipelines.recipes.sleep2vec import ROWS as MODALITIES
 from data_pipelines.signals.causal import UnusableSignal
+from data_pipelines.signals.modalities import make_modality
 from data_pipelines.store import NightStore
-from launch.prepare_nights import wanted_modalities
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
 def make(name, **signals):
     """Make a modality of ``channel=(signal, rate)``."""
-    return make_modality(name, lambda channel: signals[channel], list(signals))
+    return make_modality(MODALITIES[name], lambda channel: signals[channel], list(signals))
 
 
 def ecg_of(beats_s, seconds, rate, heights=None):
@@ -43,7 +43,7 @@ def test_the_table_is_the_official_one():
         *(3000, 960),
     ]
     assert MODALITIES["ibi"].keys == ("heartbeat", "psg_heartbeat")
-    assert channels_for(("ibi", "ecg")) == ("ecg",)
+    assert RECIPE.channels_for(("ibi", "ecg")) == ("ecg",)
 
 
 @pytest.mark.parametrize("rate", [125, 200, 512])
@@ -193,9 +193,9 @@ def test_recordings_become_a_store_that_pairs_are_drawn_from(tmp_path):
 
 def test_an_unknown_modality_is_named():
     with pytest.raises(ValueError, match=r"\['heart'\] not among nine, eleven, ibi"):
-        wanted_modalities("eeg,heart")
-    assert wanted_modalities("eleven") == ELEVEN
-    assert wanted_modalities("ecg,ibi") == ("ibi", "ecg")
+        RECIPE.wanted("eeg,heart")
+    assert RECIPE.wanted("eleven") == ELEVEN
+    assert RECIPE.wanted("ecg,ibi") == ("ibi", "ecg")
 
 
 @pytest.mark.skipif("HYPNOS_TEST_DATA" not in os.environ, reason="HYPNOS_TEST_DATA is not set")

@@ -8,8 +8,9 @@ import edf_files
 import numpy as np
 import pytest
 
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.recordings.opening import RecordingError, open_recording
+from data_pipelines.recordings.opening import open_recording
 
 UNIT_GAIN = {"physical": ("-32768", "32767"), "digital": ("-32768", "32767")}
 

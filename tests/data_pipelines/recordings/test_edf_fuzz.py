@@ -8,10 +8,10 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from data_pipelines.channels.quality import judge
+from data_pipelines.channels.quality import check_quality
 from data_pipelines.channels.resolve import resolve
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.recordings.opening import RecordingError
 
 GAIN = {"physical": ("-100", "100"), "digital": ("-32768", "32767")}
 NOISE = np.random.default_rng(0).normal(0, 5000, (4, 64)).round()
@@ -79,7 +79,7 @@ def exhaust(path):
             recording.read(i, 0, 10)
             if recording.num_samples(i) < 10_000_000:
                 assert len(recording.read(i)) == recording.num_samples(i)
-    json.dumps(judge(recording, resolve(recording.labels)).to_json(), allow_nan=False)
+    json.dumps(check_quality(recording, resolve(recording.labels)).to_json(), allow_nan=False)
 
 
 @hypothesis.given(content=broken_files() | st.binary(max_size=1600))

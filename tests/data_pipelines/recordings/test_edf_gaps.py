@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.recordings.opening import RecordingError
 
 GAIN = {"physical": ("-32768", "32767"), "digital": ("-32768", "32767")}
 

@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.channels.resolve import Binding, resolve
-from data_pipelines.recordings.opening import (
-    Recording,
-    RecordingError,
-    open_recording,
-    read_channel,
-    sample_range,
-)
+from data_pipelines.recordings.base import Recording, RecordingError, sample_range
+from data_pipelines.recordings.opening import open_recording, read_channel
 
 GAIN = {"physical": ("-32768", "32767"), "digital": ("-32768", "32767")}
 

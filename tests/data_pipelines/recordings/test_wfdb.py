@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from data_pipelines.channels.resolve import resolve
 from data_pipelines.recordings import wfdb as wfdb_reader
-from data_pipelines.recordings.opening import RecordingError, open_recording, read_channel
+from data_pipelines.recordings.base import RecordingError
+from data_pipelines.recordings.opening import open_recording, read_channel
 
 HEADER = "a 2 250 1000 12:30:00 01/02/1989\na.dat 16 200/mV 16 0 0 0 0 ECG\n"
 HEADER += "a.dat 16x2 100(5)/NU 16 0 0 0 0 Resp (chest)\n# 69 M Erika Mustermann\n"

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.recipes.hypnos import PATHS
 from data_pipelines.signals import causal
+from data_pipelines.signals.rolling_scale import compress
 
 RATES = {"eeg": 128, "emg": 128, "ecg": 128, "respiratory": 32, "ppg": 128}
 
@@ -161,7 +163,8 @@ def published_signal(fs, seconds):
 
 def channel(recipe, rate=None):
     rate = rate or RATES.get(recipe, 1)
-    return types.SimpleNamespace(name=f"a {recipe}", preprocess=recipe, rate_hz=rate)
+    path = PATHS["eeg" if recipe == "eog" else recipe]
+    return types.SimpleNamespace(name=f"a {recipe}", path=path, rate_hz=rate)
 
 
 def run(x, fs, recipe="eeg", mains_hz=50, rate=None):
@@ -254,10 +257,10 @@ def test_a_drop_of_a_third_is_forgotten_at_the_published_pace():
 
 def test_compression_is_smooth_at_its_knee():
     near = np.array([8 - 1e-6, 8, 8 + 1e-6, -8 - 1e-6])
-    out = causal.compress(near)
+    out = compress(near)
     np.testing.assert_allclose(out, near, atol=1e-9)
     np.testing.assert_allclose(np.diff(out[:3]), 1e-6, rtol=1e-4)
-    assert causal.compress(np.array([100.0]))[0] == pytest.approx(8 + 2 * np.log(47))
+    assert compress(np.array([100.0]))[0] == pytest.approx(8 + 2 * np.log(47))
 
 
 @settings(max_examples=40, deadline=None)

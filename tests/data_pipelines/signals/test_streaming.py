@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.signals.causal import preprocess_channel
 from data_pipelines.signals.streaming import ChannelStream
 
@@ -30,7 +30,7 @@ def streamed(signal, cuts, stream, *, through_state=False):
     for block in np.split(signal, cuts):
         if through_state:
             state = {name: x.copy() for name, x in stream.state().items()}
-            stream = ChannelStream(stream.channel, stream.sfreq, mains_hz=50)
+            stream = ChannelStream(stream.row, stream.sfreq, mains_hz=50)
             stream.restore(state)
         pieces.append(stream.push(block))
     pieces.append(stream.close())
@@ -40,7 +40,7 @@ def streamed(signal, cuts, stream, *, through_state=False):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data())
 def test_blocks_of_any_size_give_what_the_whole_recording_gives(data):
-    channel = CHANNELS[data.draw(st.sampled_from(["eeg_c3", "ecg", "resp_abd"]))]
+    channel = ROWS[data.draw(st.sampled_from(["eeg_c3", "ecg", "resp_abd"]))]
     sfreq = data.draw(st.sampled_from(RATES))
     seconds = data.draw(st.floats(1.1, 75))
     signal = noise(sfreq, seconds)
@@ -56,7 +56,7 @@ def test_blocks_of_any_size_give_what_the_whole_recording_gives(data):
 
 @pytest.mark.parametrize("sfreq", [256, 100])
 def test_seconds_come_as_soon_as_the_resampler_has_seen_them(sfreq):
-    stream = ChannelStream(CHANNELS["eeg_c3"], sfreq, mains_hz=60)
+    stream = ChannelStream(ROWS["eeg_c3"], sfreq, mains_hz=60)
     signal = noise(sfreq, 70)
     counts = [len(stream.push(block).valid) for block in signal.reshape(-1, sfreq // 4)]
     ready = np.flatnonzero(counts)
@@ -67,7 +67,7 @@ def test_seconds_come_as_soon_as_the_resampler_has_seen_them(sfreq):
 
 
 def test_gaps_and_flat_stretches():
-    channel, sfreq = CHANNELS["eeg_c3"], 256
+    channel, sfreq = ROWS["eeg_c3"], 256
     signal = noise(sfreq, 120)
     signal[80 * sfreq : 85 * sfreq - 3] = np.nan
     signal[100 * sfreq : 110 * sfreq] = 12.0
@@ -92,7 +92,7 @@ def test_gaps_and_flat_stretches():
     ],
 )
 def test_a_sensor_that_is_flat_at_first(name, sfreq, flat_s, level):
-    channel = CHANNELS[name]
+    channel = ROWS[name]
     rng = np.random.default_rng(3)
     signal = 200 * rng.standard_normal(220 * sfreq)
     signal[:: 3 * sfreq] += 1500
@@ -111,10 +111,10 @@ def test_the_rounding_of_a_constant_is_no_scale():
     signal = 200 * np.random.default_rng(4).standard_normal(200 * 128)
     signal[: 70 * 128] = 0.05 + np.arange(70 * 128) % 2 * 1e-16
     signal[70 * 128 :: 300] += 1500
-    stream = ChannelStream(CHANNELS["eeg_c3"], 128, mains_hz=50)
+    stream = ChannelStream(ROWS["eeg_c3"], 128, mains_hz=50)
     with np.errstate(over="raise", invalid="raise"):
         samples, _, _ = streamed(signal, [], stream)
-    whole = preprocess_channel(signal, 128, CHANNELS["eeg_c3"], mains_hz=50)
+    whole = preprocess_channel(signal, 128, ROWS["eeg_c3"], mains_hz=50)
     np.testing.assert_allclose(samples, whole.samples, atol=3e-6)
 
 
@@ -124,7 +124,7 @@ def test_cuts_do_not_matter_to_a_sensor_that_begins_late(late_s):
     signal[: int(late_s * 200)] = np.nan
     signal[15 * 200 : 17 * 200] = np.nan
     ways = [
-        streamed(signal, cuts, ChannelStream(CHANNELS["ecg"], 200, mains_hz=50))
+        streamed(signal, cuts, ChannelStream(ROWS["ecg"], 200, mains_hz=50))
         for cuts in ([], range(200, len(signal), 200), range(7, len(signal), 7), [1990, 2010])
     ]
     for way in ways[1:]:
@@ -134,7 +134,7 @@ def test_cuts_do_not_matter_to_a_sensor_that_begins_late(late_s):
 
 @pytest.mark.parametrize("late_s", [0.3, 7.5, 100.0])
 def test_a_sensor_that_begins_late(late_s):
-    channel, sfreq = CHANNELS["ecg"], 200
+    channel, sfreq = ROWS["ecg"], 200
     signal = noise(sfreq, 200)
     signal[: int(late_s * sfreq)] = np.nan
     stream = ChannelStream(channel, sfreq, mains_hz=50)
@@ -146,18 +146,18 @@ def test_a_sensor_that_begins_late(late_s):
 
 
 def test_a_sensor_that_is_lost_at_once_does_not_keep_the_others_waiting():
-    stream = ChannelStream(CHANNELS["ecg"], 128, mains_hz=50)
+    stream = ChannelStream(ROWS["ecg"], 128, mains_hz=50)
     signal = noise(128, 150)
     signal[5 * 128 :] = np.nan
     counts = [len(stream.push(block).valid) for block in signal.reshape(-1, 128)]
     assert max(counts) == 60 and sum(counts) == 150
-    never = ChannelStream(CHANNELS["ecg"], 128, mains_hz=50)
+    never = ChannelStream(ROWS["ecg"], 128, mains_hz=50)
     made = never.push(np.full(128 * 10, np.nan))
     assert len(made.valid) == 10 and not made.valid.any() and not made.samples.any()
 
 
 def test_the_averages_of_an_earlier_recording_save_the_wait():
-    channel = CHANNELS["resp_abd"]
+    channel = ROWS["resp_abd"]
     signal = 1e-4 * noise(25, 400)
     stream = ChannelStream(channel, 25, mains_hz=None)
     assert stream.running is None
@@ -173,10 +173,10 @@ def test_the_averages_of_an_earlier_recording_save_the_wait():
 
 def test_what_is_no_waveform_is_refused():
     with pytest.raises(ValueError, match="spo2 is no waveform"):
-        ChannelStream(CHANNELS["spo2"], 1, mains_hz=None)
+        ChannelStream(ROWS["spo2"], 1, mains_hz=None)
     with pytest.raises(ValueError, match="mains_hz is 55"):
-        ChannelStream(CHANNELS["ecg"], 128, mains_hz=55)
+        ChannelStream(ROWS["ecg"], 128, mains_hz=55)
     with pytest.raises(ValueError, match=r"push one channel \[T\]"):
-        ChannelStream(CHANNELS["ecg"], 128, mains_hz=50).push(np.zeros((2, 128)))
+        ChannelStream(ROWS["ecg"], 128, mains_hz=50).push(np.zeros((2, 128)))
     with pytest.raises(ValueError, match="standard deviation of 0"):
-        ChannelStream(CHANNELS["ecg"], 128, mains_hz=50, running=(0.0, 0.0))
+        ChannelStream(ROWS["ecg"], 128, mains_hz=50, running=(0.0, 0.0))

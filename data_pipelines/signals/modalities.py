@@ -1,7 +1,7 @@
-"""A recording's channels at their own rates -> the modalities of sleep2vec, scaled per night.
+"""A recording's channels at their own rates -> modalities of several channels, scaled per night.
 
-The official preprocessing is private; everything here is inferred from its inputs' names and rates
-(arXiv 2602.13857; ``normalisation: robust_z/1``):
+After sleep2vec, whose official preprocessing is private: everything here is inferred from its
+inputs' names and rates (arXiv 2602.13857; ``normalisation: robust_z/1``). The ways to make one:
 
 - waveforms: polyphase resampling, zero-phase Butterworth band-pass, robust z-score of the night
   (median; interquartile range x 0.7413), clipped at 20;
@@ -25,10 +25,12 @@ from collections.abc import Callable
 import numpy as np
 import scipy.signal
 
-from data_pipelines.recipes.sleep2vec import MODALITIES
+from data_pipelines.recordings.base import RecordingError
+from data_pipelines.recordings.opening import read_channel
 from data_pipelines.signals import causal
 from data_pipelines.signals.causal import UnusableSignal
 from data_pipelines.signals.heartbeats import LONGEST_S, SHORTEST_S, find_r_peaks
+from data_pipelines.signals.resampling import resample
 from data_pipelines.store import ChannelSignal
 
 CLIP = 20.0
@@ -40,6 +42,7 @@ LONGEST_HELD_S = 30  # ours: how long a reading of oxygen stands for those that 
 FLAT_S = {"eeg": 5, "eog": 5, "emg": 5, "ecg": 5, "ppg": 5}  # one constant value; else 60 s
 SPO2_BOUNDS, SPO2_CENTRE, SPO2_SCALE = (50.0, 100.0), 95.0, 5.0
 IBI_SCALE_S = 0.1
+BEAT_BAND_HZ = (0.5, 40.0)  # of the ECG whose R peaks are measured
 
 # Canonical channel -> (signal [T] in its unit with NaN in gaps, samples per second).
 Read = Callable[[str], tuple[np.ndarray, fractions.Fraction]]
@@ -53,11 +56,40 @@ class Made:
     channels: tuple[str, ...]
 
 
-def make_modality(name: str, read: Read, usable: list[str]) -> Made | None:
+def make_modalities(rows, recording, quality, mains_hz):
+    """Make the modalities of a recording: the ``make`` of a recipe, see ``recipes.Recipe``."""
+    del mains_hz  # every band ends below it, but for the chin's
+    usable = [name for name, checked in quality.channels.items() if checked.status != "refused"]
+
+    # An ECG is read for three modalities that follow one another but for two.
+    @functools.lru_cache(maxsize=3)
+    def read(name):
+        return read_channel(recording, quality.channels[name].binding)
+
+    signals, made_of, refused = {}, {}, {}
+    for row in rows:
+        try:
+            made = make_modality(row, read, usable)
+        except (RecordingError, UnusableSignal) as error:
+            refused[row.name] = str(error)
+            continue
+        if made is not None:
+            signals[row.name], made_of[row.name] = made.signal, list(made.channels)
+    found = {
+        name: quality.channels[name].to_json()
+        for name in dict.fromkeys(channel for of in made_of.values() for channel in of)
+    }
+    for name, checked in quality.channels.items():
+        if checked.status == "refused":
+            refused[name] = "; ".join(checked.notes)
+    return signals, {"channels": found, "made_of": made_of}, refused
+
+
+def make_modality(modality, read: Read, usable: list[str]) -> Made | None:
     """Make one modality of a recording.
 
     Args:
-        name: of ``modality_table.MODALITIES``.
+        modality: a ``recipes.Row``; its ``made`` is a key of ``MAKERS``, or ``magnitude``.
         read: canonical channel -> its whole signal and native rate.
         usable: canonical channels that can be read.
 
@@ -67,13 +99,12 @@ def make_modality(name: str, read: Read, usable: list[str]) -> Made | None:
     Raises:
         UnusableSignal: the channels that serve hold no signal; says why.
     """
-    modality = MODALITIES[name]
-    there = [channel for channel in modality.channels if channel in usable]
+    there = [channel for channel in modality.made_of if channel in usable]
     reasons = []
     if modality.made == "magnitude" and there:
         return Made(_magnitude(modality, [read(channel) for channel in there]), tuple(there))
     for channel in there:
-        make = _MAKERS[modality.made]
+        make = MAKERS[modality.made]
         try:
             return Made(make(modality, channel, *read(channel)), (channel,))
         except UnusableSignal as error:
@@ -95,7 +126,7 @@ def _breathing(modality, channel, signal, sfreq):
     if channel != "ecg":
         return _waveform(modality, channel, signal, sfreq)
     ecg, valid, peaks = _beats(channel, signal, sfreq)
-    ecg = band_pass(ecg, BEAT_RATE_HZ, MODALITIES["ecg"].band_hz)
+    ecg = band_pass(ecg, BEAT_RATE_HZ, BEAT_BAND_HZ)
     at = np.clip(np.rint(peaks * BEAT_RATE_HZ).astype(int), 0, len(ecg) - 1)
     heights, valid = _interpolate(modality, peaks, ecg[at], valid)
     return _scaled(modality, band_pass(heights, modality.rate_hz, modality.band_hz), valid)
@@ -170,7 +201,7 @@ def _magnitude(modality, readings):
     return _scaled(modality, np.sqrt(total), valid)
 
 
-_MAKERS = {
+MAKERS = {
     "waveform": _waveform,
     "breathing": _breathing,
     "interbeat": _interbeat,
@@ -203,7 +234,7 @@ def _bridged(channel, signal, sfreq, flat_s):
 def _resampled(signal, sfreq, rate_hz, seconds):
     """Resample around the median: outside the recording, the resampler takes zeros."""
     centre = np.median(signal)
-    around = causal.resample(signal - centre, fractions.Fraction(sfreq), rate_hz)
+    around = resample(signal - centre, fractions.Fraction(sfreq), rate_hz)
     return around[: seconds * rate_hz] + centre
 
 

@@ -1,0 +1,96 @@
+"""Files that are complete or absent, whatever ends the process that writes them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator
+from typing import IO
+
+PARTIALS = ".*.partial-*"  # names of what a killed process leaves
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+NO_FOLDER_SYNC = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+
+
+@contextlib.contextmanager
+def atomic_write(
+    path: str | os.PathLike,
+    mode: str = "wb",
+    *,
+    partial_in: pathlib.Path | None = None,
+    newline: str | None = None,
+) -> Iterator[IO]:
+    """Open a partial file that takes its place at ``path`` when the block ends without an error.
+
+    The content is on the disk before the name is; after an error the partial is removed and what
+    was at ``path`` is as it was.
+
+    Args:
+        path: the file, in a folder that is there.
+        mode: as of ``open``; text is UTF-8. ``"x"`` in place of ``"w"`` replaces no file.
+        partial_in: folder of the partial, on the same file system; that of ``path`` by default.
+        newline: as of ``open``.
+
+    Yields:
+        The partial, open; a library that wants a path may write to its ``name`` instead.
+
+    Raises:
+        FileExistsError: the mode has ``"x"``, and the file is there.
+        OSError: the file cannot be written; it names ``path``.
+    """
+    path = pathlib.Path(path)
+    name = f".{path.name}.partial-{uuid.uuid4().hex[:12]}"  # other hosts may write the same file
+    partial = (partial_in or path.parent) / name
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with open(partial, mode.replace("x", "w"), encoding=encoding, newline=newline) as file:
+            yield file
+        _sync(partial)
+        if "x" in mode:
+            _place_new(partial, path)
+        else:
+            os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(partial)):
+            raise  # of another file, that the block reads
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: pathlib.Path) -> None:
+    """Remove what killed processes left in a folder that only the caller writes to."""
+    for leftover in folder.glob(PARTIALS):
+        leftover.unlink()
+
+
+def _place_new(partial: pathlib.Path, path: pathlib.Path) -> None:
+    try:
+        os.link(partial, path)  # unlike a rename it replaces nothing
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():  # another process may still write it between this line and the next
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.replace(partial, path)
+
+
+def _sync(path: pathlib.Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Put a new name on the disk; some network file systems do so by themselves and refuse this."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise

@@ -26,7 +26,7 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.channels.table import HYPNOS
+from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.store import EPOCH_S, Night, NightEntry, NightStore, sha256
 from hypnos_jax import evaluate, sharding
 from hypnos_jax import state as states
@@ -146,7 +146,7 @@ class Results:
     def of_hand(self) -> dict | None:
         """Return the result of hand-made features of the store with most of their channels."""
         count = lambda store: len(
-            {row["name"] for row in store.manifest.get("channels", [])} & set(HYPNOS)
+            {row["name"] for row in store.manifest.get("channels", [])} & set(EIGHT)
         )
         store = max(self.stores, key=count)
         if not count(store):

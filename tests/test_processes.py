@@ -130,7 +130,7 @@ def test_a_process_that_stands_still_is_named_before_any_deadline(tmp_path, vict
         assert group.all[1 - victim].wait(60) == exit_codes.STUCK
         words = group.logs[1 - victim].read_text()
         assert f"standing still: process {victim}" in words
-        assert "in _train" in words  # where this one waits
+        assert "in train" in words  # where this one waits
 
 
 @pytest.mark.parametrize("poll", [2, 8, 9])  # at the start, in an evaluation, while training

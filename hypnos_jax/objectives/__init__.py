@@ -16,14 +16,16 @@
 - ``title``: what the model is, in words that begin with "a" and end without a full stop, for the
   card of its exports.
 - ``rng_streams``: names of the random streams that ``__call__`` draws from when training.
-- ``couples_batch``: True where rows are each other's negatives; the trainer then refuses gradient
-  accumulation.
+- ``couples_batch``: True where rows are each other's negatives; the trainer then accumulates
+  gradients only where the objective is a ``ContrastsInPieces``.
 
 Everything learnt (temperatures, heads, decoders) is its parameters; anything else that changes
 while training (EMA codebooks) is another variable collection, which the trainer carries unread.
 """
 
 from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -42,3 +44,25 @@ class Loss:
     total: jax.Array
     weight: jax.Array
     metrics: dict[str, tuple[jax.Array, jax.Array]]
+
+
+@runtime_checkable
+class ContrastsInPieces(Protocol):
+    """An objective with ``couples_batch`` whose gradients can be accumulated over micro-batches.
+
+    ``__call__(batch, train=train)`` equals ``contrast(represent(batch, train=train), batch,
+    train=train)``. See ``hypnos_jax/gradient_cache.py``.
+    """
+
+    def represent(self, batch: dict[str, jax.Array], *, train: bool) -> Any:
+        """Return a pytree of floating-point arrays, rows first.
+
+        A row depends on its own row of the batch alone. It is called twice for each micro-batch,
+        with the same keys and collections; most of the memory should be taken here.
+        """
+
+    def contrast(self, representations: Any, batch: dict[str, jax.Array], *, train: bool) -> Loss:
+        """Return the loss of all rows from the representations of all rows.
+
+        Whatever has statistics over the batch, such as a projection with batch norm, belongs here.
+        """

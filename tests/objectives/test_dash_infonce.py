@@ -151,30 +151,34 @@ def test_the_average_holds_the_statistics_too(source, batch):
     assert np.abs(new["towers"]["head"]["norm_0"]["var"] - 1).max() > 0.05
 
 
-def steps_of(source, batch, *, steps=1, devices=1, rows=ROWS, **changes):
-    """The state before and after some steps on one batch, the last metrics, and the program."""
+def compiled(source, mesh, rows=ROWS, **changes):
+    """The plan of a step without dropout and masks, and its program."""
     calm = {"objective.model.dropout": 0.0, "objective.model.mask_rate": 0.0}
-    calm |= {"optim.from_zero": False, "optim.ema_decay": 0.9}
-    calm |= {key.replace("__", "."): value for key, value in changes.items()}
-    config = configs.change(config_of(source), calm)
-    objective = configs.make_objective(config)
-    mesh = sharding.make_mesh(data=devices, devices=jax.devices()[:devices])
+    calm |= {"optim.from_zero": False, "optim.ema_decay": 0.9, "train.batch_size": rows}
+    config = configs.change(config_of(source), {**calm, **changes})
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-        plan = make_plan(config, objective, mesh, batch_spec(source, rows))
-        step = plan.trace().lower().compile()
-        before = jax.device_get(plan.make())
-        batch = sharding.put_batch(batch, sharding.batch_sharding(mesh), rows)
+        plan = make_plan(config, configs.make_objective(config), mesh, batch_spec(source, rows))
+        return plan, plan.trace().lower().compile()
+
+
+def steps_of(source, batch, *, steps=1, devices=1, **changes):
+    """The state before and after some steps on one batch, and the last metrics."""
+    mesh = sharding.make_mesh(data=devices, devices=jax.devices()[:devices])
+    plan, step = compiled(source, mesh, **changes)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
         after = plan.make()
-        for _ in range(steps):
-            after, values = step(after, batch)
-        return before, jax.device_get(after), jax.device_get(values), step
+        before = jax.device_get(after)
+    batch = sharding.put_batch(batch, sharding.batch_sharding(mesh), ROWS)
+    for _ in range(steps):
+        after, values = step(after, batch)
+    return before, jax.device_get(after), jax.device_get(values)
 
 
 @pytest.mark.parametrize(
     "devices, changes",
     [
         (1, {}),
-        (2, {"objective__weighting": "none", "objective__hard_scale": 0.0}),
+        (2, {"objective.weighting": "none", "objective.hard_scale": 0.0}),
     ],
 )
 def test_micro_batches_train_as_the_whole_batch_does(source, batch, devices, changes):
@@ -182,9 +186,10 @@ def test_micro_batches_train_as_the_whole_batch_does(source, batch, devices, cha
     weight[[3, 6]] = 0  # padding
     padded = {**batch, "weight": weight}
     # Adam's first update is a sign: with a large epsilon it is the gradient.
-    changes = {**changes, "optim__eps": 1.0, "optim__learning_rate": 1.0}
-    before, whole, expected, _ = steps_of(source, padded, **changes)
-    _, pieces, found, _ = steps_of(source, padded, devices=devices, train__accumulate=4, **changes)
+    changes = {**changes, "optim.eps": 1.0, "optim.learning_rate": 1.0}
+    before, whole, expected = steps_of(source, padded, **changes)
+    changes["train.accumulate"] = 4
+    _, pieces, found = steps_of(source, padded, devices=devices, **changes)
     for name in ("loss", "accuracy", "chance", "grad_norm", "valid"):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -227,19 +232,18 @@ def test_micro_batches_draw_the_same_masks_in_both_passes(source, batch):
     jax.tree.map(close, ours, theirs)
 
 
-def test_micro_batches_take_less_memory(source, batch):
+def test_micro_batches_take_less_memory(source):
     def temporary(accumulate):
-        rows, more = 64, {"train.accumulate": accumulate, "train.batch_size": 64}
-        many = {name: np.repeat(x, rows // ROWS, axis=0) for name, x in batch.items()}
-        program = steps_of(source, many, steps=0, rows=rows, **more)[-1]
-        return program.memory_analysis().temp_size_in_bytes
+        mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
+        step = compiled(source, mesh, rows=64, **{"train.accumulate": accumulate})[1]
+        return step.memory_analysis().temp_size_in_bytes
 
     assert temporary(8) < 0.6 * temporary(1)
 
 
 def test_frozen_statistics_stay_bit_for_bit(source, batch):
     freeze = {"optim.freeze": ["batch_stats:towers/head/norm_0"], "train.accumulate": 2}
-    before, after, _, _ = steps_of(source, batch, steps=20, **freeze)
+    before, after, _ = steps_of(source, batch, steps=20, **freeze)
     old, new = (x.collections["batch_stats"]["towers"]["head"] for x in (before, after))
     jax.tree.map(np.testing.assert_array_equal, new["norm_0"], old["norm_0"])
     average = after.ema["batch_stats"]["towers"]["head"]["norm_0"]

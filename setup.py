@@ -22,6 +22,7 @@ setup(
         "array_record>=0.8",  # random-access record files (grain's own format)
         "tensorflow-datasets>=4.9.9",  # builders of ArrayRecord, without TensorFlow
         "numpy>=2.0",  # host arrays
+        "edfio>=0.4.18",  # EDF+ files: simulated and generated nights
         "scipy>=1.14",  # filters, polyphase resampling
         "ml-collections>=1.0",  # configs
         "absl-py>=2.1",  # flags and logging

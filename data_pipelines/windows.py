@@ -154,7 +154,7 @@ def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> lis
     if recipe.token_s != TOKEN_S:
         raise PipelineError(
             f"{source} reads modalities, and {store.path} holds the channels {sorted(there)};"
-            " prepare the recordings with launch.prepare_nights --modalities=nine"
+            " prepare the recordings with launch.prepare_nights --recipe=sleep2vec"
         )
     known = [row for name, row in recipe.rows.items() if name in there]
     for name in names:

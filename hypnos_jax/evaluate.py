@@ -135,6 +135,10 @@ class Context:
         if self._stop():
             raise Interrupted
 
+    def can(self, ability: type) -> bool:
+        """Whether the objective has an ability: a protocol of ``hypnos_jax.objectives``."""
+        return isinstance(self._objective, ability)
+
     def attribute(self, name: str, default=None):
         """Return a plain attribute or property of the objective, such as ``reach``."""
         return getattr(self._objective, name, default)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import pathlib
+from data_pipelines import plugins
 
 # Former names of objectives, which old runs and exports carry: the name now, what became of
 # arguments, and what is said now that was not.
@@ -21,26 +20,21 @@ def load(folder: str, name: str) -> type:
 
     Args:
         folder: ``"objectives"``, ``"models"`` or ``"evaluators"``.
-        name: a file's name without ``.py``, such as ``"rq_next_token"`` (class ``RqNextToken``).
+        name: a file's name without ``.py``, such as ``"rq_next_token"`` (class ``RqNextToken``); or
+            the dotted name of a module elsewhere that the user allowed (``HYPNOS_JAX_PLUGINS``, see
+            ``data_pipelines/plugins.py``), whose class is named by its last part.
 
     Raises:
-        ValueError: no such file; the message lists those there are.
+        ValueError: no such file, or a module that nobody allowed.
     """
-    require(folder, name)
-    module = importlib.import_module(f"hypnos_jax.{folder}.{name}")
-    return getattr(module, "".join(word.capitalize() for word in name.split("_")))
+    module = plugins.find(f"hypnos_jax.{folder}", name)
+    last = name.rpartition(".")[2]
+    return getattr(module, "".join(word.capitalize() for word in last.split("_")))
 
 
 def require(folder: str, name: str) -> None:
-    """Make sure that there is such a file, without importing what it needs.
-
-    Raises:
-        ValueError: no such file; the message lists those there are.
-    """
-    here = pathlib.Path(__file__).parent / folder
-    names = sorted(p.stem for p in here.glob("*.py") if p.stem != "__init__")
-    if name not in names:
-        raise ValueError(f"no {folder[:-1]} named {name!r}; hypnos_jax/{folder}/ has {names}")
+    """Make sure that a name may be loaded, without importing what it needs; errors as ``load``."""
+    plugins.require(f"hypnos_jax.{folder}", name)
 
 
 def current(objective: dict) -> dict:

@@ -18,7 +18,7 @@ import optax
 from hypnos_jax import config as configs
 from hypnos_jax import gradient_cache, optim, sharding
 from hypnos_jax import state as states
-from hypnos_jax.objectives import ContrastsInPieces
+from hypnos_jax.objectives import ContrastsInPieces, Weighs
 from hypnos_jax.state import TrainState
 
 
@@ -108,7 +108,7 @@ def make_train_step(
     contrast = functools.partial(sums, method="contrast")
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        if hasattr(objective, "weigh"):
+        if isinstance(objective, Weighs):
             batch = objective.weigh(batch)
         rngs = functools.partial(states.rngs, streams, seed, state.step)
         variables = state.params, state.collections

@@ -35,6 +35,7 @@ from hypnos_jax.cost import flops
 from hypnos_jax.cost.cost import cost as cost_of_config
 from hypnos_jax.nn import backend
 from hypnos_jax.runtime import compile_cache, distributed, preemption, profiler, seals, watchdog
+from hypnos_jax.runtime.exit_codes import STOPPED_EARLY
 from hypnos_jax.runtime.files import write_json
 from hypnos_jax.state import TrainState
 from hypnos_jax.step import Plan, TrainOptions, check_batch_size, make_plan
@@ -48,7 +49,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
         workdir: the run's folder; gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``.
 
     Returns:
-        0 when the last step is done; ``preemption.STOPPED_EARLY`` after a signal, and saved (where
+        0 when the last step is done; ``exit_codes.STOPPED_EARLY`` after a signal, and saved (where
         ``distributed.initialize`` was called).
 
     Raises:
@@ -63,7 +64,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
         stack.enter_context(watch)
         run = open_run(config, workdir, watch, stack)
         if preemption.requested():  # nothing is new, and compiling may take minutes
-            return preemption.STOPPED_EARLY
+            return STOPPED_EARLY
         run.compile()
         # Collectives have deadlines of their own, shorter than some compilations.
         startup_s = watch.may_take_s["start-up"]
@@ -113,7 +114,7 @@ def train(config, workdir: str | pathlib.Path) -> int:
         logging.warning(
             "stopped at step %d of %d, saved; the same command resumes", step, options.steps
         )
-    return preemption.STOPPED_EARLY if stop else 0
+    return STOPPED_EARLY if stop else 0
 
 
 @dataclasses.dataclass

@@ -21,6 +21,7 @@ import time
 
 from absl import app, flags, logging
 
+from hypnos_jax.runtime.exit_codes import STOPPED_EARLY
 from launch.children import end_with_parent, take_lock
 from launch.overrides import settings
 from launch.steps import Records, Step, inputs, left_out, load_pipeline, words
@@ -30,7 +31,6 @@ FOLDER = flags.DEFINE_string("output", None, "folder for everything that the pip
 SET = flags.DEFINE_multi_string("set", [], "NAME=VALUE, an option of the pipeline")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the steps, run nothing")
 
-STOPPED_EARLY = 75  # hypnos_jax/runtime/preemption.py
 LOOK_S = 0.1
 
 

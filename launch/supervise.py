@@ -23,15 +23,14 @@ import time
 from absl import app, flags, logging
 
 from hypnos_jax.jobs.progress import newest_step
-from hypnos_jax.runtime.distributed import FAILED, free_port
-from hypnos_jax.runtime.preemption import STOPPED_EARLY
+from hypnos_jax.runtime.distributed import free_port
+from hypnos_jax.runtime.exit_codes import DONE, FAILED, STOPPED_EARLY
 from launch.children import end_with_parent
 
 PROCESSES = flags.DEFINE_integer("processes", 1, "processes on this machine", lower_bound=1)
 RESTARTS = flags.DEFINE_integer("restarts", 5, "attempts in a row that save nothing", lower_bound=0)
 BACKOFF_S = flags.DEFINE_float("backoff_s", 5.0, "before a restart; doubles, to 5 minutes", 0.0)
 
-DONE = 0
 GRACE_S = 15.0  # for the others to say what they know when one has ended badly
 LONGEST_BACKOFF_S = 300.0
 LOOK_S = 0.1

@@ -29,7 +29,8 @@ START = datetime.datetime(2001, 1, 1, 22)
 SECONDS = 150
 RATES = {"EEG C3-M2": ("uV", 128, 20.0), "ECG": ("uV", 128, 300.0), "ABD": ("", 32, 1.0)}
 COUNT = len(RATES) + 1  # with the annotations
-RECORD_BYTES = 2 * sum(rate for _, rate, _ in RATES.values()) + 16
+CLOCK_BYTES = 8  # of a record, for its own time: "+149" and its separators
+RECORD_BYTES = 2 * sum(rate for _, rate, _ in RATES.values()) + CLOCK_BYTES
 FIELD = {"label": (0, 16), "unit": (96, 8), "pmin": (104, 8), "pmax": (112, 8), "samples": (216, 8)}
 
 
@@ -81,8 +82,8 @@ def discontinuous(path, *, gap_s, after):
     patch(path, 192, "EDF+D")
     data_start = 256 * (COUNT + 1)
     for second in range(after, SECONDS):
-        place = data_start + (second + 1) * RECORD_BYTES - 16
-        patch(path, place, f"+{second + gap_s}\x14\x14".encode().ljust(16, b"\0"))
+        place = data_start + (second + 1) * RECORD_BYTES - CLOCK_BYTES
+        patch(path, place, f"+{second + gap_s}\x14\x14".encode().ljust(CLOCK_BYTES, b"\0"))
     return path
 
 

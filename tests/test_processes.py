@@ -9,7 +9,7 @@ from processes import Failed, run, start_toy
 from toy_objective import install, toy_config
 
 from hypnos_jax import config, metrics, train
-from hypnos_jax.runtime import preemption, seals, watchdog
+from hypnos_jax.runtime import exit_codes, preemption, seals
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -114,7 +114,7 @@ if index == "1":
 def test_a_stuck_process_is_named_and_ends_the_run(tmp_path):
     config = toy_of(2, watchdog__step_s=8.0, train__steps=100)
     with start_toy([config] * 2, tmp_path / "run", before=STUCK) as group:
-        group.wait(codes=(watchdog.STUCK,))
+        group.wait(codes=(exit_codes.STUCK,))
         for log in group.logs:
             assert "stuck: process 1" in log.read_text()
         assert "in stuck" in group.logs[1].read_text()  # where, by its stack
@@ -127,10 +127,10 @@ def test_a_process_that_stands_still_is_named_before_any_deadline(tmp_path, vict
     with start_toy([config] * 2, tmp_path / "run", before=impatient) as group:
         group.wait_for(logged(tmp_path / "run", 3))
         group.all[victim].send_signal(signal.SIGSTOP)
-        assert group.all[1 - victim].wait(60) == watchdog.STUCK
+        assert group.all[1 - victim].wait(60) == exit_codes.STUCK
         words = group.logs[1 - victim].read_text()
         assert f"standing still: process {victim}" in words
-        assert "in _train" in words  # where this one waits
+        assert "in train" in words  # where this one waits
 
 
 @pytest.mark.parametrize("poll", [2, 8, 9])  # at the start, in an evaluation, while training
@@ -142,7 +142,7 @@ def test_a_stop_at_any_poll_resumes_as_the_same_run(tmp_path, whole, monkeypatch
         return len(polls) >= poll
 
     monkeypatch.setattr(preemption, "requested", requested)
-    assert train.train(toy_of(8), tmp_path / "stopped") == preemption.STOPPED_EARLY
+    assert train.train(toy_of(8), tmp_path / "stopped") == exit_codes.STOPPED_EARLY
     assert len(polls) == poll  # at once
     monkeypatch.undo()
     assert train.train(toy_of(8), tmp_path / "stopped") == 0

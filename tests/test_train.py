@@ -19,7 +19,7 @@ from data_pipelines import pipeline
 from hypnos_jax import batch as batches
 from hypnos_jax import checkpoint, config, evaluate, metrics, sharding, train
 from hypnos_jax.non_finite import NonFiniteError
-from hypnos_jax.runtime import preemption, seals
+from hypnos_jax.runtime import exit_codes, seals
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -192,7 +192,7 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     process = start(tmp_path / "stopped", **options)
     wait_for_step(process, tmp_path / "stopped", 5)
     process.send_signal(number)
-    assert process.wait(60) == preemption.STOPPED_EARLY, (tmp_path / "stopped.log").read_text()
+    assert process.wait(60) == exit_codes.STOPPED_EARLY, (tmp_path / "stopped.log").read_text()
     (step,) = seals.good_steps(tmp_path / "stopped")
     assert 5 <= step < 40
     assert run(tmp_path / "stopped", **options) == 0

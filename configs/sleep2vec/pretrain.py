@@ -168,8 +168,11 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "pairs": (),  # all; or (("eeg", "ecg"),), for runs on different modalities
         },
         "probe": {
-            "type": "tower_probe",
+            "type": "linear_probe",
             "every": "job",
+            "tasks": ("staging",),
+            "pooling": "side_by_side",  # of the modalities
+            "fractions": (1.0,),  # of the training people
             "batch_size": 32,  # windows at once
             "strength": 100.0,  # of the probe's penalty
         },

@@ -177,11 +177,11 @@ def recipe_of_model(config: Mapping) -> Recipe:
     """Return the recipe of a model; of one that does not say it, by the rows that it reads.
 
     Args:
-        config: Of an export, or of a run.
+        config: Of an export.
 
     Raises:
         RecipeError: See :func:`recipe_of`.
     """
-    rows = config["objective"].get("model", {}).get("modalities", ())
-    first = FIRST_OF_MODALITIES if any("frames" in row for row in rows) else FIRST_OF_CHANNELS
+    of_modalities = any("frames" in row for row in config["modalities"])
+    first = FIRST_OF_MODALITIES if of_modalities else FIRST_OF_CHANNELS
     return recipe_of(config.get("recipe") or first, "the model")

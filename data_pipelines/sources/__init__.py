@@ -11,14 +11,18 @@ has four functions:
   config with where there are none;
 - ``write_tiny(folder, seed)`` writes the tiny store on which configs without data are tried.
 
-A source that also serves to embed single recordings has a fifth:
+A source whose batches an objective's ``embed`` reads (``Objective.embed_data``) has four more:
 
-- ``recording_batches(signals, *, data, objective)`` yields the batches, of one row each, that the
-  source would have cut from a night of these signals (name -> ``store.ChannelSignal``; any subset
-  of the model's): the windows in order, padded to their full shape, with ``start`` in tokens,
-  ``weight`` 1, signals as float32 with ``scale`` 1, and -1 for what is unknown. ``data`` and
-  ``objective`` are sections of a config. It raises ``RecordingError`` where the signals hold none
-  of what the model reads, or less than a token of it.
+- ``whole_nights(data)``: the options of ``config.data`` under which its evaluation batches hold
+  every token of every night once, with ``night`` (of ``store.nights``) and ``start`` in tokens;
+- ``window_tokens(data)``: how many tokens ``embed`` sees at once;
+- ``embed_shapes(modalities)``: name -> (dtype, *shape of a row) of what ``embed`` reads, ``"T"``
+  being its tokens; arrays without ``"T"`` are 1 for a recording in memory;
+- ``recording_batches(signals, *, data, modalities)`` yields batches of these arrays, of one row
+  each, that the source would have cut from a night of these signals (name ->
+  ``store.ChannelSignal``; any subset of the model's): the windows in order, padded to their full
+  shape, with ``tokens``, how many of them are of the recording. It raises ``RecordingError`` where
+  the signals hold none of what the model reads, or less than a token of it.
 
 ``TOKEN_S`` is what the ``Source`` has as ``token_s``.
 

@@ -7,7 +7,7 @@ epoch of training visits each once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from data_pipelines.windows import (
     modalities_of,
 )
 
+WINDOW_TOKENS = 120  # where the data do not say: the official code's
 WHOLE_NIGHT = 1535  # tokens: what the official model's positions leave beside its CLS
 NIGHTS_OF_LABELS = 256  # ours: kept in memory, 0.15 MB each for 8 h
 
@@ -36,7 +37,7 @@ def open_source(
     *,
     split: str,
     seed: int,
-    window_tokens: int = 120,
+    window_tokens: int = WINDOW_TOKENS,
     modalities: tuple[str, ...] = (),
     sites: tuple[str, ...] = (),
     labels: tuple[str, ...] = (),
@@ -228,27 +229,56 @@ class NightSource(Source):
         }
 
 
+def whole_nights(data: dict) -> dict:
+    """Return the options of ``config.data`` under which every token of every night comes once."""
+    kept = {key: data[key] for key in ("path", "window_tokens", "modalities") if key in data}
+    return {"name": "modality_nights", **kept}
+
+
+def window_tokens(data: dict) -> int:
+    """Return how many tokens ``embed`` sees at once."""
+    return data.get("window_tokens", WINDOW_TOKENS)
+
+
+def embed_shapes(modalities: Sequence[Mapping]) -> dict[str, tuple]:
+    """Return name -> (dtype, *shape of a row) of what ``embed`` reads, ``"T"`` being its tokens.
+
+    Arrays without ``"T"`` are 1 for a recording in memory.
+
+    Args:
+        modalities: rows {name, rate_hz, frames} of the model.
+    """
+    return {
+        **{f"signal/{row['name']}": ("float32", "T", row["frames"]) for row in modalities},
+        "valid": ("bool", "T", len(modalities)),
+        "scale": ("float32", len(modalities)),
+        "present": ("bool", len(modalities)),
+        "weight": ("float32",),
+    }
+
+
 def recording_batches(
-    signals: Mapping[str, ChannelSignal], *, data: dict, objective: dict
+    signals: Mapping[str, ChannelSignal], *, data: dict, modalities: Sequence[Mapping]
 ) -> Iterator[Batch]:
     """Yield the windows of one recording in memory, in order and to its end, a row a batch.
 
-    What nobody has told, labels and person, is -1. Signals are float32, and ``scale`` is 1.
-
     Args:
         signals: name -> modality, any subset of the model's; all are cut to the shortest.
-        data: with ``window_tokens``.
-        objective: with ``model.modalities``, {name, rate_hz, frames} each.
+        data: section of a config.
+        modalities: as for ``embed_shapes``.
+
+    Yields:
+        the arrays of ``embed_shapes`` and ``tokens``, int32 [1]: how many of the window are of the
+        recording.
 
     Raises:
         RecordingError: none of the modalities is there, or they are shorter than a token.
         PipelineError: a modality at another rate than the model's.
     """
-    rows = objective["model"]["modalities"]
-    names = [row["name"] for row in rows]
+    names = [row["name"] for row in modalities]
     if not any(name in signals for name in names):
         raise RecordingError(f"none of the model's modalities {names}")
-    for row in rows:
+    for row in modalities:
         signal = signals.get(row["name"])
         if signal is not None and signal.rate_hz != row["rate_hz"]:
             raise PipelineError(
@@ -258,26 +288,22 @@ def recording_batches(
     tokens = min(len(signals[name].valid) for name in names if name in signals) // TOKEN_S
     if not tokens:
         raise RecordingError(f"shorter than one token of {TOKEN_S} s")
-    unknown, length = np.full(1, UNKNOWN, np.int32), data["window_tokens"]
+    length = window_tokens(data)
     for start in range(0, tokens, length):
         stop = min(start + length, tokens)
-        batch = _blank(1, length, {row["name"]: row["frames"] for row in rows}, np.float32)
-        for m, row in enumerate(rows):
+        batch = {}
+        for name, (dtype, *shape) in embed_shapes(modalities).items():
+            make = np.zeros if "T" in shape else np.ones
+            batch[name] = make([1, *(length if n == "T" else n for n in shape)], dtype)
+        for m, row in enumerate(modalities):
             if row["name"] in signals:
                 signal, frames = signals[row["name"]], row["frames"]
                 samples = signal.samples[start * frames : stop * frames].reshape(-1, frames)
                 batch[f"signal/{row['name']}"][0, : stop - start] = samples
                 valid = signal.valid[start * TOKEN_S : stop * TOKEN_S]
                 batch["valid"][0, : stop - start, m] = holds_signal(valid)
-        yield {
-            **batch,
-            "present": np.array([[name in signals for name in names]]),
-            **dict.fromkeys(("age", "sex", "site", "night", "subject"), unknown),
-            "start": np.full(1, start, np.int32),
-            "outcomes": np.full((1, len(objective.get("outcomes", ()))), UNKNOWN, np.float32),
-            "survival": np.full((1, len(objective.get("survival", ())), 2), UNKNOWN, np.float32),
-            "weight": np.ones(1, np.float32),
-        }
+        batch["present"][0] = [name in signals for name in names]
+        yield {**batch, "tokens": np.full(1, stop - start, np.int32)}
 
 
 def _blank(rows: int, length: int, frames: dict[str, int], kind) -> Batch:

@@ -55,7 +55,7 @@ def open_source(
     """Windows of two modalities, tokens of 30 s.
 
     Args:
-        store: a store of modalities (``launch.prepare_nights --modalities=...``).
+        store: a store of modalities (``launch.prepare_nights --recipe=sleep2vec``).
         split: ``"train"``, ``"validation"`` or ``"test"``.
         seed: of pairs and windows.
         window_tokens: of a window; windows do not overlap.

@@ -23,6 +23,7 @@ from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
 from hypnos_jax import sharding
 from hypnos_jax.cost import flops, hlo
+from hypnos_jax.cost.chips import CHIPS, Chip
 from hypnos_jax.step import TrainOptions, check_batch_size, make_plan
 
 HOP_S = 1e-6  # what a message takes from chip to chip, apart from its length; an assumption
@@ -30,38 +31,6 @@ HOP_S = 1e-6  # what a message takes from chip to chip, apart from its length; a
 
 class AheadError(ValueError):
     """A topology that cannot be compiled for, or a compiler that is not there."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """What one chip can do at best.
-
-    Attributes:
-        flops: bfloat16 operations per second.
-        memory: bytes that a program may use.
-        memory_rate: bytes per second from and to that memory.
-        link_rate: bytes per second of one link to a neighbour, one way.
-        wraps: a dimension of a slice closes to a ring where it is a multiple of this.
-        largest: chips of the largest slice that can be had.
-    """
-
-    flops: float
-    memory: int
-    memory_rate: float
-    link_rate: float
-    wraps: int
-    largest: int
-
-
-GIB = 2**30
-# cloud.google.com/tpu/docs/{v5e,v5p,v6e}: peak, memory rate, "bidirectional ICI bandwidth per chip"
-# over its 4 or 6 links and both ways, and slices.
-# Memory: what the compiler of libtpu 0.0.42 lets a program use, where known, else the page's.
-CHIPS = {
-    "v5e": Chip(197e12, int(15.75 * GIB), 819e9, 50e9, 16, 256),
-    "v5p": Chip(459e12, 95 * GIB, 2765e9, 100e9, 4, 6144),
-    "v6e": Chip(918e12, int(31.25 * GIB), 1640e9, 100e9, 16, 256),
-}
 
 
 @dataclasses.dataclass(frozen=True)

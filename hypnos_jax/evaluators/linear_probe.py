@@ -1,4 +1,4 @@
-"""What a linear probe reads out of the frozen embeddings, beside honest baselines.
+"""Linear probes of the frozen embeddings of any model, beside honest baselines.
 
 Tasks, each where the nights have labels for it: sleep staging, apnea or hypopnea and arousal by
 30-s epoch of sleep, rhythm by record. Beside the embedding: the same backbone with random weights,
@@ -17,11 +17,13 @@ import jax
 import numpy as np
 from absl import logging
 
+from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.store import NightStore
 from hypnos_jax.export.model import TOKENIZERS, load_model
-from hypnos_jax.inference.embedding import epoch_means, mean_over_modalities
-from hypnos_jax.models.token_chunks import CHUNK_S, carry, embed_tokens, read_window
+from hypnos_jax.inference.embedding import epoch_means
+from hypnos_jax.models.token_chunks import CHUNK_S
 from hypnos_jax.probing import hand_features, probe
+from hypnos_jax.probing.frozen_features import BATCH_SIZE, POOLINGS, embed_nights, pooled
 from hypnos_jax.reports.figures import draw_probe
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
@@ -37,7 +39,7 @@ EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
 
 
 class LinearProbe:
-    """Probe the embeddings of a store of tokens."""
+    """Probes of the embeddings of the nights of ``config.data``."""
 
     def __init__(
         self,
@@ -50,6 +52,8 @@ class LinearProbe:
         strength: float = 1.0,
         fewest_test_subjects: int = probe.FEWEST_TEST_SUBJECTS,
         fewest_test_records: int = 50,
+        pooling: str = "mean",
+        batch_size: int = BATCH_SIZE,
         chunk_s: int = CHUNK_S,
         draws: int = 1000,
     ):
@@ -57,7 +61,8 @@ class LinearProbe:
 
         Args:
             context: ``hypnos_jax.evaluate.Context``.
-            nights: the store of signals that the tokens were made of, for the hand-made features.
+            nights: the store of signals of the same nights, for the hand-made features; by default
+                the data themselves, where they hold channels that these are made of.
             tasks: names in ``hypnos_jax.tasks.PROBE_TASKS``; those of ``PROBED`` that the store has
                 labels for by default.
             fractions: of the training subjects, for the label-efficiency curve.
@@ -65,32 +70,37 @@ class LinearProbe:
             strength: of the probe's L2 penalty.
             fewest_test_subjects: fewer of them, and folds over all subjects replace the split.
             fewest_test_records: the same where a recording is a single example.
-            chunk_s: seconds that the backbone embeds at once.
+            pooling: of modalities, ``"mean"`` or ``"side_by_side"``; see
+                ``frozen_features.pooled``.
+            batch_size: windows that are embedded at once.
+            chunk_s: seconds of tokens that are embedded at once.
             draws: bootstrap samples.
 
         Raises:
-            ValueError: an unknown task.
+            ValueError: an unknown task or pooling.
         """
+        if pooling not in POOLINGS:
+            raise ValueError(f"linear_probe: pooling={pooling!r}; it is one of {POOLINGS}")
         self.context, self.nights = context, nights
         self.tasks = [find_probe_task(name) for name in tasks or PROBED]
         self.fractions, self.repeats, self.strength = sorted(fractions), repeats, strength
         self.fewest = {False: fewest_test_subjects, True: fewest_test_records}
         self.chunk_s, self.draws = chunk_s, draws
+        self.pooling, self.batch_size = pooling, batch_size
         # What does not depend on the model's variables is found once for all checkpoints of a job.
         self._baselines: dict[bool, tuple[dict, dict]] = {}
         self._judged: dict[tuple[str, str], tuple[dict, list]] = {}
 
     def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
-        """Yield ``<task>/<feature set>/<metric>``, and write and draw everything.
+        """Yield ``<task>/<feature set>/<metric>``, with ``_low`` and ``_high`` of the first metric
+        where there is an interval; write and draw everything.
 
         Raises:
-            ValueError: the store holds no tokens, or ``nights`` are not theirs.
+            ValueError: the model reads no whole nights, or ``nights`` are others.
         """
         store = self.context.store
-        if store is None or store.kind != "tokens":
-            raise ValueError("linear_probe reads a store of tokens; config.data has another")
         signals = self._signals(store)
-        report = {"step": step, "chunk_s": self.chunk_s, "strength": self.strength}
+        report = {"step": step, "pooling": self.pooling, "strength": self.strength}
         report["protocol"], report["tasks"], report["left_out"] = PROTOCOL, {}, {}
         for by_record in (False, True):
             labelled = {}
@@ -104,10 +114,7 @@ class LinearProbe:
             nights = [n for n in store.nights if any(n.recording in x for x in labelled.values())]
             if not nights:
                 continue
-            with self.context.alone(variables) as (context, here):
-                sets, reasons = self._features(
-                    context, here, by_record, store, nights, names, signals
-                )
+            sets, reasons = self._features(variables, by_record, store, nights, names, signals)
             for task, labels in labelled.items():
                 keep = [i for i, night in enumerate(nights) if night.recording in labels]
                 examples = probe.Examples(
@@ -128,6 +135,10 @@ class LinearProbe:
                 for metric, values in own["metrics"].items():
                     if values["value"] is not None:
                         yield f"{task}/{name}/{metric}", values["value"]
+                first = "auroc" if found["ranked"] else "kappa"
+                for end in ("low", "high"):
+                    if own["metrics"][first][end] is not None:
+                        yield f"{task}/{name}/{first}_{end}", own["metrics"][first][end]
 
     def _write(self, report):
         write_json(self.context.workdir / "probe.json", report)
@@ -139,22 +150,21 @@ class LinearProbe:
     def _signals(self, store):
         """The store of signals for the hand-made features, or None; it must hold every night."""
         if not self.nights:
-            return None
+            has = {row["name"] for row in store.manifest.get("channels", ())}
+            return store if has & set(EIGHT) else None
         signals = NightStore(self.nights)
         there = {night.recording for night in signals.nights}
         missing = [night.recording for night in store.nights if night.recording not in there]
         if signals.kind != "signals" or missing:
             raise ValueError(
-                f"linear_probe.nights={self.nights} is not the store of signals that the tokens"
-                f" were made of: it holds {signals.kind}"
-                + f", without {missing[:1]}"
-                * bool(missing)
+                f"linear_probe.nights={self.nights} is not the store of signals of these nights:"
+                f" it holds {signals.kind}" + (f", without {missing[0]}" if missing else "")
             )
         return signals
 
     def _names(self, by_record):
         """The modalities that are embedded: the ECG alone for the rhythm of a record."""
-        names = [row["name"] for row in self.context.source("train").describe()["modalities"]]
+        names = [row["name"] for row in self.context.attribute("modalities")]
         return ["ecg"] if by_record and "ecg" in names else names
 
     def _labels(self, task, store, names):
@@ -170,21 +180,23 @@ class LinearProbe:
             return {}, "all labels are of one class"
         return found, ""
 
-    def _features(self, context, variables, by_record, store, nights, names, signals):
+    def _features(self, variables, by_record, store, nights, names, signals):
         """Feature set -> per night [N, F]; and why a set was not run."""
-        embedded = self._embed(context, by_record, store, nights, names, variables)
+        embedded = self._embed(by_record, nights, names, variables)
         if by_record not in self._baselines:
-            given = (context, by_record, store, nights, names, signals)
+            given = (by_record, store, nights, names, signals)
             self._baselines[by_record] = self._baselines_of(*given)
         sets, reasons = self._baselines[by_record]
         return {EMBEDDING: embedded, **sets}, reasons
 
-    def _baselines_of(self, context, by_record, store, nights, names, signals):
+    def _baselines_of(self, by_record, store, nights, names, signals):
         sets, reasons = {}, {}
-        fresh = context.init(context.config.get("seed", 0) + 1)
-        sets[RANDOM] = self._embed(context, by_record, store, nights, names, fresh)
+        fresh = self.context.init(self.context.config.get("seed", 0) + 1)
+        sets[RANDOM] = self._embed(by_record, nights, names, fresh)
         folder = store.path / TOKENIZERS
-        if folder.is_dir():
+        if store.kind != "tokens":
+            reasons[LATENTS] = "the model reads no tokens"
+        elif folder.is_dir():
             dequantize = {p.name: _dequantizer(p) for p in sorted(folder.iterdir()) if p.is_dir()}
             sets[LATENTS] = [_latents(by_record, store, n, names, dequantize) for n in nights]
         else:
@@ -192,32 +204,18 @@ class LinearProbe:
         if signals is not None:
             sets[HAND] = _hand_made(by_record, signals, nights)
         else:
-            reasons[HAND] = "no store of signals was given (option nights)"
+            reasons[HAND] = "no store of channels was given (option nights)"
         return sets, reasons
 
-    def _embed(self, context, by_record, store, nights, names, variables):
-        """Mean over the modalities that are there, pooled: per night [N, D]."""
-        every = self._names(False)
-        lag, reach = context.attribute("embed_lag"), context.attribute("reach")
-        kept = () if reach is None else ("cache",)
-        apply = context.functions("embed_next", mutable=kept)
-        step = carry(lambda own, cache, *given: apply({**own, **cache}, *given), variables)
-        out = []
-        for night in nights:
-            context.go_on()
-            here = [name for name in names if name in night.channels]
-            kept = np.isin(every, here)
-
-            def read(start, stop, night=night, kept=kept):
-                window = read_window(store, night, every, start, stop)
-                return {**window, "present": kept, "valid": window["valid"] & kept}
-
-            pieces = embed_tokens(
-                step, read, night.duration_s, lag=lag, reach=reach, chunk_s=self.chunk_s
-            )
-            rows = [mean_over_modalities({name: piece[name] for name in here}) for piece in pieces]
-            out.append(_pool(by_record, np.concatenate(rows)))
-        return out
+    def _embed(self, by_record, nights, names, variables):
+        """Pooled rows of each of the nights: [N, D]."""
+        only = {night.recording for night in nights}
+        options = {"names": names, "only": only, "chunk_s": self.chunk_s}
+        found = embed_nights(self.context, variables, batch_size=self.batch_size, **options)
+        how = {"by_record": by_record, "pooling": self.pooling}
+        token_s = self.context.attribute("token_s")
+        rows = {night.recording: pooled(own, token_s, **how) for night, own in found}
+        return [rows[night.recording] for night in nights]
 
     def _judge(self, task, examples):
         """Probe every feature set, all subjects and fractions of them."""

@@ -253,12 +253,17 @@ def _groups(modalities: list[dict]) -> list[str]:
 
 
 def describe(
-    config: dict, step: int, store: pathlib.Path, recipe: dict | None = None
+    config: dict,
+    objective: nn.Module,
+    step: int,
+    store: pathlib.Path,
+    recipe: dict | None = None,
 ) -> dict[str, Any]:
     """Return what an export says of a run's model, but for its tensors.
 
     Args:
         config: the run's resolved config.
+        objective: the module that it names.
         step: updates made.
         store: folder of the data.
         recipe: {name, version} of the data's; by default that of models that read such rows.
@@ -268,14 +273,14 @@ def describe(
         group} in the order of the code axis, or {name, rate_hz, frames} for towers, or none for a
         model of one signal; ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess}
         of all that it may read, none for towers, whose modalities are made of several; ``recipe``
-        {name, version} of what prepares recordings for it (``data_pipelines.recipes``); ``data``
-        {name, manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``; and of ``make_model``
-        ``tensors`` {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum`` and
-        ``title``, the objective's.
+        {name, version} of what prepares recordings for it (``data_pipelines.recipes``); ``title``
+        and ``embedding`` {token_s, causal, fused, seen}, of the objective; ``data`` {name,
+        manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``; and of ``make_model`` ``tensors``
+        {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
     """
     data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
-    network = config["objective"].get(plugins.network_key(config["objective"]), {})
-    modalities = network.get("modalities", [])
+    # As JSON has them: what is read back is equal.
+    modalities = json.loads(json.dumps([dict(row) for row in objective.modalities]))
     names = [row["name"] for row in modalities if "group" in row] or [
         channel.name for channel in ROWS.values() if channel.signal_type == data.get("signal_type")
     ]
@@ -284,7 +289,14 @@ def describe(
         "objective": config["objective"],
         "modalities": modalities,
         "channels": [_channel_row(ROWS[name]) for name in names if name in ROWS],
-        "recipe": recipe or recipe_of_model(config).identity,
+        "recipe": recipe or recipe_of_model({"modalities": modalities}).identity,
+        "title": objective.title,
+        "embedding": {
+            "token_s": objective.token_s,
+            "causal": objective.causal,
+            "fused": getattr(objective, "fused", False),
+            "seen": getattr(objective, "seen", ""),
+        },
         "data": {**data, "manifest_sha256": _manifest_digest(store)},
         "seed": config.get("seed", 0),
         "step": step,
@@ -341,13 +353,13 @@ def make_model(
         ModelError: the config's objective cannot be built.
     """
     store = pathlib.Path(store or config["data"].get("path") or "/no/store")
-    description = describe(config, step, store, recipe)
+    objective = _objective(config["objective"], "the config")
+    description = describe(config, objective, step, store, recipe)
     tensors = _flat(variables)
     description["tensors"] = _table(tensors)
     if tokenizers is None:
         tokenizers = _find_tokenizers(store / TOKENIZERS)
-    model = _seal(description, tensors, tokenizers, "the config")
-    return dataclasses.replace(model, config={**model.config, "title": model.objective.title})
+    return _seal(description, tensors, tokenizers, "the config")
 
 
 def _from_published(path: str | pathlib.Path) -> LoadedModel:
@@ -475,19 +487,27 @@ def _read_config(folder: pathlib.Path) -> dict:
 
 
 def _assemble(config: dict, tensors: dict, tokenizers: dict, source) -> LoadedModel:
-    arguments = dict(plugins.current(config["objective"]))
-    try:
-        objective = plugins.load("objectives", arguments.pop("name"))(**frozen(arguments))
-    except (TypeError, KeyError, ValueError) as error:
-        raise ModelError(f"{source}: its objective cannot be built: {error}") from error
     return LoadedModel(
-        objective=objective,
+        objective=_objective(config["objective"], source),
         variables=flax.traverse_util.unflatten_dict(tensors, sep="/"),
         config=config,
         checksum=config["checksum"],
         step=config["step"],
         tokenizers=dict(sorted(tokenizers.items())),
     )
+
+
+def _objective(section: dict, source) -> nn.Module:
+    """The module that ``config.objective`` names.
+
+    Raises:
+        ModelError: it cannot be built.
+    """
+    arguments = dict(plugins.current(section))
+    try:
+        return plugins.load("objectives", arguments.pop("name"))(**frozen(arguments))
+    except (TypeError, KeyError, ValueError) as error:
+        raise ModelError(f"{source}: its objective cannot be built: {error}") from error
 
 
 def _flat(variables: dict) -> dict[str, np.ndarray]:

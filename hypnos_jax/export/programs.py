@@ -3,7 +3,7 @@
 A program is a function ``call(tensors, inputs) -> outputs`` of the tensors of ``model.safetensors``
 under their names, of named arrays, and to named arrays, serialised by ``jax.export``. It takes any
 number of rows and any length of time, and any of ``PLATFORMS``; long inputs pass piece by piece
-inside of it, so the results are those of ``Embedder``, ``ModalityEmbedder`` and ``Tokenizer``.
+inside of it, so the results are those of ``Embedder``, ``WindowEmbedder`` and ``Tokenizer``.
 
 What JAX promises (docs.jax.dev, "Compatibility guarantees" of ``jax.export``): a program runs with
 versions of jaxlib up to 6 months newer and up to 3 weeks older than the one that wrote it. After
@@ -22,13 +22,14 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from data_pipelines import pipeline
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 from hypnos_jax.models.token_chunks import ANEW_S, CHUNK_S, OVER_TIME
+from hypnos_jax.objectives import EmbedsInPieces, Tokenizes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SUFFIX = ".jaxexport"
 ENCODED_S = 64  # ours: seconds that pass a tokenizer at once
-WINDOW_TOKENS = 120  # of towers, where the model does not say: the official code's
 
 Tensors = dict[str, jax.Array]
 Variables = dict[str, Any]
@@ -105,19 +106,17 @@ def programs_of(objective: nn.Module, config: dict[str, Any]) -> dict[str, Progr
         config: what ``config.json`` of its export says.
 
     Returns:
-        ``{"embed"}`` for a model of tokens, ``{"encode"}`` for a tokenizer, and for towers one
-        program under each modality's name.
+        ``{"encode"}`` for a tokenizer, ``{"embed"}`` for any other model.
 
     Raises:
-        NoProgramError: the objective is of another kind, or sees what no piece can hold.
+        NoProgramError: no source cuts single recordings for the model, or it sees what no piece can
+            hold.
     """
-    if getattr(objective, "reads", "tokens") == "modalities":
-        return _towers(objective, config)
-    if hasattr(objective, "embed_next"):
-        return {"embed": _backbone(objective, config["modalities"])}
-    if hasattr(objective, "token_s"):
+    if isinstance(objective, Tokenizes):
         return {"encode": _tokenizer(objective)}
-    raise NoProgramError(f"nothing is known of what a {type(objective).__name__} reads")
+    if isinstance(objective, EmbedsInPieces):
+        return {"embed": _backbone(objective, config["modalities"])}
+    return {"embed": _windows(objective, config)}
 
 
 def _backbone(objective, modalities) -> Program:
@@ -125,7 +124,6 @@ def _backbone(objective, modalities) -> Program:
     objective = objective.clone(model={**objective.model, "attention": "blocks"})
     count, width = len(modalities), sum(row["levels"] for row in modalities)
     tracks = objective.model.get("use_tracks", False)
-    names = [row["name"] for row in modalities]
     ids = jnp.asarray([row["channel_id"] for row in modalities], jnp.int32)
     inputs = {
         "codes": Array(("B", "S", width), "int32", "codes, the levels of all modalities in turn"),
@@ -137,7 +135,10 @@ def _backbone(objective, modalities) -> Program:
         inputs["tracks"] = Array(("B", "S", count, 2), "float32", what)
     seen = "the seconds before s" if objective.embed_lag else "second s and those before it"
     what = f"of each second s, having seen {seen}; zeros where absent"
-    outputs = {"rows": Array(("B", count, "S", objective.model["dim"]), "float32", what)}
+    outputs = {
+        "rows": Array(("B", "S", count, objective.model["dim"]), "float32", what),
+        "valid": Array(("B", "S", count), "bool", "modalities that are there"),
+    }
 
     def batch(fixed, pieces):
         """A batch as the objective takes it, of what is the same at all times and what is not."""
@@ -155,8 +156,7 @@ def _backbone(objective, modalities) -> Program:
         fixed = {"present": inputs["present"]}
 
         def step(_, pieces):
-            found = objective.apply(variables, batch(fixed, pieces), method="embed")
-            return None, jnp.stack([found[name] for name in names], 2)
+            return None, objective.apply(variables, batch(fixed, pieces), method="embed").rows
 
         return _over_pieces(step, None, _over_time(inputs), ANEW_S)
 
@@ -177,7 +177,7 @@ def _backbone(objective, modalities) -> Program:
         def step(carry, pieces):
             cache, first = carry
             found, cache = advance(cache, pieces, first)
-            return (cache, False), jnp.stack([found[name] for name in names], 2)
+            return (cache, False), found.rows
 
         piece = {
             name: jax.ShapeDtypeStruct((x.shape[0], CHUNK_S, *x.shape[2:]), x.dtype)
@@ -189,7 +189,12 @@ def _backbone(objective, modalities) -> Program:
         return rows if objective.embed_lag else rows[:, 1:]
 
     run = anew if objective.reach is None else onward
-    return Program(lambda v, x: {"rows": jnp.moveaxis(run(v, x), 2, 1)}, inputs, outputs)
+
+    def call(variables, inputs):
+        rows = run(variables, inputs)
+        return {"rows": rows, "valid": jnp.broadcast_to(inputs["present"][:, None], rows.shape[:3])}
+
+    return Program(call, inputs, outputs)
 
 
 def _over_time(inputs):
@@ -233,44 +238,70 @@ def _tokenizer(objective) -> Program:
     return Program(call, inputs, outputs)
 
 
-def _towers(objective, config) -> dict[str, Program]:
-    """A program a modality: tokens of signal to what the trunk makes of them."""
-    length = config["data"].get("window_tokens", WINDOW_TOKENS)
+def _windows(objective, config) -> Program:
+    """Windows of what the objective's source cuts from a recording, one after the other."""
+    source, modalities = pipeline.find_source(objective.embed_data), config["modalities"]
+    if "embed_shapes" not in vars(source):
+        raise NoProgramError(f"batches of {objective.embed_data} are not cut from recordings")
+    length, shapes = source.window_tokens(config["data"]), source.embed_shapes(modalities)
+    rates = {f"signal/{row['name']}": row.get("rate_hz") for row in modalities}
+    token = f"tokens of {objective.token_s:g} s"
+    inputs = {
+        name: Array(
+            ("B", *shape), dtype, f"{token} at {rates[name]} Hz" if rates.get(name) else token
+        )
+        for name, (dtype, *shape) in shapes.items()
+        if "T" in shape
+    }
 
-    def program(i, row):
-        inputs = {
-            "signal": Array(
-                ("B", "T", row["frames"]), "float32", f"tokens of 30 s at {row['rate_hz']} Hz"
-            ),
-            "valid": Array(("B", "T"), "bool", "tokens of which half the seconds hold signal"),
+    def batch(pieces):
+        rows = pieces["valid"].shape[0]
+        ones = {
+            name: jnp.ones((rows, *shape), dtype)
+            for name, (dtype, *shape) in shapes.items()
+            if "T" not in shape
         }
-        what = f"of each token, having seen its window of {length}; zeros where not valid"
-        outputs = {"rows": Array(("B", "T", objective.model["dim"]), "float32", what)}
+        return {**ones, **pieces}
 
-        def call(variables, inputs):
-            def step(_, pieces):
-                given = (pieces["signal"], jnp.ones(pieces["signal"].shape[0]), pieces["valid"], i)
-                rows = objective.apply(variables, *given, method="encode")
-                return None, rows * pieces["valid"][..., None]
+    def call(variables, inputs):
+        def step(_, pieces):
+            found = objective.apply(variables, batch(pieces), method="embed")
+            return None, {"rows": found.rows, "valid": found.valid}
 
-            return {"rows": _over_pieces(step, None, inputs, length)}
+        return _over_pieces(step, None, inputs, length)
 
-        return Program(call, inputs, outputs)
+    one = {
+        name: jax.ShapeDtypeStruct(
+            (1, *(length if n == "T" else n for n in row.shape[1:])), row.dtype
+        )
+        for name, row in inputs.items()
+    }
+    variables = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (dtype, shape) in config["tensors"].items()
+    }
+    variables = flax.traverse_util.unflatten_dict(variables, sep="/")
+    rows = jax.eval_shape(call, variables, one)["rows"].shape
+    seen = getattr(objective, "seen", "") or ("causal" if objective.causal else "")
+    what = f"of each token, in windows of {length}; zeros where not valid" + (seen and f"; {seen}")
+    outputs = {
+        "rows": Array(("B", "T", *rows[2:]), "float32", what),
+        "valid": Array(("B", "T", rows[2]), "bool", "rows that rest on signal"),
+    }
+    return Program(call, inputs, outputs)
 
-    return {row["name"]: program(i, row) for i, row in enumerate(config["modalities"])}
 
-
-def _over_pieces(step, carry, arrays: Tensors, length: int) -> jax.Array:
+def _over_pieces(step, carry, arrays: Tensors, length: int) -> Any:
     """Scan ``step`` over pieces of the second axis, whose size need not be known.
 
     Args:
-        step: (carry, name -> [B, length, ...]) -> carry, [B, length, ...].
+        step: (carry, name -> [B, length, ...]) -> carry, tree of [B, length, ...].
         carry: to begin with.
         arrays: name -> [B, S, ...]; zeros are put behind to make whole pieces.
         length: of a piece.
 
     Returns:
-        [B, S, ...].
+        the tree of [B, S, ...].
     """
     rows, size = next(iter(arrays.values())).shape[:2]
     count = (size + length - 1) // length
@@ -280,5 +311,9 @@ def _over_pieces(step, carry, arrays: Tensors, length: int) -> jax.Array:
         return jnp.moveaxis(x.reshape(rows, count, length, *x.shape[2:]), 1, 0)
 
     _, out = jax.lax.scan(step, carry, {name: cut(x) for name, x in arrays.items()})
-    out = jnp.moveaxis(out, 0, 1)
-    return out.reshape(rows, count * length, *out.shape[3:])[:, :size]
+
+    def joined(x):
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(rows, count * length, *x.shape[3:])[:, :size]
+
+    return jax.tree.map(joined, out)

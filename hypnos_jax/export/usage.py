@@ -36,7 +36,7 @@ for i, row in enumerate(config["modalities"]):
         encode = load(folder / "tokenizers" / row["group"], "encode")
         codes[i], present[:, i] = encode(signal=signals[row["name"]])["codes"], True
 rows = load(folder, "embed")(codes=np.concatenate(codes, axis=2), present=present)["rows"]
-mean = np.asarray(rows)[0, present[0]].mean(axis=0)  # [seconds, D] of [1, modalities, seconds, D]
+mean = np.asarray(rows)[0][:, present[0]].mean(axis=1)  # [seconds, D] of [seconds, modalities, D]
 epochs = mean[: seconds // 30 * 30].reshape(-1, 30, mean.shape[1]).mean(axis=1)
 """
 )
@@ -50,15 +50,18 @@ codes = np.asarray(load(folder, "encode")(signal=signal)["codes"])  # [1, second
 """
 )
 
-TOWERS = (
+WINDOWS = (
     START
     + """\
-rows, tokens = {}, 60  # of 30 s; any subset of the modalities, prepared as they were for training
-for row in config["modalities"]:
-    signal = np.random.randn(1, tokens, row["frames"]).astype(np.float32)  # here noise
-    valid = np.ones((1, tokens), bool)
-    rows[row["name"]] = np.asarray(load(folder, row["name"])(signal=signal, valid=valid)["rows"])
-epochs = np.mean(list(rows.values()), axis=0)[0]  # [tokens, H], where all modalities are valid
+tokens, inputs = 60, {}  # any number of tokens, prepared as they were for training; here noise
+for name, row in config["programs"]["embed"]["inputs"].items():
+    shape = [{"B": 1, "T": tokens}.get(size, size) for size in row["shape"]]
+    inputs[name] = np.random.randn(*shape).astype(np.float32)
+    if row["dtype"] == "bool":  # which tokens of which modality hold signal
+        inputs[name] = np.ones(shape, bool)
+out = load(folder, "embed")(**inputs)
+rows, valid = np.asarray(out["rows"])[0], np.asarray(out["valid"])[0, ..., None]
+mean = (rows * valid).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)  # [tokens, D]
 """
 )
 
@@ -70,8 +73,9 @@ def text(config: dict, folder: str = "EXPORT") -> str:
         config: its ``config.json``.
         folder: where it lies.
     """
-    if "encode" in config["programs"]:
+    programs = config["programs"]
+    if "encode" in programs:
         lines = SIGNALS
     else:
-        lines = TOKENS if "embed" in config["programs"] else TOWERS
+        lines = TOKENS if "codes" in programs["embed"]["inputs"] else WINDOWS
     return lines.replace('"EXPORT"', repr(folder).replace("'", '"'))

@@ -1,9 +1,8 @@
-"""Recordings to embeddings: one vector a second and modality, and one per 30-s epoch.
+"""Recordings to embeddings: one vector a token and modality, and one per 30-s epoch.
 
 ``embed_recording`` takes a file, an ``mne.io.Raw`` or arrays; ``embed_raw`` gives one array for it,
 with times. ``open_embedder`` opens any model, for many recordings: ``Embedder`` those of tokens
-(timing: see its module), ``ModalityEmbedder`` towers, which give one vector a modality and epoch.
-``Stream`` embeds what is still coming.
+(timing: see its module), ``WindowEmbedder`` all others. ``Stream`` embeds what is still coming.
 """
 
 from __future__ import annotations
@@ -16,25 +15,24 @@ import numpy as np
 
 from data_pipelines.builders.recording_night import Pending
 from hypnos_jax.export.model import LoadedModel, load_model
-from hypnos_jax.inference.embedding import RecordingEmbedding as RecordingEmbedding
+from hypnos_jax.inference.embedding import RecordingEmbedding as RecordingEmbedding  # for users
 from hypnos_jax.inference.embedding import epoch_means as epoch_means
+from hypnos_jax.inference.read_window import read_window as read_window
 from hypnos_jax.inference.stream import Stream as Stream
-from hypnos_jax.inference.token_embedder import (
-    Embedder as Embedder,  # this and the following also for users
-)
-from hypnos_jax.inference.tower_embedder import ModalityEmbedder
+from hypnos_jax.inference.token_embedder import Embedder as Embedder
+from hypnos_jax.inference.window_embedder import WindowEmbedder as WindowEmbedder
 from hypnos_jax.models.token_chunks import CHUNK_S
-from hypnos_jax.models.token_chunks import read_window as read_window
+from hypnos_jax.objectives import EmbedsInPieces
 
 
 def open_embedder(
-    model: str | os.PathLike | LoadedModel,
+    model: str | os.PathLike | LoadedModel | Embedder | WindowEmbedder,
     *,
     chunk_s: int = CHUNK_S,
     lag: bool | None = None,
     dtype: str | None = None,
-):
-    """Return what embeds recordings with a model, by what its objective reads.
+) -> Embedder | WindowEmbedder:
+    """Return what embeds recordings with a model; an embedder is returned as it is.
 
     Args:
         model: what ``export.load_model`` takes.
@@ -42,16 +40,18 @@ def open_embedder(
         dtype: of the products; None is what the model was trained in.
 
     Returns:
-        An ``Embedder`` or a ``ModalityEmbedder``: both have ``names``, ``prepare``,
+        An ``Embedder`` or a ``WindowEmbedder``: both have ``names``, ``prepare``,
         ``embed_signals``, ``embed_night``, ``checksum`` and ``dtype``.
 
     Raises:
         ModelError: no model, or one whose embeddings are not for users.
     """
+    if isinstance(model, Embedder | WindowEmbedder):
+        return model
     model = load_model(model)
-    if getattr(model.objective, "reads", "tokens") == "modalities":
-        return ModalityEmbedder(model, dtype=dtype)
-    return Embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype, generates=False)
+    if isinstance(model.objective, EmbedsInPieces):
+        return Embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype, generates=False)
+    return WindowEmbedder(model, dtype=dtype)
 
 
 def name_of(recording, otherwise: str = "raw") -> str:
@@ -108,8 +108,7 @@ def embed_recording(
         ModelError: no model, or one that does not fit.
         ValueError: a modality that the model does not have.
     """
-    if not hasattr(model, "embed_signals"):
-        model = open_embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype)
+    model = open_embedder(model, chunk_s=chunk_s, lag=lag, dtype=dtype)
     prepare = model.prepare(model.names(modalities), mains_hz=mains_hz, aliases=aliases)
     name = name_of(recording)
     night = prepare(Pending(name=name, path=recording, scoring=False))

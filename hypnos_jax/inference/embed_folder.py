@@ -73,9 +73,7 @@ def embed_folder(
         ModelError: no model, or one that does not fit the recordings' tokens.
         ValueError: an unknown modality, or nothing to embed.
     """
-    embedder = model
-    if not hasattr(model, "embed_signals"):
-        embedder = open_embedder(model, chunk_s=chunk_s, dtype=dtype)
+    embedder = open_embedder(model, chunk_s=chunk_s, dtype=dtype)
     output = pathlib.Path(output)
     names = tuple(embedder.names(modalities))
     items, prepare, embed = _plan(pathlib.Path(source), names, mains_hz, aliases, cohort, embedder)

@@ -29,11 +29,12 @@ from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model
-from hypnos_jax.inference.embedding import RecordingEmbedding, epoch_means, mean_over_modalities
+from hypnos_jax.inference.embedding import RecordingEmbedding, epoch_means, wanted_names
+from hypnos_jax.inference.read_window import read_window
 from hypnos_jax.inference.tokenizer import Tokenizer
 from hypnos_jax.models.rq_transformer import RqTransformer
-from hypnos_jax.models.token_chunks import CHUNK_S, Example, carry, cut, embed_tokens, read_window
-from hypnos_jax.objectives.rq_next_token import RqNextToken
+from hypnos_jax.models.token_chunks import CHUNK_S, Example, carry, cut, embed_tokens
+from hypnos_jax.objectives import EmbedsInPieces
 
 DECODER = {"project_out", "decoder_transformer", "decoder"}  # of ``RvqTokenizer``
 
@@ -78,9 +79,9 @@ class Embedder:
         if not generates:
             self.model = _without_generation(self.model)
         self.modalities = self.model.config["modalities"]
-        if not self.modalities:
+        if not isinstance(self.model.objective, EmbedsInPieces):
             raise ModelError(
-                f"{type(self.model.objective).__name__} reads no tokens; embed needs a model of"
+                f"{type(self.model.objective).__name__} reads no tokens; this needs a model of"
                 " tokens, such as one of configs/hypnos/rq_transformer.py"
             )
         if chunk_s < 1:
@@ -162,17 +163,8 @@ class Embedder:
 
     @functools.cached_property
     def network(self) -> tuple[RqTransformer, dict[str, Any]]:
-        """The RQ-Transformer alone, and its variables.
-
-        Raises:
-            ModelError: the model is another one.
-        """
+        """The RQ-Transformer alone, and its variables."""
         objective = self.objective
-        if not isinstance(objective, RqNextToken):
-            raise ModelError(
-                f"a {type(objective).__name__} does not run ahead second by second; take a model of"
-                " configs/hypnos/rq_transformer.py"
-            )
         variables = {name: tree["network"] for name, tree in self._variables.items()}
         # Hashable, so that equal networks share compiled programs.
         modalities = tuple(flax.core.FrozenDict(row) for row in objective.model["modalities"])
@@ -326,7 +318,7 @@ class Embedder:
         rows, pooled, done = {}, None, 0
         for piece in self.chunks(read, seconds):
             own = {name: piece[name] for name in names}
-            mean = mean_over_modalities(own)
+            mean = np.mean(list(own.values()), axis=0)
             if pooled is None:
                 pooled = np.empty((seconds, mean.shape[-1]), np.float32)
                 rows = {name: np.empty(pooled.shape, np.float16) for name in names}
@@ -382,19 +374,6 @@ class Embedder:
 
         options = {"lag": self.lag, "reach": self.reach, "chunk_s": self.chunk_s}
         yield from embed_tokens(step, read, seconds, **options)
-
-
-def wanted_names(modalities: Sequence[dict], wanted: Sequence[str] | None) -> list[str]:
-    """Return the names of a model's modalities, or those of them that are wanted.
-
-    Raises:
-        ValueError: one that the model does not have.
-    """
-    names = [row["name"] for row in modalities]
-    unknown = sorted(set(wanted or ()) - set(names))
-    if unknown:
-        raise ValueError(f"the model has no modality {unknown[0]!r}; it has {names}")
-    return [name for name in names if wanted is None or name in wanted]
 
 
 def _without_generation(model):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 
 from hypnos_jax.export.model import load_model
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
+from hypnos_jax.objectives import Tokenizes
 
 CHUNK_S = 900  # ours
 SHORTEST_S = 32
@@ -50,9 +50,7 @@ class Tokenizer:
             TokenizerError: another objective, or tokens that are not one second long.
         """
         objective = model.objective
-        if not isinstance(getattr(objective, "model", None), Mapping) or not hasattr(
-            objective, "token_s"
-        ):
+        if not isinstance(objective, Tokenizes):
             raise TokenizerError(
                 f"a {type(objective).__name__} is no tokenizer; train one with"
                 " configs/hypnos/rvq_tokenizer.py"

@@ -40,7 +40,7 @@ from data_pipelines.files import atomic_write
 from hypnos_jax.config import ConfigError, fill, flat, nearest, resolve
 from hypnos_jax.jobs.progress import newest_step
 
-ROOT = pathlib.Path(__file__).parent.parent  # commands run here, where ``configs`` is found
+ROOT = pathlib.Path(__file__).parents[2]  # commands run here, where ``configs`` is found
 STEM, CONFIG, PREFIX = "stem", "config", "budget."
 # What a budget is spent in, by its name in a cost.
 UNITS = {"budget.flops": "flops_per_step", "budget.channel_seconds": "channel_seconds_per_step"}
@@ -450,8 +450,8 @@ def ask_cost(config: str, path: str) -> dict:
 
     jax.config.update("jax_platforms", "cpu")
     from data_pipelines import pipeline
+    from hypnos_jax.batch import load_source
     from hypnos_jax.cost.cost import cost
-    from hypnos_jax.evaluate import load_source
 
     config = json.loads(config)
     config["data"]["path"] = path

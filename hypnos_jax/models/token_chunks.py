@@ -1,4 +1,4 @@
-"""Tokens of a night through a network piece by piece, as if they were one pass.
+"""Chunked inference with a cache: tokens of a night piece by piece, equal to a single pass.
 
 The network keeps what a piece needs of those before it, so that a night of any length takes bounded
 memory and one compilation.
@@ -6,14 +6,12 @@ memory and one compilation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from data_pipelines.store import NightEntry, NightStore
 
 CHUNK_S = 256  # ours: seconds that pass the backbone at once; more is slower on a CPU
 SHORTEST_PASS_S = 64  # ours: short ones are padded to powers of two from here: few shapes
@@ -38,21 +36,21 @@ def carry(apply, variables):
 
 
 def embed_tokens(
-    step: Callable[[Example, Any], tuple[dict[str, Any], Any]],
+    step: Callable[[Example, Any], tuple[Any, Any]],
     read: Callable[[int, int], Example],
     seconds: int,
     *,
     lag: bool,
     reach: int | None,
     chunk_s: int = CHUNK_S,
-) -> Iterator[Example]:
+) -> Iterator[Any]:
     """Yield the embeddings of a token sequence, piece after piece, as if it were one pass.
 
     All pieces have one shape, so there is one compilation.
 
     Args:
-        step: (batch of one row, cache or None at the start) -> name -> [1, n, D], cache; as
-            ``RqNextToken.embed_next`` has it.
+        step: (batch of one row, cache or None at the start) -> arrays [1, n, ...], cache; as
+            ``EmbedsInPieces.embed_next`` has it.
         read: (start_s, stop_s) -> example without batch axis, arrays over time padded beyond the
             end; as ``data_pipelines.pipeline`` describes it.
         seconds: S.
@@ -62,7 +60,7 @@ def embed_tokens(
         chunk_s: seconds per piece.
 
     Yields:
-        name -> float32 [n, D], the n of all pieces adding up to ``seconds``.
+        the same arrays [n, ...], the n of all pieces adding up to ``seconds``.
     """
     if reach is None:
         whole = {"lag": lag, "reach": 0, "chunk_s": ANEW_S + 1}
@@ -84,7 +82,7 @@ def embed_tokens(
             batch |= {name: pad(batch[name]) for name in OVER_TIME}
         found, cache = step(batch, cache)
         kept = slice(0 if lag or done else 1, rows - done)
-        yield {name: np.asarray(x)[0, kept] for name, x in found.items()}
+        yield jax.tree.map(lambda x, kept=kept: np.asarray(x)[0, kept], found)
 
 
 def cut(whole: Example, start: int, stop: int) -> Example:
@@ -96,29 +94,3 @@ def cut(whole: Example, start: int, stop: int) -> Example:
         beyond = [(0, stop - max(start, min(stop, seconds)))] + [(0, 0)] * (rows.ndim - 1)
         out[name] = np.pad(rows, beyond)
     return out
-
-
-def read_window(
-    store: NightStore, night: NightEntry, names: Sequence[str], start_s: int, stop_s: int
-) -> Example:
-    """Read a stretch of a token night as ``embed_tokens`` wants it.
-
-    Args:
-        store: a store of tokens.
-        night: one of its nights.
-        names: modalities, in the order of the model.
-        start_s, stop_s: may reach beyond the night.
-    """
-    there = [row["name"] for row in store.modalities]
-    keep = [there.index(name) for name in names]
-    firsts = np.cumsum([0, *(row["levels"] for row in store.modalities)])
-    columns = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in keep])
-    ids = [store.modalities[i]["channel_id"] for i in keep]
-    return {
-        "codes": store.codes(night, start_s, stop_s)[:, columns].astype(np.int32),
-        "present": store.present(night)[keep],
-        "channel_ids": np.array(ids, np.int32),
-        "valid": store.token_valid(night, start_s, stop_s)[:, keep],
-        "tracks": store.token_tracks(night, start_s, stop_s)[:, keep],
-        "weight": np.float32(1),
-    }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hypnos_jax import losses
 from hypnos_jax.models.modality_towers import ModalityTowers, dequantized
-from hypnos_jax.objectives import Loss
+from hypnos_jax.objectives import Embedding, Loss
 
 SIGNALS = ("signal_a", "signal_b")
 
@@ -53,6 +53,10 @@ class DashInfonce(nn.Module):
     groups: int = 1
     as_released: bool = False
 
+    token_s = 30.0
+    causal = False
+    embed_data = "modality_nights"
+    seen = "a row has seen its whole window of tokens, those after it too, and no other modality"
     title = (
         "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857): a tower a modality"
         " under one shared trunk"
@@ -60,7 +64,6 @@ class DashInfonce(nn.Module):
     rng_streams = ("dropout", "mask")
     couples_batch = True
     averaged = ("batch_stats",)
-    reads = "modalities"
 
     def setup(self):
         self.towers = ModalityTowers(**self.model)
@@ -176,17 +179,20 @@ class DashInfonce(nn.Module):
             return [x[None] for x in one(*given)]
         return jax.vmap(one)(*jax.tree.map(self._cut, given))
 
-    def embed(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Return what the trunk makes of both modalities, ``first``, ``second`` [B, L, H]."""
-        out = {}
-        for slot, name in enumerate(("first", "second")):
-            out[name] = self.encode(
-                batch[SIGNALS[slot]],
-                batch["scale"][:, slot],
-                batch["valid"][..., slot],
-                batch["pair"][0, slot],
-            )
-        return out
+    @property
+    def modalities(self) -> list[dict]:
+        """The rows of what is read."""
+        return self.model["modalities"]
+
+    def embed(self, batch: dict[str, jax.Array]) -> Embedding:
+        """Return what the trunk makes of every token of every modality, float32 [B, L, M, H].
+
+        Args:
+            batch: of ``modality_nights``: ``signal/<name>`` [B, L, f] of each modality, ``scale``
+                float32 [B, M], ``present`` bool [B, M], ``valid`` bool [B, L, M].
+        """
+        hidden, valid, _ = self.towers.encode_tokens(batch)
+        return Embedding(hidden * valid[..., None], valid)
 
     def encode(
         self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int

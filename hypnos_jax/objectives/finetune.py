@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from hypnos_jax import losses, plugins
-from hypnos_jax.models.modality_towers import dequantized
 from hypnos_jax.nn.fusion import ClassificationHead, ModalityFusion, Pooling, RegressionHead
-from hypnos_jax.objectives import Loss
+from hypnos_jax.objectives import Embedding, Loss
 from hypnos_jax.tasks import find_task
 
 
@@ -60,7 +59,11 @@ class Finetune(nn.Module):
         "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857), fine-tuned on a task"
     )
     rng_streams = ("dropout", "modalities")
-    reads = "modalities"
+    token_s = 30.0
+    causal = False
+    embed_data = "modality_nights"
+    fused = True
+    seen = "a row has seen its whole window of tokens, those after it too, of all modalities"
 
     @property
     def couples_batch(self) -> bool:
@@ -152,22 +155,17 @@ class Finetune(nn.Module):
         counted &= there.reshape(*there.shape, *[1] * (counted.ndim - there.ndim))
         return {"output": output, "target": target, "counted": counted}
 
-    def embed(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Return ``{"fused": [B, L, H]}``, what the head of a token reads, float32."""
-        return {"fused": self._fused(batch, batch["valid"] & batch["present"][:, None], False)[0]}
+    @property
+    def modalities(self) -> list[dict]:
+        """The rows of what is read."""
+        return self.backbone["modalities"]
 
-    def encode(
-        self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
-    ) -> jax.Array:
-        """Return what the trunk makes of windows of one modality, float32 [B, L, H].
-
-        Args:
-            signal: int16 [B, L, F or more].
-            scale: float32 [B].
-            valid: bool [B, L].
-            modality: its place among the backbone's.
-        """
-        return self.towers.encode(dequantized(signal, scale), modality, valid)[0]
+    def embed(self, batch: dict[str, jax.Array]) -> Embedding:
+        """Return what the head of a token reads, float32 [B, L, 1, H]."""
+        valid = batch["valid"] & batch["present"][:, None]
+        rows = self._fused(batch, valid, False)[0]
+        there = valid.any(2)
+        return Embedding((rows * there[..., None])[:, :, None], there[..., None])
 
     def _fused(self, batch, kept, train):
         """Modalities fused, in context: [B, L, H], and for night tasks [B, H]."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.models.rq_transformer import RqTransformer
-from hypnos_jax.objectives import Loss
+from hypnos_jax.objectives import Embedding, Loss
 
 
 class RqNextToken(nn.Module):
@@ -31,6 +31,9 @@ class RqNextToken(nn.Module):
     modality_weights: tuple[tuple[str, float], ...] = ()
     embed_lag: bool = True
 
+    token_s = 1.0
+    causal = True
+    embed_data = "token_windows"
     title = (
         "a multi-modal RQ-Transformer of sleep (Hypnos, arXiv 2606.09605), trained to predict the"
         " next second's codes of every sensor"
@@ -122,20 +125,38 @@ class RqNextToken(nn.Module):
         metrics["log_partition"] = (partition, counted.sum().astype(jnp.float32))
         return Loss(total, real.sum(), metrics)
 
-    def embed(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Return each modality's context, float32 [B, S, D] under its name; zeros where absent.
+    @property
+    def modalities(self) -> list[dict]:
+        """The rows of what is read."""
+        return self.model["modalities"]
+
+    def embed(self, batch: dict[str, jax.Array]) -> Embedding:
+        """Return each modality's context, float32 [B, S, M, D]; valid where it is present.
 
         The depth transformer is not run. With ``embed_lag`` row t has seen the seconds before t.
         """
-        context = self.network.context(batch, lag=self.embed_lag)
-        return {name: context[:, i] for i, name in enumerate(self.names())}
+        return self._embedding(batch, self.network.context(batch, lag=self.embed_lag))
 
-    def embed_next(
-        self, batch: dict[str, jax.Array], first: jax.Array | bool
-    ) -> dict[str, jax.Array]:
+    def embed_next(self, batch: dict[str, jax.Array], first: jax.Array | bool) -> Embedding:
         """Return ``embed``'s rows of seconds that come in pieces; see ``RqTransformer.advance``."""
-        context = self.network.advance(batch, first=first)
-        return {name: context[:, i] for i, name in enumerate(self.names())}
+        return self._embedding(batch, self.network.advance(batch, first=first))
+
+    def _embedding(self, batch, context):
+        """Of contexts [B, M, S, D], which rest on the past: a gap in it does not make them void."""
+        present = jnp.broadcast_to(
+            batch["present"][:, None], (*context.shape[::2], context.shape[1])
+        )
+        return Embedding(jnp.moveaxis(context, 1, 2), present)
+
+    @property
+    def seen(self) -> str:
+        """What a row of ``embed`` has seen."""
+        seconds = (
+            "the seconds before t and not t itself"
+            if self.embed_lag
+            else "second t and those before it"
+        )
+        return f"row t has seen {seconds}"
 
     @property
     def reach(self) -> int | None:

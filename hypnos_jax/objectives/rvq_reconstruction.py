@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from hypnos_jax import losses
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
-from hypnos_jax.objectives import Loss
+from hypnos_jax.objectives import Embedding, Loss
 
 
 class RvqReconstruction(nn.Module):
@@ -45,6 +45,8 @@ class RvqReconstruction(nn.Module):
     stft_floor: float = 1e-2
     flip: float = 0.0
 
+    embed_data = "signal_crops"
+    modalities = ()  # one signal
     title = (
         "a residual-VQ tokenizer of one type of sleep signal (Hypnos, arXiv 2606.09605): codes of"
         " each second"
@@ -59,6 +61,11 @@ class RvqReconstruction(nn.Module):
     def token_s(self) -> float:
         """Seconds per token."""
         return RvqTokenizer(**self.model, parent=None).hop / self.rate_hz
+
+    @property
+    def causal(self) -> bool:
+        """Whether codes of a second depend on nothing after it."""
+        return RvqTokenizer(**self.model, parent=None).strict_causal
 
     @property
     def reach(self) -> int | None:
@@ -151,9 +158,10 @@ class RvqReconstruction(nn.Module):
         """Return a batch's signals [B, T] after their way through the codes."""
         return self.tokenizer.decode(self.tokenizer.encode(batch["signal"]))
 
-    def embed(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Return ``{"latent": [B, S, C]}``, the vectors before quantisation, float32."""
-        return {"latent": self.tokenizer.latents(batch["signal"])}
+    def embed(self, batch: dict[str, jax.Array]) -> Embedding:
+        """Return the vectors before quantisation, float32 [B, S, 1, C]."""
+        latents = self.tokenizer.latents(batch["signal"])
+        return Embedding(latents[:, :, None], batch["valid"][..., None])
 
     def latents(self, signal: jax.Array) -> jax.Array:
         """Return the vectors before quantisation, float32 [B, S, C], of ``signal`` [B, T]."""

@@ -19,23 +19,17 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.channels.table import HYPNOS
-from data_pipelines.store import EPOCH_S, Night, NightEntry, NightStore, sha256
-from hypnos_jax import evaluate, sharding
-from hypnos_jax import state as states
+from data_pipelines.recipes.hypnos import EIGHT
+from data_pipelines.store import Night, NightEntry, NightStore, sha256
 from hypnos_jax.export.model import LoadedModel, load_model
-from hypnos_jax.inference.embedding import epoch_means
-from hypnos_jax.models.token_chunks import carry, embed_tokens, read_window
 from hypnos_jax.probing import hand_features as features
 from hypnos_jax.probing import probe
 from hypnos_jax.probing.comparison_report import SITES, draw, make_report, write_table
+from hypnos_jax.probing.frozen_features import night_features, random_features
 from hypnos_jax.runtime.files import write_json
 
 SPLITS = ("train", "validation", "test")
@@ -146,7 +140,7 @@ class Results:
     def of_hand(self) -> dict | None:
         """Return the result of hand-made features of the store with most of their channels."""
         count = lambda store: len(
-            {row["name"] for row in store.manifest.get("channels", [])} & set(HYPNOS)
+            {row["name"] for row in store.manifest.get("channels", [])} & set(EIGHT)
         )
         store = max(self.stores, key=count)
         if not count(store):
@@ -217,93 +211,6 @@ def _as_channels(store, kept, entry: NightEntry) -> Night:
         events=store.events(entry),
         metadata=entry.metadata,
     )
-
-
-def tower_features(context: evaluate.Context, variables: dict, batch_size: int = 32) -> Features:
-    """Return what the trunk makes of every token of every night, modalities side by side.
-
-    Args:
-        context: of a config whose data are ``modality_nights`` and whose objective has ``encode``.
-        variables: of the objective.
-        batch_size: windows at once.
-    """
-    encode = context.functions("encode")
-    names = [row["name"] for row in context.source("train").describe()["modalities"]]
-    nights = context.store.nights
-    found: Features = {}
-    for split in SPLITS:
-        for batch in context.batches(split, batch_size):
-            widest = max(batch[f"signal/{name}"].shape[-1] for name in names)
-            parts = []
-            for i, name in enumerate(names):
-                signal = batch[f"signal/{name}"]
-                signal = jnp.pad(signal, ((0, 0), (0, 0), (0, widest - signal.shape[-1])))
-                given = (signal, batch["scale"][:, i], batch["valid"][:, :, i], jnp.int32(i))
-                parts.append(jax.device_get(encode(variables, *given)))
-            rows = np.concatenate(parts, axis=-1)
-            facts = context.fetch({name: batch[name] for name in ("night", "start", "weight")})
-            for row in np.flatnonzero(facts["weight"] > 0):
-                night, start = nights[facts["night"][row]], int(facts["start"][row])
-                epochs = night.duration_s // EPOCH_S
-                own = found.setdefault(
-                    night.recording, np.full((epochs, rows.shape[-1]), np.nan, np.float32)
-                )
-                own[start : start + rows.shape[1]] = rows[row, : epochs - start]
-    return found
-
-
-def hypnos_features(model: LoadedModel, store: NightStore) -> Features:
-    """Return the epoch means of an RQ-Transformer's contexts, modalities side by side."""
-    objective, names = model.objective, [row["name"] for row in model.config["modalities"]]
-    kept = [] if objective.reach is None else ["cache"]
-
-    @jax.jit
-    def apply(own, cache, *given):
-        return objective.apply({**own, **cache}, *given, method="embed_next", mutable=kept)
-
-    step = carry(apply, jax.device_put(model.variables))
-    found = {}
-    for night in store.nights:
-        read = functools.partial(read_window, store, night, names)
-        pieces = embed_tokens(
-            step, read, night.duration_s, lag=objective.embed_lag, reach=objective.reach
-        )
-        rows = [np.concatenate([piece[name] for name in names], axis=-1) for piece in pieces]
-        found[night.recording] = epoch_means(np.concatenate(rows))
-    return found
-
-
-def night_features(model: LoadedModel, store: NightStore) -> Features:
-    """Return what a model makes of every night: float32 [E, D] by 30-s epoch.
-
-    Raises:
-        ValueError: the model does not read such a store.
-    """
-    if getattr(model.objective, "reads", "tokens") != "modalities":
-        if store.kind != "tokens":
-            raise ValueError(f"a store of {store.kind}, and the model reads tokens")
-        return hypnos_features(model, store)
-    kept = {key: model.config["data"][key] for key in ("window_tokens", "modalities")}
-    data = {"name": "modality_nights", "path": str(store.path), **kept}
-    config = {"objective": model.config["objective"], "data": data, "train": {}, "seed": 0}
-    mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
-    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-        context = evaluate.Context(config, model.objective, None, mesh, store.path)
-        return tower_features(context, jax.device_put(model.variables))
-
-
-def random_features(model: LoadedModel, store: NightStore, seed: int) -> Features:
-    """Return the same of a model's network with random weights.
-
-    Raises:
-        ValueError: the model does not read such a store.
-    """
-    data = {k: v for k, v in model.config["data"].items() if k != "manifest_sha256"}
-    config = {"data": {**data, "path": str(store.path)}, "seed": 0}
-    spec = evaluate.batch_spec(evaluate.load_source(config, store.path, split="train"), 1)
-    init = states.init_function(model.objective, spec)
-    variables = jax.device_get(states.jit_once(lambda: nn.unbox(init(seed)))())
-    return night_features(dataclasses.replace(model, variables=variables), store)
 
 
 def hand_features(store: NightStore) -> Features:

@@ -31,11 +31,10 @@ def make_report(
     """
     first = next(iter(methods))
     people = {where: row["subjects"] for where, row in scores[first].items()}
+    told = [f"{count} of {where} sites" for where, count in people.items()]
+    told = f"{', '.join(told)} (unseen: {', '.join(unseen)})" if unseen else people["seen"]
     notes = [
-        "Test people: "
-        + ", ".join(f"{count} of {where} sites" for where, count in people.items())
-        + (f" (unseen: {', '.join(unseen)})" if unseen else "")
-        + ". Intervals: bootstrap over test people, of the mean over seeds.",
+        f"Test people: {told}. Intervals: bootstrap over test people, of the mean over seeds.",
         "Read from: "
         + "; ".join(f"{name}: {x[0]['store']}, {x[0]['width']} wide" for name, x in methods.items())
         + ".",
@@ -78,16 +77,17 @@ def mean_retrieval(results: Sequence[dict]) -> dict[str, dict]:
 def write_table(report: dict) -> str:
     """Return the comparison as a table in Markdown; columns without a value are left out."""
     columns = [
-        ("staging", "staging, {} sites: kappa (95 %)", _kappa),
-        ("retrieval", "contrastive accuracy, {} sites", _times),
+        ("staging", "staging{}: kappa (95 %)", _kappa),
+        ("retrieval", "contrastive accuracy{}", _times),
     ]
     methods = report["methods"]
+    several = any("unseen" in found["staging"] for found in methods.values())
     names = ["features", "seeds"]
     rows = {name: [name, str(found["count"])] for name, found in methods.items()}
     for key, head, write in columns:
         for where in SITES:
             if any(where in found[key] for found in methods.values()):
-                names.append(head.format(where))
+                names.append(head.format(f", {where} sites" if several else ""))
                 for name, found in methods.items():
                     rows[name].append(write(found[key].get(where)))
     rows = [names, ["---"] * len(names), *rows.values()]

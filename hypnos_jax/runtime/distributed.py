@@ -30,9 +30,8 @@ import jax
 from absl import logging
 
 from hypnos_jax.runtime import preemption
+from hypnos_jax.runtime.exit_codes import CRASHED, FAILED
 
-FAILED = 1  # exit code after an error that names its cause: a config, the data, a folder
-CRASHED = 70  # exit code after any other exception, such as a lost connection (EX_SOFTWARE)
 TIMEOUT_S = 300.0
 SLICE_S = 1.0  # between two looks at whether another process has failed
 LAST_WORDS_S = 2.0  # ours
@@ -359,7 +358,7 @@ def agree(values: dict[str, Any], *, timeout_s: float = TIMEOUT_S) -> None:
 
 def sources() -> str:
     """Return a digest of the program's source files, which a version may not tell apart."""
-    root = pathlib.Path(__file__).parent.parent
+    root = pathlib.Path(__file__).parents[2]
     found = hashlib.sha256()
     for folder in ("hypnos_jax", "data_pipelines"):
         for path in sorted((root / folder).rglob("*.py")):

@@ -16,9 +16,9 @@ import socket
 import threading
 from collections.abc import Callable
 
-STOPPED_EARLY = 75  # exit code: saved, start me again (EX_TEMPFAIL)
+from hypnos_jax.runtime.exit_codes import AT_ONCE, STOPPED_EARLY
+
 CLEAN_S = 5.0  # ours
-AT_ONCE = 130  # exit code after a second SIGINT, as of a shell
 
 _heard: list[int] = []
 _leave: Callable[[], None] | None = None

@@ -25,8 +25,8 @@ import jax
 from absl import logging
 
 from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime.exit_codes import STUCK
 
-STUCK = 76  # exit code
 SLACK_S = 5.0  # ours: hosts' clocks may differ so much
 SILENCE_S = 60.0  # ours; less than the 90 s after which jax aborts
 

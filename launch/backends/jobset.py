@@ -24,24 +24,16 @@ import re
 
 import yaml
 
+from hypnos_jax.cost.chips import CHIPS
 from hypnos_jax.jobs.sweeps import PlannedRun, evaluated, trained, workdir_of
+from hypnos_jax.runtime.exit_codes import FAILED, STOPPED_EARLY
 
-FAILED, STOPPED_EARLY = 1, 75  # exit codes: an error of config or data; saved, start me again
 TRAIN, EVALUATE = "train", "evaluate"
 EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 NODE_POOL = "cloud.google.com/gke-nodepool"
 ACCELERATOR, TOPOLOGY = (f"cloud.google.com/gke-tpu-{name}" for name in ("accelerator", "topology"))
 REPLACEMENTS = 1000  # of a pod that evaluates: days at 6 minutes each; then all would begin again
 GRACE_S = 120  # for the step, the batch of an evaluation or a save that is under way
-
-# cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus: label of the nodes, chips of a host in
-# a slice of several hosts, largest slice that one host has, and shapes.
-FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-CHIPS = {
-    "v5e": ("tpu-v5-lite-podslice", 4, 8, FLAT),
-    "v5p": ("tpu-v5p-slice", 4, 4, ("2x2x1", "2x2x2", "2x2x4", "2x4x4")),  # and multiples of 4
-    "v6e": ("tpu-v6e-slice", 4, 8, FLAT),
-}
 
 
 def slice_of(text: str, flag: str = "tpu") -> tuple[str, str, int, int]:
@@ -57,13 +49,13 @@ def slice_of(text: str, flag: str = "tpu") -> tuple[str, str, int, int]:
     chip, _, shape = text.partition(":")
     if chip not in CHIPS:
         raise ValueError(f"--{flag}={text}: give one of {sorted(CHIPS)} and a shape, as in v5e:4x4")
-    label, per_host, alone, shapes = CHIPS[chip]
+    kind = CHIPS[chip]
     large = re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", shape) and chip == "v5p"
-    if shape not in shapes and not (large and all(int(n) % 4 == 0 for n in shape.split("x"))):
-        raise ValueError(f"--{flag}={text}: slices of {chip} are {', '.join(shapes)}")
+    if shape not in kind.shapes and not (large and all(int(n) % 4 == 0 for n in shape.split("x"))):
+        raise ValueError(f"--{flag}={text}: slices of {chip} are {', '.join(kind.shapes)}")
     chips = math.prod(map(int, shape.split("x")))
-    hosts = 1 if chips <= alone else chips // per_host
-    return label, shape, hosts, chips // hosts
+    hosts = 1 if chips <= kind.alone else chips // kind.per_host
+    return kind.nodes, shape, hosts, chips // hosts
 
 
 def manifest(

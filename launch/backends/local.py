@@ -29,12 +29,12 @@ from hypnos_jax.jobs.sweeps import (
     evaluated,
     workdir_of,
 )
+from hypnos_jax.runtime.exit_codes import STOPPED_EARLY
 from hypnos_jax.runtime.files import write_json
 from launch.backends.table import Table
 from launch.children import end_with_parent
 
 ALL = (DONE, RUNNING, STOPPED, FAILED, WAITING)
-STOPPED_EARLY = 75  # hypnos_jax/runtime/preemption.py, whose import is not needed
 DONE_CODE, STOPPED_CODES = 0, (STOPPED_EARLY, -signal.SIGTERM)
 WORDS = {"train": "training", "evaluate": "evaluation"}
 # In a job of Slurm or Open MPI: each run would take itself for that job, and its port.

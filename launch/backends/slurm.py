@@ -27,10 +27,10 @@ import time
 
 from hypnos_jax.jobs.progress import tail
 from hypnos_jax.jobs.sweeps import ROOT, PlannedRun, evaluated, trained, workdir_of
+from hypnos_jax.runtime.exit_codes import STOPPED_EARLY
 from hypnos_jax.runtime.files import write_json
 from launch.children import end_with_parent
 
-STOPPED_EARLY = 75  # hypnos_jax/runtime/preemption.py, whose import is not needed
 REQUEUES = 1000  # times that a job may run out of its time
 LOOK_S = 1.0
 KILL_WAIT_S = 300.0  # for Slurm to end a job whose training was stopped, before it begins again

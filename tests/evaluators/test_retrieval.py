@@ -70,6 +70,11 @@ class FakeContext:
     def __init__(self, workdir, windows=9):
         self.workdir, self.count = workdir, windows
 
+    def on(self, data):
+        other = FakeContext(self.workdir / "elsewhere", len(data["sites"]))
+        other.config = {"data": data}
+        return other
+
     def functions(self, name):
         assert name == "project"
 
@@ -135,3 +140,13 @@ def test_runs_on_different_modalities_are_compared_by_the_pairs_that_they_share(
     assert [(row["from"], row["to"]) for row in report["pairs"]] == [("ibi", "eeg"), ("eeg", "ibi")]
     with pytest.raises(ValueError, match=r"\['eeg', 'ppg'\] are not two of"):
         dict(Retrieval(FakeContext(tmp_path), pairs=(("eeg", "ppg"),), **options).run({}, 7))
+
+
+def test_nights_of_some_sites_have_a_file_of_their_own(tmp_path):
+    context = FakeContext(tmp_path)
+    context.config = {"data": {"path": "nights", "sites": []}}
+    evaluator = Retrieval(context, windows=8, batch_size=4, sites=("A", "B", "C"))
+    assert evaluator.data.config == {"data": {"path": "nights", "sites": ["A", "B", "C"]}}
+    assert dict(evaluator.run({"noise": [0.0, 0.0, 0.0]}, 7))["windows"] == 3  # as many as sites
+    assert (tmp_path / "retrieval_validation_A_B_C.json").is_file()
+    assert (tmp_path / "figures" / "7_retrieval_validation_A_B_C.png").is_file()

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from configs.pipelines import Step
-from data_pipelines.channels.table import CHANNELS, HYPNOS
+from data_pipelines.channels.table import CHANNELS
+from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.synthetic import write_tiny_modalities
 from launch import steps as launch_steps
 from launch.steps import Records, load_pipeline, words
@@ -266,7 +267,7 @@ def test_a_pipeline_reads_only_what_was_made_before():
 
 def test_the_channels_of_signal_types_are_those_of_the_table():
     table = {}
-    for channel in HYPNOS:
+    for channel in EIGHT:
         table.setdefault(CHANNELS[channel].signal_type, []).append(channel)
     demo = runpy.run_path(str(ROOT / "configs/pipelines/demo.py"))
     assert {k: list(v) for k, v in demo["CHANNELS"].items()} == table

@@ -69,12 +69,12 @@ end(int(what))
 # launch.sweep with runs that are such processes.
 LAUNCH = f"""
 import dataclasses, json, pathlib, signal, sys
-from hypnos_jax.jobs.sweeps import Run
+from hypnos_jax.jobs.sweeps import PlannedRun
 from launch import children
 from launch.backends import local
 PROCESS = {PROCESS!r}
 @dataclasses.dataclass(frozen=True)
-class Fake(Run):
+class Fake(PlannedRun):
     def train(self, workdir):
         return ["-c", PROCESS, "train", str(workdir), self.overrides["train"]]
     def evaluate(self, workdir):

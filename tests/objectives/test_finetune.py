@@ -257,7 +257,7 @@ class Pieces(nn.Module):
 
     @staticmethod
     def backbone():
-        return {"name": "pieces", "width": 6}
+        return {"name": "pieces", "width": 8}
 
     @nn.compact
     def encode_tokens(self, batch, kept=None, *, train=False):
@@ -273,7 +273,10 @@ class Pieces(nn.Module):
 @pytest.fixture(autouse=True)
 def known_pieces(monkeypatch):
     load = plugins.load
-    find = lambda folder, name: Pieces if name == "pieces" else load(folder, name)
+
+    def find(folder, name):
+        return Pieces if name == "pieces" else load(folder, name)
+
     monkeypatch.setattr(plugins, "load", find)
 
 
@@ -334,7 +337,7 @@ def test_runs_and_exports_of_the_former_name_open(tmp_path):
 
 
 def test_a_run_of_the_former_name_goes_on_under_the_new_one(tmp_path):
-    old = former_config()
+    old = {name: former_config().get(name, {}) for name in config.SECTIONS}
     (tmp_path / "config.json").write_text(json.dumps(old))
     now = config.resolve(old)
     assert now["objective"]["name"] == "finetune"

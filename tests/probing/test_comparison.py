@@ -110,7 +110,8 @@ def test_models_are_compared_with_their_untrained_networks_and_kept(
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert comparison.compare(given, [store], out, unseen=["C"], title="planted") == table
     assert len(calls) == 5  # nothing was made again
-    comparison.compare({"both": models[:1]}, [store], out)
+    table = comparison.compare({"both": models[:1]}, [store], out)
+    assert "| staging: kappa (95 %) |" in table and "sites" not in table.splitlines()[0]
     assert len(calls) == 7  # with another question all was
 
 

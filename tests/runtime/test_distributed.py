@@ -1,12 +1,13 @@
 """How processes find each other, and what they tell each other."""
 
+import hashlib
 import json
 import sys
 
 import pytest
 from processes import Group
 
-from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime import distributed, exit_codes
 
 TALK = """
 import json, sys, time
@@ -92,7 +93,7 @@ def test_all_end_with_the_code_of_the_process_that_failed_first(tmp_path):
         [sys.executable, "-c", FAIL, json.dumps((f"127.0.0.1:{port}", 2, i))] for i in range(2)
     ]
     with Group(commands, tmp_path, [{}, {}]) as group:
-        group.wait(60, codes=(distributed.FAILED,))
+        group.wait(60, codes=(exit_codes.FAILED,))
         assert "another process failed: process 1: OSError: no such shard" in (
             group.logs[0].read_text()
         )
@@ -109,6 +110,10 @@ def test_all_end_with_the_code_of_the_process_that_failed_first(tmp_path):
 def test_half_an_address_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         distributed.initialize(*given)
+
+
+def test_the_digest_of_the_program_is_of_its_files():
+    assert distributed.sources() != hashlib.sha256().hexdigest()[:16]
 
 
 def test_one_process_agrees_with_itself():

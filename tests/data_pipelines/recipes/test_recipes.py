@@ -95,7 +95,7 @@ def test_a_store_of_another_recipe_is_refused_with_the_command(tmp_path, lab, id
     with pytest.raises(ValueError, match=message):
         pipeline.load("modality_nights", path=tmp_path / "store", split="train", seed=0)
     with pytest.raises(recipes.RecipeError, match=message):
-        recipes.recipe_of_model({"objective": {}, "recipe": identity})
+        recipes.recipe_of_model({"modalities": [], "recipe": identity})
 
 
 def test_a_recipe_from_elsewhere_needs_the_users_word(lab, monkeypatch):

@@ -1,4 +1,4 @@
-"""Stages read out of towers that are a few lines: what they tell, and what they do not."""
+"""Stages read out of a model of windows that is a few lines: what it tells, and what not."""
 
 import json
 
@@ -9,7 +9,8 @@ import pytest
 
 from data_pipelines.synthetic.shortcuts import write_shortcut_cohort
 from hypnos_jax import evaluate, sharding
-from hypnos_jax.evaluators.tower_probe import TowerProbe
+from hypnos_jax.evaluators.linear_probe import LinearProbe
+from hypnos_jax.objectives import Embedding
 
 NAMES = ("eeg", "ecg")
 
@@ -20,10 +21,17 @@ class Roughness(nn.Module):
     def setup(self):
         self.gain = self.param("gain", nn.initializers.zeros, ())
 
-    def encode(self, signal, scale, valid, modality):
-        x = signal.astype(jnp.float32) * scale[:, None, None]
-        steps = [jnp.abs(x[..., k:] - x[..., :-k]).mean(-1) for k in (1, 4, 16, 64)]
-        return self.gain * jnp.log(1e-3 + jnp.stack(steps, -1)) * valid[..., None]
+    token_s, causal, embed_data, title = 30.0, True, "modality_nights", "a measure of roughness"
+    modalities = tuple({"name": name} for name in NAMES)
+
+    def embed(self, batch):
+        rows = []
+        for i, name in enumerate(NAMES):
+            x = batch[f"signal/{name}"].astype(jnp.float32) * batch["scale"][:, i, None, None]
+            steps = [jnp.abs(x[..., k:] - x[..., :-k]).mean(-1) for k in (1, 4, 16, 64)]
+            rows.append(self.gain * jnp.log(1e-3 + jnp.stack(steps, -1)))
+        valid = batch["valid"] & batch["present"][:, None]
+        return Embedding(jnp.stack(rows, 2) * valid[..., None], valid)
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +46,27 @@ def context(tmp_path_factory):
         yield evaluate.Context(config, Roughness(), init, mesh, folder)
 
 
-def test_towers_are_probed_by_people_with_intervals_beside_baselines(context):
-    probe = TowerProbe(context, batch_size=8, strength=1.0, draws=200)
+@pytest.mark.parametrize("pooling", ["mean", "side_by_side"])
+def test_windows_are_probed_by_people_with_intervals_beside_baselines(context, pooling):
+    options = {"pooling": pooling, "tasks": ["staging"], "fractions": [1.0]}
+    probe = LinearProbe(context, batch_size=8, strength=1.0, draws=200, **options)
     told = {"params": {"gain": jnp.ones(())}}
     found = dict(probe.run(told, 3))
     own = {key: found[f"staging/embedding/{key}"] for key in ("kappa", "kappa_low", "kappa_high")}
     assert 0.2 < own["kappa_low"] <= own["kappa"] <= own["kappa_high"] <= 1
-    assert found["staging/random_towers/kappa"] == pytest.approx(0, abs=0.05)
+    assert found["staging/random_backbone/kappa"] == pytest.approx(0, abs=0.05)
     assert found["staging/no_features/kappa"] == pytest.approx(0, abs=0.05)
-    report = json.loads((context.workdir / "tower_probe.json").read_text())
+    report = json.loads((context.workdir / "probe.json").read_text())
     assert report["step"] == 3
-    assert "cross-validation by subject" in report["how"]
-    assert report["sets"]["embedding"]["subjects"] == len({n.subject for n in context.store.nights})
+    task = report["tasks"]["staging"]
+    assert "cross-validation by subject" in task["how"]
+    assert task["subjects"] == len({n.subject for n in context.store.nights})
+    assert task["not_run"]["token_latents"] == "the model reads no tokens"
     # The next checkpoint of a job: the baselines stand, the towers are asked again.
-    context.init = None
+    made, context.init = context.init, None
     nothing = dict(probe.run({"params": {"gain": jnp.zeros(())}}, 4))
     assert nothing["staging/embedding/kappa"] == pytest.approx(0, abs=0.05)
     assert {k: v for k, v in nothing.items() if "embedding" not in k} == {
         k: v for k, v in found.items() if "embedding" not in k
     }
+    context.init = made

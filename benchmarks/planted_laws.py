@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the matrices are small
 import numpy as np
 from absl import app, flags
 
-from hypnos_jax.laws import isoflop
+from hypnos_jax.laws import fitting, isoflop
 from hypnos_jax.laws import parametric as laws
 
 TRIALS = flags.DEFINE_integer("trials", 200, "of every case")
@@ -23,7 +23,7 @@ CASES = flags.DEFINE_list("cases", [], "isoflop, parametric, repeated, diversity
 LAW = {"E": 1.7, "A": 40.0, "B": 300.0, "alpha": 0.35, "beta": 0.37}
 THETA = np.array([*np.log([LAW["A"], LAW["B"], LAW["E"]]), LAW["alpha"], LAW["beta"]])
 EXPONENT = LAW["beta"] / (LAW["alpha"] + LAW["beta"])  # of the best size
-ONE = laws.Compute(np.log(6), 1.0)
+ONE = fitting.Compute(np.log(6), 1.0)
 
 
 def best_size(flops):
@@ -45,7 +45,9 @@ def isoflop_runs(budgets, sizes, reach=4.0):
 def curves(rng, noise, budgets, sizes):
     params, data, flops = isoflop_runs(budgets, sizes)
     loss = loss_of(params, data) * np.exp(noise * rng.normal(size=len(params)))
-    fit = isoflop.fit_isoflop(laws.Points(params, data, flops, loss), seed=int(rng.integers(1e9)))
+    fit = isoflop.fit_isoflop(
+        fitting.Points(params, data, flops, loss), seed=int(rng.integers(1e9))
+    )
     last = fit.valleys[-1]
     return [
         ("exponent of the best size", EXPONENT, fit.params.exponent),
@@ -57,7 +59,9 @@ def curves(rng, noise, budgets, sizes):
 def parametric(rng, noise, budgets, sizes):
     params, data, flops = isoflop_runs(budgets, sizes)
     loss = loss_of(params, data) * np.exp(noise * rng.normal(size=len(params)))
-    fit = laws.fit_parametric(laws.Points(params, data, flops, loss), seed=int(rng.integers(1e9)))
+    fit = laws.fit_parametric(
+        fitting.Points(params, data, flops, loss), seed=int(rng.integers(1e9))
+    )
     found = fit.estimates()
     ahead = laws.allocate(fit, 10 * flops.max())
     size = best_size(10 * flops.max())
@@ -75,7 +79,7 @@ def repeated(rng, noise, rd, rn):
     theta = np.concatenate([THETA, np.log([rd, rn])])
     log = laws.constrained(params, data, unique, 1.0)(theta[None])[0][0]
     loss = np.exp(log + noise * rng.normal(size=len(log)))
-    points = laws.Points(params, data, 6 * params * data, loss, unique)
+    points = fitting.Points(params, data, 6 * params * data, loss, unique)
     fit = laws.fit_constrained(points, seed=int(rng.integers(1e9)), draws=200)
     found = fit.estimates()
     return [
@@ -135,7 +139,7 @@ def main(argv):
             for _ in range(TRIALS.value):
                 try:
                     rows.append(trial(rng, **options))
-                except laws.LawError:
+                except fitting.LawError:
                     refused += 1
             for own in zip(*rows):
                 name, truth = own[0][:2]

@@ -32,7 +32,7 @@ def main(argv):
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.INFO)
     from hypnos_jax import checkpoint  # after the flags: imports start jax
-    from hypnos_jax.export.model import export, export_published
+    from hypnos_jax.export.write import export, export_published
 
     checkpoint.quiet()
 

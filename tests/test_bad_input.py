@@ -23,7 +23,8 @@ import tiny_models
 from data_pipelines import scoring
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.store import NightStore
-from hypnos_jax.export.model import ModelError, export
+from hypnos_jax.export.model import ModelError
+from hypnos_jax.export.write import export
 
 START = datetime.datetime(2001, 1, 1, 22)
 SECONDS = 150

@@ -17,7 +17,7 @@ import pytest
 import tiny_models
 from array_record.python.array_record_module import ArrayRecordReader
 
-from hypnos_jax.export.model import export
+from hypnos_jax.export.write import export
 from hypnos_jax.inference.embed_folder import embed_folder
 from hypnos_jax.inference.tokenize_nights import tokenize_nights
 from hypnos_jax.train import train

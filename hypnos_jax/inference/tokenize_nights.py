@@ -10,7 +10,8 @@ import numpy as np
 from data_pipelines.builders import night_builder
 from data_pipelines.recipes.hypnos import EIGHT, ROWS
 from data_pipelines.store import NightEntry, NightStore, StoreError, TokenNight
-from hypnos_jax.export.model import CONFIG, TOKENIZERS, export, load_model
+from hypnos_jax.export.model import CONFIG, TOKENIZERS, load_model
+from hypnos_jax.export.write import export
 from hypnos_jax.inference.tokenizer import Tokenizer, TokenizerError, load_tokenizers
 
 

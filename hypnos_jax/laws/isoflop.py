@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-from hypnos_jax.laws.parametric import (
+from hypnos_jax.laws.fitting import (
     DRAWS,
     Estimate,
     LawError,

@@ -7,15 +7,7 @@ import dataclasses
 import numpy as np
 from scipy import special, stats
 
-from hypnos_jax.laws.parametric import (
-    DRAWS,
-    Estimate,
-    LawError,
-    descend,
-    estimate,
-    numeric,
-    redrawn,
-)
+from hypnos_jax.laws.fitting import DRAWS, Estimate, LawError, descend, estimate, numeric, redrawn
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipelines.files import atomic_write
 from hypnos_jax.laws import figures, isoflop, metric, parametric
-from hypnos_jax.laws.parametric import Estimate, LawError
+from hypnos_jax.laws.fitting import Estimate, LawError
 from hypnos_jax.laws.runs import Table, count
 from hypnos_jax.reports.page import render
 

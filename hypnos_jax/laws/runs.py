@@ -14,8 +14,8 @@ import numpy as np
 
 from hypnos_jax import metrics, plugins
 from hypnos_jax.jobs import sweeps
-from hypnos_jax.laws import parametric
-from hypnos_jax.laws.parametric import Points
+from hypnos_jax.laws import fitting
+from hypnos_jax.laws.fitting import Points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Table:
 
     def groups(self) -> np.ndarray:
         """Each run's budget, as given or else from its FLOPs."""
-        return parametric.budgets(self.points.flops) if self.budget is None else self.budget
+        return fitting.budgets(self.points.flops) if self.budget is None else self.budget
 
     def data(self, amount: float) -> str:
         """An amount of data in words."""

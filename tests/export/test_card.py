@@ -7,7 +7,8 @@ from tiny_models import random_variables, rq_config, token_batch, write_run
 
 from data_pipelines import pipeline
 from hypnos_jax.export.card import card, summarise
-from hypnos_jax.export.model import export, load_model
+from hypnos_jax.export.model import load_model
+from hypnos_jax.export.write import export
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 import safetensors.numpy
 from tiny_models import make_objective, random_variables, rq_config, token_batch, write_run
 
-from hypnos_jax.export.model import ModelError, export, load_model
+from hypnos_jax.export.model import ModelError, load_model
+from hypnos_jax.export.write import export
 
 
 @pytest.fixture(scope="module")

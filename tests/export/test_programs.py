@@ -24,8 +24,9 @@ from tiny_models import (
 
 from data_pipelines.store import ChannelSignal
 from hypnos_jax.export import usage
-from hypnos_jax.export.model import export, load_model, make_model
+from hypnos_jax.export.model import load_model, make_model
 from hypnos_jax.export.programs import NoProgramError, programs_of
+from hypnos_jax.export.write import export
 from hypnos_jax.inference.embed import Embedder
 from hypnos_jax.inference.tokenizer import Tokenizer
 

@@ -14,7 +14,8 @@ from data_pipelines.builders.recording_night import Pending, PrepareRecording
 from data_pipelines.recipes.hypnos import RECIPE
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
-from hypnos_jax.export.model import ModelError, export, load_model
+from hypnos_jax.export.model import ModelError, load_model
+from hypnos_jax.export.write import export
 from hypnos_jax.inference.embed import Embedder, embed_recording
 from hypnos_jax.inference.embed_folder import embed_folder
 from hypnos_jax.inference.tokenize_nights import tokenize_nights

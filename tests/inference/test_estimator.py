@@ -13,7 +13,8 @@ from sklearn.utils import estimator_checks
 from test_embed_folder import write_recording
 from tiny_models import random_variables, rq_config, token_batch, write_run, write_tokenizers
 
-from hypnos_jax.export.model import ModelError, export
+from hypnos_jax.export.model import ModelError
+from hypnos_jax.export.write import export
 from hypnos_jax.inference.embed import embed_raw, embed_recording
 from hypnos_jax.inference.estimator import SleepEmbedder
 

@@ -20,7 +20,8 @@ from data_pipelines.recordings.opening import open_recording
 from data_pipelines.signals.causal import preprocess_channel
 from data_pipelines.signals.rolling_scale import compress, expand, last_scale
 from data_pipelines.store import ChannelSignal
-from hypnos_jax.export.model import ModelError, export, make_model
+from hypnos_jax.export.model import ModelError, make_model
+from hypnos_jax.export.write import export
 from hypnos_jax.inference.embed import Embedder
 from hypnos_jax.inference.generate import Prompt, generate, read_prompt
 

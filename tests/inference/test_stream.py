@@ -17,7 +17,8 @@ from tiny_models import (
 
 from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.signals.causal import preprocess_channel
-from hypnos_jax.export.model import ModelError, export
+from hypnos_jax.export.model import ModelError
+from hypnos_jax.export.write import export
 from hypnos_jax.inference.embed import Embedder, Stream
 
 RATES = {"eeg_c3": 256, "eeg_c4": 200, "ecg": fractions.Fraction(256, 3), "resp_abd": 25}

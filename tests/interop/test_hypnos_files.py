@@ -23,7 +23,8 @@ from tiny_models import (
     write_tokenizers,
 )
 
-from hypnos_jax.export.model import ModelError, export, export_published, load_model, make_model
+from hypnos_jax.export.model import ModelError, load_model, make_model
+from hypnos_jax.export.write import export, export_published
 from hypnos_jax.inference.embed import Embedder
 
 

@@ -17,7 +17,8 @@ from tiny_models import (
 )
 
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
-from hypnos_jax.export.model import export_published, load_model, make_model
+from hypnos_jax.export.model import load_model, make_model
+from hypnos_jax.export.write import export_published
 from hypnos_jax.inference.embed import Embedder, embed_recording
 from hypnos_jax.inference.tokenizer import Tokenizer
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer

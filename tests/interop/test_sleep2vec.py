@@ -11,7 +11,8 @@ import safetensors.numpy
 
 from hypnos_jax import config as configs
 from hypnos_jax import losses, plugins
-from hypnos_jax.export.model import ModelError, export, export_published, load_model
+from hypnos_jax.export.model import ModelError, load_model
+from hypnos_jax.export.write import export, export_published
 from hypnos_jax.interop import formats, sleep2vec
 
 NAME = "sleep2vec_small"

@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from hypnos_jax.laws import isoflop, metric, parametric, runs
-from hypnos_jax.laws.parametric import LawError, Points
+from hypnos_jax.laws import fitting, isoflop, metric, parametric, runs
+from hypnos_jax.laws.fitting import LawError, Points
 
 PUBLISHED = pathlib.Path(__file__).parent / "published"
 A, B, E, ALPHA, BETA = 40.0, 300.0, 1.7, 0.35, 0.37
@@ -216,18 +216,18 @@ def test_a_probe_follows_the_loss_or_does_not():
 
 def test_a_budget_is_what_was_spent_and_not_its_name():
     points = planted(1e-4)
-    named = isoflop.fit_isoflop(points, 2 * parametric.budgets(points.flops), draws=20)
+    named = isoflop.fit_isoflop(points, 2 * fitting.budgets(points.flops), draws=20)
     plain = isoflop.fit_isoflop(points, draws=20)
     assert named.valleys[0].data.value == pytest.approx(plain.valleys[0].data.value)
     assert named.params.at(1e15).value == pytest.approx(plain.params.at(1e15).value)
     uneven = np.where(points.params < np.median(points.params), 0.8, 1.0)
     spent = Points(points.params, points.data, points.flops * uneven, points.loss)
-    fit = isoflop.fit_isoflop(spent, parametric.budgets(points.flops), draws=20)
+    fit = isoflop.fit_isoflop(spent, fitting.budgets(points.flops), draws=20)
     assert any("spent 25% more" in text for text in fit.warnings)
 
 
 def test_budgets_are_told_apart_by_their_flops():
     flops = np.array([1.02e12, 1e12, 3e12, 3.1e12, 0.99e12])
-    found = parametric.budgets(flops)
+    found = fitting.budgets(flops)
     assert len(set(found)) == 2
     assert found[0] == found[1] == found[4]

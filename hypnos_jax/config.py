@@ -235,9 +235,8 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
     data = workdir / "data.json"
     description = json.loads(json.dumps(description))
     # Runs of before recipes were described go on.
-    if data.exists() and description != {"recipe": description.get("recipe")} | json.loads(
-        data.read_text()
-    ):
+    recipe = {name: description[name] for name in ("recipe",) if name in description}
+    if data.exists() and description != recipe | json.loads(data.read_text()):
         raise ConfigError(
             f"{workdir} holds a run on other data: {data} does not describe"
             f" config.data.path={config['data'].get('path')!r}. Use another --workdir"

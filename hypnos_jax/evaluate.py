@@ -28,6 +28,7 @@ from hypnos_jax import checkpoint, plugins, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
 from hypnos_jax.export.model import load_model
+from hypnos_jax.objectives import Weighs
 from hypnos_jax.runtime.files import write_json
 
 RUN = "run.json"  # of an export: {"config": the run's resolved config, ...}
@@ -81,7 +82,7 @@ class Context:
             options["mutable"] = False if mutable is None else list(mutable)
 
             def apply(variables, batch, *given):
-                if name == "__call__" and hasattr(self._objective, "weigh"):
+                if name == "__call__" and isinstance(self._objective, Weighs):
                     batch = self._objective.weigh(batch)
                 return self._objective.apply(variables, batch, *given, method=name, **options)
 

@@ -71,8 +71,8 @@ def make_optimizer(
         b1, b2, eps: Adam's moments.
         weight_decay: decoupled, times the learning rate; on matrices, not on biases, norms, scales.
         clip_norm: the largest global gradient norm; 0 for none.
-        freeze: patterns of the parameters to leave as they are, such as
-            ``("towers", "!*/lora_?")``; see ``hypnos_jax.param_paths``.
+        freeze: patterns of what to leave as it is, such as ``("towers", "!*/lora_?")``; see
+            ``frozen``. Those of other collections are the train step's.
         multipliers: (pattern, factor of the learning rate) pairs; the last that names a parameter
             decides.
 
@@ -93,15 +93,40 @@ def make_optimizer(
         steps.append(
             optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))
         )
-    if not freeze:
+    patterns = param_paths.by_collection(freeze).get("params", ())
+    if not patterns:
         return optax.chain(*steps)
-    frozen = param_paths.matching(matrices, freeze, "config.optim.freeze")
-    labels = jax.tree.map(lambda fixed: "frozen" if fixed else "trained", frozen)
+    fixed = param_paths.matching(matrices, patterns, "config.optim.freeze")
+    labels = jax.tree.map(lambda fixed: "frozen" if fixed else "trained", fixed)
     if "trained" not in jax.tree.leaves(labels):
         raise ValueError(f"config.optim.freeze={tuple(freeze)} leaves nothing to train")
     return optax.multi_transform(
         {"trained": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels
     )
+
+
+def frozen(variables: dict, freeze: Sequence[str]) -> dict:
+    """Return True for each array that training leaves as it is, in a tree like ``variables``.
+
+    Args:
+        variables: name of a collection -> tree, ``"params"`` among them.
+        freeze: patterns of parameters (see ``hypnos_jax.param_paths``), or of another collection
+            with its name and a colon before them, such as ``"batch_stats:towers/*"``.
+
+    Raises:
+        ValueError: a pattern names nothing, or there is no such collection.
+    """
+    patterns = param_paths.by_collection(freeze)
+    if unknown := sorted(patterns.keys() - variables.keys()):
+        raise ValueError(
+            f"config.optim.freeze: there is no collection {unknown[0]!r}; there are"
+            f" {sorted(variables)}"
+        )
+    out = {}
+    for name, tree in variables.items():
+        where = "config.optim.freeze" + ("" if name == "params" else f", collection {name!r}")
+        out[name] = param_paths.matching(tree, patterns.get(name, ()), where)
+    return out
 
 
 def make_averaging(

@@ -39,6 +39,17 @@ def matching(tree, patterns: Sequence[str], where: str):
     return jax.tree.unflatten(jax.tree.structure(tree), found)
 
 
+def by_collection(patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Return the patterns of each collection, without its name: ``"batch_stats:towers/*"`` is one
+    of ``"batch_stats"``, and one without a colon is of ``"params"``."""
+    out = {}
+    for pattern in patterns:
+        collection, _, path = pattern.removeprefix("!").rpartition(":")
+        sign = "!" if pattern.startswith("!") else ""
+        out.setdefault(collection or "params", []).append(sign + path)
+    return out
+
+
 def _names(pattern: str, path: str) -> bool:
     return any(fnmatch.fnmatchcase(path, form) for form in (pattern, f"{pattern}/*"))
 

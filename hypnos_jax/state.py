@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from hypnos_jax import sharding
+from hypnos_jax.objectives import Weighs
 
 
 @flax.struct.dataclass
@@ -70,7 +71,7 @@ def init_function(objective: nn.Module, batch: dict) -> Callable[[int], dict]:
 
     def init(seed: int) -> dict:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-        if hasattr(objective, "weigh"):
+        if isinstance(objective, Weighs):
             zeros = objective.weigh(zeros)
         keys = rngs((*streams(objective), "params"), seed)
         return objective.init(keys, zeros, train=True)

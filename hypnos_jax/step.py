@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from hypnos_jax import config as configs
-from hypnos_jax import optim, param_paths, sharding
+from hypnos_jax import gradient_cache, optim, sharding
 from hypnos_jax import state as states
+from hypnos_jax.objectives import ContrastsInPieces, Weighs
 from hypnos_jax.state import TrainState
 
 
@@ -31,17 +32,18 @@ class TrainOptions:
         accumulate: micro-batches per step.
         skip_not_finite: batches in a row that may be skipped, the state unchanged, because their
             loss or gradient is not finite; 0 stops the run at the first.
-        init_from: a model to begin from (a run's workdir, an export, published weights); "" for
-            none. Read once: what resumes does not need it.
+        init_from: a model to begin from (a run's workdir, an export, published weights), or a list
+            of ``{"source", "subtrees", "fresh"}``, one entry for each of several; "" for none.
+            Read once: a resumed run does not need it.
         init_subtrees, init_fresh: what of it goes where, and what may be new; see
-            ``warm_start.choose``.
+            ``warm_start.choose``. Also the defaults of a list's entries.
     """
 
     steps: int
     batch_size: int
     accumulate: int = 1
     skip_not_finite: int = 0
-    init_from: str = ""
+    init_from: str | Sequence[dict] = ""
     init_subtrees: Sequence[tuple[str, str]] = ()
     init_fresh: Sequence[str] = ()
 
@@ -60,8 +62,9 @@ def make_train_step(
     """Return the train step, ``(state, global batch) -> (state, metrics)``, not yet jitted.
 
     Losses are sums with weights, so that ``accumulate`` micro-batches give the gradient of the
-    whole batch: sums and weights add up, and only then is one divided by the other. What couples
-    rows is computed by the objective's ``weigh`` on the whole batch before it is cut. Mutable
+    whole batch: sums and weights add up, and only then is one divided by the other. A normaliser
+    that couples rows is computed by the objective's ``weigh`` on the whole batch before it is cut;
+    a loss whose rows are each other's negatives takes two passes (``gradient_cache``). Mutable
     collections pass from one micro-batch to the next, in order.
 
     A batch whose loss, gradient or new collections are not finite changes nothing but
@@ -76,40 +79,52 @@ def make_train_step(
         seed: of the random streams.
         accumulate: micro-batches per step.
         averaging: step -> decay of the averages, for a state that keeps them.
-        freeze: patterns of the parameters that no gradient is computed for; the optimizer's.
+        freeze: patterns of parameters that no gradient is computed for (the optimizer's), and of
+            arrays in other collections that stay as they are; see ``optim.frozen``.
         skip_not_finite: batches in a row that may be skipped.
     """
     streams = states.streams(objective)
 
-    def sums(params, collections, batch, rngs):
-        frozen = param_paths.matching(params, freeze, "config.optim.freeze")
+    def sums(params, collections, rngs, *inputs, method=None):
+        frozen = optim.frozen({"params": params, **collections}, freeze)
         held = lambda fixed, x: jax.lax.stop_gradient(x) if fixed else x
-        params = jax.tree.map(held, frozen, params)
-        loss, updated = objective.apply(
+        params = jax.tree.map(held, frozen.pop("params"), params)
+        out, updated = objective.apply(
             {"params": params, **collections},
-            batch,
+            *inputs,
             train=True,
             rngs=rngs,
             mutable=list(collections),
+            method=method,
         )
-        pairs = {"loss": (loss.total, loss.weight), **loss.metrics}
-        return loss.total, (pairs, dict(updated))
+        kept = lambda fixed, old, new: old if fixed else new
+        collections = jax.tree.map(kept, frozen, collections, dict(updated))
+        if method == "represent":
+            return out, collections
+        return out.total, ({"loss": (out.total, out.weight), **out.metrics}, collections)
 
     gradients = jax.grad(sums, has_aux=True)
+    represent = functools.partial(sums, method="represent")
+    contrast = functools.partial(sums, method="contrast")
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        if hasattr(objective, "weigh"):
+        if isinstance(objective, Weighs):
             batch = objective.weigh(batch)
+        rngs = functools.partial(states.rngs, streams, seed, state.step)
+        variables = state.params, state.collections
         if accumulate == 1:
-            rngs = states.rngs(streams, seed, state.step, jnp.zeros((), jnp.int32))
-            grads, (pairs, collections) = gradients(state.params, state.collections, batch, rngs)
+            keys = rngs(jnp.zeros((), jnp.int32))
+            grads, (pairs, collections) = gradients(*variables, keys, batch)
+        elif getattr(objective, "couples_batch", False):
+            grads, (pairs, collections) = gradient_cache.gradients(
+                represent, contrast, *variables, rngs, batch, cut(batch, accumulate)
+            )
         else:
 
             def micro(carry, micro_batch):
                 collections, i = carry
-                rngs = states.rngs(streams, seed, state.step, i)
                 grads, (pairs, collections) = gradients(
-                    state.params, collections, micro_batch, rngs
+                    state.params, collections, rngs(i), micro_batch
                 )
                 return (collections, i + 1), (grads, pairs)
 
@@ -223,6 +238,8 @@ def make_plan(config: dict, objective: nn.Module, mesh: jax.sharding.Mesh, batch
         mesh,
         averaged=states.averaged(objective) if averaging else (),
     )
+    freeze = rest.get("freeze", ())
+    optim.frozen({"params": state.params, **state.collections}, freeze)  # raises before compiling
     step = make_train_step(
         objective,
         tx,
@@ -230,7 +247,7 @@ def make_plan(config: dict, objective: nn.Module, mesh: jax.sharding.Mesh, batch
         seed=config["seed"],
         accumulate=run.accumulate,
         averaging=averaging,
-        freeze=rest.get("freeze", ()),
+        freeze=freeze,
         skip_not_finite=run.skip_not_finite,
     )
     return Plan(mesh, init, make, state, batch, step)
@@ -238,7 +255,8 @@ def make_plan(config: dict, objective: nn.Module, mesh: jax.sharding.Mesh, batch
 
 def check_batch_size(objective: nn.Module, run: TrainOptions, mesh: jax.sharding.Mesh) -> None:
     """Refuse what would silently change the objective, or cannot be cut evenly."""
-    if run.accumulate > 1 and getattr(objective, "couples_batch", False):
+    coupled = getattr(objective, "couples_batch", False)
+    if run.accumulate > 1 and coupled and not isinstance(objective, ContrastsInPieces):
         raise configs.ConfigError(
             f"config.train.accumulate={run.accumulate}, but {type(objective).__name__} couples the"
             " rows of a batch: smaller micro-batches would be another objective. Use"

@@ -303,7 +303,7 @@ def open_run(
     ):
         given = (options.init_from, options.init_subtrees, options.init_fresh)
         weights = warm_start.choose(plan.state, *given)
-        distributed.agree({"config.train.init_from": weights.told}, timeout_s=startup_s)
+        distributed.agree({"config.train.init_from": weights.provenance}, timeout_s=startup_s)
     # Only a config that could be built is written: a typo does not occupy the folder.
     distributed.once(
         "the run's folder",
@@ -345,4 +345,4 @@ def begin(plan: Plan, weights: warm_start.Weights | None) -> tuple[TrainState, d
     state, meta = plan.make(), {"offset": 0, "evaluated": True}
     if weights is None:
         return state, meta
-    return warm_start.begin_from(state, weights), {**meta, "init_from": weights.told}
+    return warm_start.begin_from(state, weights), {**meta, "init_from": weights.provenance}

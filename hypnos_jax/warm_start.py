@@ -1,4 +1,4 @@
-"""Begin a run from the weights of another: subtrees of its variables, all of each or none."""
+"""Begin a run from the weights of others: subtrees of their variables, all of each or none."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from hypnos_jax import config as configs
 from hypnos_jax import param_paths
 from hypnos_jax.export.model import LoadedModel, load_model
 from hypnos_jax.state import TrainState
@@ -26,37 +27,66 @@ class Weights:
 
     Attributes:
         arrays: path here, the collection's name first -> array.
-        told: ``{"source", "checksum", "step", "copied"}``, JSON values.
+        provenance: ``{"source", "checksum", "step", "copied"}``, JSON values; a list of such where
+            the config lists several sources.
     """
 
     arrays: dict[str, np.ndarray]
-    told: dict
+    provenance: dict | list[dict]
 
 
 def choose(
     shapes: TrainState,
-    source: str | os.PathLike | LoadedModel,
+    source: str | os.PathLike | LoadedModel | Sequence[dict],
     subtrees: Sequence[tuple[str, str]] = (),
     fresh: Sequence[str] = (),
 ) -> Weights:
-    """Return the weights of another model that a run is to begin from.
+    """Return the weights that a run is to begin from, of one other model or of several.
 
     Averaged ones where the source keeps them. Every variable below a claimed path is taken,
     parameters and other collections alike; one that the source lacks, or has in another shape, is
-    an error.
+    an error, and so is one that two sources claim.
 
     Args:
         shapes: the run's state, or its shapes.
-        source: whatever ``export.load_model`` takes: a run's workdir, an export, published weights.
+        source: whatever ``export.load_model`` takes: a run's workdir, an export, published weights;
+            or a list of ``{"source", "subtrees", "fresh"}``, for each of which ``subtrees`` and
+            ``fresh`` below are the defaults.
         subtrees: (path there, path here) pairs, without the collection's name, such as
             ``(("towers", "towers"),)``; () for everything here.
         fresh: patterns (see ``hypnos_jax.param_paths``) of parameters that may be new here, such as
             ``"*/lora_?"``.
 
     Raises:
-        WarmStartError: nothing here lies below a claimed path, or not all of it is there.
-        ModelError: the source is no model.
+        WarmStartError: nothing here lies below a claimed path, not all of it is there, or two
+            sources claim an array.
+        ConfigError: an entry of the list has an unknown key, or no source.
+        ModelError: a source is no model.
     """
+    if not isinstance(source, list | tuple):
+        return _choose(shapes, source, subtrees, fresh)
+    arrays, owner, provenance = {}, {}, []
+    for i, entry in enumerate(source):
+        entry = {"subtrees": subtrees, "fresh": fresh, **entry}
+        own = configs.call(_choose, entry, f"config.train.init_from[{i}]", shapes=shapes)
+        if both := sorted(own.arrays.keys() & arrays.keys()):
+            raise WarmStartError(
+                f"config.train.init_from: {owner[both[0]]} and {entry['source']} both claim"
+                f" {both[0]} ({len(both)} arrays); give them other subtrees"
+            )
+        arrays |= own.arrays
+        owner |= dict.fromkeys(own.arrays, entry["source"])
+        provenance.append(own.provenance)
+    return Weights(arrays, provenance)
+
+
+def _choose(
+    shapes: TrainState,
+    source: str | os.PathLike | LoadedModel,
+    subtrees: Sequence[tuple[str, str]],
+    fresh: Sequence[str],
+) -> Weights:
+    """The weights of one source; see ``choose``."""
     model = load_model(source)
     own = {"params": shapes.params, **shapes.collections}
     own = flax.traverse_util.flatten_dict(own, sep="/")
@@ -91,8 +121,8 @@ def choose(
         )
     count = len(chosen)
     logging.info("begins from %s: %d of %d arrays", source, count, count)
-    told = {"source": str(source), "checksum": model.checksum, "step": model.step, "copied": count}
-    return Weights(chosen, told)
+    provenance = {"source": str(source), "checksum": model.checksum, "step": model.step}
+    return Weights(chosen, {**provenance, "copied": count})
 
 
 def begin_from(state: TrainState, weights: Weights) -> TrainState:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy_objective import install, toy_config
 
-from hypnos_jax import checkpoint, config, optim, param_paths, train
+from hypnos_jax import checkpoint, config, optim, param_paths, train, warm_start
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,10 +56,33 @@ def test_a_run_begins_from_the_averages_of_another_and_resumes_without_it(source
     shutil.rmtree(there)
     run(workdir, train__steps=4, **begun)
     meta = checkpoint._load_meta(workdir / "checkpoints" / "4")
-    told = meta["init_from"]
-    assert told["step"] == 4
-    assert told["copied"] == 5
-    assert len(told["checksum"]) == 64
+    provenance = meta["init_from"]
+    assert provenance["step"] == 4
+    assert provenance["copied"] == 5
+    assert len(provenance["checksum"]) == 64
+
+
+def test_a_run_begins_from_several_sources_of_which_each_owns_its_arrays(source, tmp_path):
+    other = run(tmp_path / "other", seed=7)
+    parts = [
+        {"source": str(source), "subtrees": [["kernel"] * 2]},
+        {"source": str(other), "subtrees": [["out"] * 2, ["bias"] * 2]},
+    ]
+    kept = {"train__steps": 1, "optim__learning_rate": 0.0}
+    workdir = run(tmp_path / "begun", train__init_from=parts, **kept)
+    ours, first, second = (variables(x)["params"] for x in (workdir, source, other))
+    np.testing.assert_array_equal(ours["kernel"], first["kernel"])
+    np.testing.assert_array_equal(ours["out"], second["out"])
+    assert not np.array_equal(first["out"], second["out"])
+    provenance = checkpoint._load_meta(workdir / "checkpoints" / "1")["init_from"]
+    assert [(x["source"], x["copied"]) for x in provenance] == [(str(source), 1), (str(other), 2)]
+    refused = lambda parts: run(tmp_path / "refused", train__init_from=parts, **kept)
+    twice = [parts[0], {"source": str(other)}]  # all of it
+    names = f"{source} and {other} both claim params/kernel .1 arrays"
+    with pytest.raises(warm_start.WarmStartError, match=names):
+        refused(twice)
+    with pytest.raises(config.ConfigError, match=r"init_from\[1\].subtree: did you mean"):
+        refused([parts[0], {"source": str(other), "subtree": []}])
 
 
 def test_a_subtree_is_copied_whole_or_refused_by_name(source, tmp_path):
@@ -100,6 +123,23 @@ def test_what_is_frozen_stays_and_has_no_moments(tmp_path):
     tx = optim.make_optimizer(lambda _: 1.0, {"kernel": True, "out": False}, freeze=("kernel",))
     sizes = [x.size for x in jax.tree.leaves(tx.init(params))]
     assert sum(sizes) == 2 * 3 + 2  # moments of `out`, and two counters
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_frozen_collections_stay_while_others_move(tmp_path, accumulate):
+    options = {"train__accumulate": accumulate, "train__batch_size": 16}
+    workdir = run(tmp_path / "run", optim__freeze=["seen:slots", "kernel"], **options)
+    first, last = variables(workdir, 2), variables(workdir, 4)
+    np.testing.assert_array_equal(last["seen"]["slots"], 0)
+    assert last["seen"]["rows"] == 4 * 16
+    np.testing.assert_array_equal(first["params"]["kernel"], last["params"]["kernel"])
+    assert not np.array_equal(first["params"]["out"], last["params"]["out"])
+    if accumulate == 1:
+        refused = lambda pattern: run(tmp_path / "refused", optim__freeze=[pattern], **options)
+        with pytest.raises(ValueError, match="collection 'seen': 'row' names none of .*slots"):
+            refused("seen:row")
+        with pytest.raises(ValueError, match=r"no collection 'sen'; there are \['params', 'seen'"):
+            refused("sen:*")
 
 
 def test_multipliers_scale_the_learning_rate():

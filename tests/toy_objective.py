@@ -22,6 +22,10 @@ class ToyRegression(nn.Module):
     slots: int = 40
     dropout: float = 0.1
     title = "a toy"
+    token_s = 1.0
+    causal = True
+    embed_data = "toy"
+    modalities = ()
     rng_streams = ("dropout",)
     couples_batch = False
 

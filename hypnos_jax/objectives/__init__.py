@@ -14,7 +14,7 @@ Plain attributes that may be left out:
 
 - ``rng_streams``: names of the random streams that ``__call__`` draws from when training.
 - ``couples_batch``: True where rows enter each other's loss, as negatives do; the trainer then
-  refuses gradient accumulation.
+  accumulates gradients only of one that ``ContrastsInPieces``.
 - ``averaged``: collections that are averaged with the parameters, where those are.
 - ``fused``: True where ``embed`` has one row for all modalities, M = 1.
 - ``seen``: what a row of ``embed`` has seen, in a sentence, where ``causal`` does not say it all.
@@ -91,6 +91,28 @@ class Weighs(Protocol):
 
     def weigh(self, batch: Batch) -> Batch:
         """Add arrays to the *global* batch, before it is cut into micro-batches."""
+
+
+@runtime_checkable
+class ContrastsInPieces(Protocol):
+    """An objective with ``couples_batch`` whose gradients can be accumulated over micro-batches.
+
+    ``__call__(batch, train=train)`` equals ``contrast(represent(batch, train=train), batch,
+    train=train)``. See ``hypnos_jax/gradient_cache.py``.
+    """
+
+    def represent(self, batch: Batch, *, train: bool) -> Any:
+        """Return a pytree of floating-point arrays, rows first.
+
+        A row depends on its own row of the batch alone. It is called twice for each micro-batch,
+        with the same keys and collections; most of the memory should be taken here.
+        """
+
+    def contrast(self, representations: Any, batch: Batch, *, train: bool) -> Loss:
+        """Return the loss of all rows from the representations of all rows.
+
+        Whatever has statistics over the batch, such as a projection with batch norm, belongs here.
+        """
 
 
 @runtime_checkable

@@ -69,7 +69,7 @@ class DashInfonce(nn.Module):
         self.towers = ModalityTowers(**self.model)
 
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False) -> Loss:
-        """Return the loss and its parts as sums over tokens.
+        """Return the loss and its parts as sums over tokens; see ``represent`` and ``contrast``.
 
         Args:
             batch: ``signal_a``, ``signal_b`` int16 [B, L, F], ``scale`` float32 [B, 2], ``valid``
@@ -84,18 +84,27 @@ class DashInfonce(nn.Module):
         Raises:
             ValueError: ``groups`` does not divide B, or an attribute has an unknown value.
         """
+        return self.contrast(self.represent(batch, train=train), batch, train=train)
+
+    def contrast(
+        self, hidden: jax.Array, batch: dict[str, jax.Array], *, train: bool = False
+    ) -> Loss:
+        """Return the call's loss, from what ``represent`` returns of all rows of the batch.
+
+        The projection belongs here, as its statistics are the whole batch's.
+        """
         if self.weighting not in ("dash", "none") or self.history not in ("night", "subject"):
             raise ValueError(
                 f"weighting={self.weighting!r}, history={self.history!r}: weighting is 'dash' or"
                 " 'none', history is 'night' or 'subject'"
             )
         rows = batch["weight"] > 0
-        valid = batch["valid"] & rows[:, None, None]
-        counted = valid.all(-1)
-        hidden = self._encode(batch, valid, train)
-        if self.as_released:
-            counted = jnp.broadcast_to(rows[:, None], hidden.shape[1:3])  # the CLS position too
-        first, second = (self.towers.project(x, counted, train=train) for x in hidden)
+        counted = batch["valid"].all(-1) & rows[:, None]
+        if self.as_released:  # the CLS position too
+            counted = jnp.broadcast_to(rows[:, None], (len(rows), hidden.shape[2]))
+        first, second = (
+            self.towers.project(hidden[:, slot], counted, train=train) for slot in (0, 1)
+        )
         cost, hits = self._contrast(batch, first, second, counted)
         # As long as the loss: what a guess among the windows there are would get.
         there = self._cut(counted).sum(1, keepdims=True).astype(jnp.float32)
@@ -104,8 +113,12 @@ class DashInfonce(nn.Module):
         metrics = {"accuracy": (hits.sum(), weight), "chance": (guess.sum(), weight)}
         return Loss(cost.sum(), weight, metrics)
 
-    def _encode(self, batch, valid, train):
-        """What the trunk makes of both modalities, [2, B, L, H]; as released, CLS comes first."""
+    def represent(self, batch: dict[str, jax.Array], *, train: bool = False) -> jax.Array:
+        """Return what the trunk makes of both modalities, [B, 2, L, H]; see the call.
+
+        As released, CLS comes before the tokens.
+        """
+        valid = batch["valid"] & (batch["weight"] > 0)[:, None, None]
         tokens = []
         for slot, name in enumerate(SIGNALS):
             modality = batch["pair"][0, slot]
@@ -119,7 +132,7 @@ class DashInfonce(nn.Module):
         hidden, cls = self.towers.contextualize(pairs, seen, train=train)
         if self.as_released and cls is not None:
             hidden = jnp.concatenate([cls[:, None], hidden], axis=1)
-        return jnp.moveaxis(hidden.reshape(len(valid), 2, *hidden.shape[1:]), 1, 0)
+        return hidden.reshape(len(valid), 2, *hidden.shape[1:])
 
     def _cut(self, x):
         """[B, ...] -> [groups, B / groups, ...]."""

@@ -1,5 +1,7 @@
 """The contrastive objective: what counts, options, and the same run on one device and on many."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,9 @@ from data_pipelines.sources import modality_pairs
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic import write_tiny_modalities
 from hypnos_jax import config as configs
-from hypnos_jax import metrics, sharding, state, train
+from hypnos_jax import gradient_cache, metrics, sharding, state, train
 from hypnos_jax.batch import batch_spec
-from hypnos_jax.step import make_plan
+from hypnos_jax.step import cut, make_plan
 
 ROWS, TOKENS = 8, 10
 FEW = ["ibi", "eeg", "spo2"]
@@ -149,12 +151,104 @@ def test_the_average_holds_the_statistics_too(source, batch):
     assert np.abs(new["towers"]["head"]["norm_0"]["var"] - 1).max() > 0.05
 
 
-def test_micro_batches_are_refused(source, folder, tmp_path):
-    config = configs.change(
-        config_of(source), {"train.accumulate": 2, "data.path": str(folder), "data.modalities": FEW}
-    )
-    with pytest.raises(configs.ConfigError, match="accumulate=2, but DashInfonce couples the rows"):
-        train.train(config, tmp_path / "run")
+def compiled(source, mesh, rows=ROWS, **changes):
+    """The plan of a step without dropout and masks, and its program."""
+    calm = {"objective.model.dropout": 0.0, "objective.model.mask_rate": 0.0}
+    calm |= {"optim.from_zero": False, "optim.ema_decay": 0.9, "train.batch_size": rows}
+    config = configs.change(config_of(source), {**calm, **changes})
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+        plan = make_plan(config, configs.make_objective(config), mesh, batch_spec(source, rows))
+        return plan, plan.trace().lower().compile()
+
+
+def steps_of(source, batch, *, steps=1, devices=1, **changes):
+    """The state before and after some steps on one batch, and the last metrics."""
+    mesh = sharding.make_mesh(data=devices, devices=jax.devices()[:devices])
+    plan, step = compiled(source, mesh, **changes)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+        after = plan.make()
+        before = jax.device_get(after)
+    batch = sharding.put_batch(batch, sharding.batch_sharding(mesh), ROWS)
+    for _ in range(steps):
+        after, values = step(after, batch)
+    return before, jax.device_get(after), jax.device_get(values)
+
+
+@pytest.mark.parametrize(
+    "devices, changes",
+    [
+        (1, {}),
+        (2, {"objective.weighting": "none", "objective.hard_scale": 0.0}),
+    ],
+)
+def test_micro_batches_train_as_the_whole_batch_does(source, batch, devices, changes):
+    weight = batch["weight"].copy()
+    weight[[3, 6]] = 0  # padding
+    padded = {**batch, "weight": weight}
+    # Adam's first update is a sign: with a large epsilon it is the gradient.
+    changes = {**changes, "optim.eps": 1.0, "optim.learning_rate": 1.0}
+    before, whole, expected = steps_of(source, padded, **changes)
+    changes["train.accumulate"] = 4
+    _, pieces, found = steps_of(source, padded, devices=devices, **changes)
+    for name in ("loss", "accuracy", "chance", "grad_norm", "valid"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, pieces.params, whole.params)
+    jax.tree.map(close, pieces.collections, whole.collections)
+    pairs = [state.params["towers"]["trunk"] for state in (before, pieces)]
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), *pairs))) > 1e-3
+
+
+def test_micro_batches_draw_the_same_masks_in_both_passes(source, batch):
+    noisy = {"objective.model.dropout": 0.5, "objective.model.mask_rate": 0.5}
+    config = configs.change(config_of(source), noisy)
+    objective = configs.make_objective(config)
+    variables = nn.unbox(state.init_function(objective, batch_spec(source, ROWS))(0))
+    rngs = lambda i: state.rngs(objective.rng_streams, 0, i)
+    pieces = cut(jax.tree.map(jnp.asarray, batch), 2)
+    stats = {"batch_stats": variables["batch_stats"]}
+
+    def apply(params, collections, keys, *inputs, method):
+        out, new = objective.apply(
+            {"params": params, **collections}, *inputs,
+            train=True, rngs=keys, mutable=["batch_stats"], method=method,
+        )  # fmt: skip
+        return (out, new) if method == "represent" else (out.total, (out.weight, new))
+
+    def direct(params):
+        """The loss of the same draws, all activations kept."""
+        parts = [
+            apply(params, stats, rngs(i), jax.tree.map(lambda x, i=i: x[i], pieces),
+                  method="represent")[0]
+            for i in range(2)
+        ]  # fmt: skip
+        whole = jnp.stack(parts, 1).reshape(ROWS, *parts[0].shape[1:])
+        return apply(params, stats, rngs(2), whole, batch, method="contrast")[0]
+
+    both = [functools.partial(apply, method=name) for name in ("represent", "contrast")]
+    cached = lambda params: gradient_cache.gradients(*both, params, stats, rngs, batch, pieces)[0]
+    ours, theirs = (jax.jit(f)(variables["params"]) for f in (cached, jax.grad(direct)))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, ours, theirs)
+
+
+def test_micro_batches_take_less_memory(source):
+    def temporary(accumulate):
+        mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
+        step = compiled(source, mesh, rows=64, **{"train.accumulate": accumulate})[1]
+        return step.memory_analysis().temp_size_in_bytes
+
+    assert temporary(8) < 0.6 * temporary(1)
+
+
+def test_frozen_statistics_stay_bit_for_bit(source, batch):
+    freeze = {"optim.freeze": ["batch_stats:towers/head/norm_0"], "train.accumulate": 2}
+    before, after, _ = steps_of(source, batch, steps=20, **freeze)
+    old, new = (x.collections["batch_stats"]["towers"]["head"] for x in (before, after))
+    jax.tree.map(np.testing.assert_array_equal, new["norm_0"], old["norm_0"])
+    average = after.ema["batch_stats"]["towers"]["head"]["norm_0"]
+    jax.tree.map(np.testing.assert_array_equal, average, old["norm_0"])
+    assert np.abs(new["norm_1"]["mean"] - old["norm_1"]["mean"]).max() > 0
 
 
 def test_unknown_options_are_refused(source, variables, batch):

@@ -440,7 +440,7 @@ def test_published_towers_are_begun_from(tmp_path):
     own = shapes_of(tuned, fake_batch(modalities=two[1:]))
     like = types.SimpleNamespace(params=own["params"], collections={})
     found = warm_start.choose(like, path, [("towers", "towers")])
-    assert found.told["copied"] == len(jax.tree.leaves(own["params"]["towers"]))
+    assert found.provenance["copied"] == len(jax.tree.leaves(own["params"]["towers"]))
     kernel = made["params"]["towers"]["tokenizer_spo2"]["hidden"]["kernel"]
     name = "params/towers/tokenizer_spo2/hidden/kernel"
     np.testing.assert_array_equal(found.arrays[name], kernel)

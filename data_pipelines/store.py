@@ -124,7 +124,7 @@ class TokenNight:
 
 @dataclasses.dataclass(frozen=True)
 class NightEntry:
-    """What the manifest says of one night; ``first_record`` counts records within its split."""
+    """The manifest's entry of one night; ``first_record`` counts records within its split."""
 
     recording: str
     subject: str

@@ -39,7 +39,7 @@ class Interrupted(Exception):
 
 
 class Context:
-    """What an evaluator may use.
+    """The model, data and devices that an evaluator may use.
 
     Attributes:
         workdir: where an evaluator writes; the run's folder, or of a job's result a folder of its
@@ -62,7 +62,7 @@ class Context:
         self.trained = config if trained is None else trained
         self._home = self.workdir  # of synthetic data
         self._objective, self._init, self._mesh = objective, init, mesh
-        self._jitted, self._sources, self._alone, self._whole = {}, {}, None, None
+        self._jitted, self._sources, self._one_device, self._whole = {}, {}, None, None
 
     def functions(self, name: str, mutable: tuple[str, ...] | None = None) -> Callable:
         """Return a jitted function ``(variables, batch, ...) -> result`` of an objective's method.
@@ -107,27 +107,29 @@ class Context:
             data: what ``config.data`` would be.
         """
         other = copy.copy(self)
-        other.config, other._sources, other._alone = {**self.config, "data": data}, {}, None
+        other.config, other._sources, other._one_device = {**self.config, "data": data}, {}, None
         return other
 
     @contextlib.contextmanager
-    def alone(self, variables: dict) -> Iterator[tuple[Context, dict]]:
+    def on_one_device(self, variables: dict) -> Iterator[tuple[Context, dict]]:
         """Give this context and the variables on one device of this process.
 
         For work of which every process does all: each gets the same, and process 0 writes it.
         """
         whole = self._gather(variables)
-        if self._alone is None:
+        if self._one_device is None:
             mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
-            own = (self.config, self._objective, self._init, mesh, self.workdir, self._stop)
-            self._alone = Context(*own)
-        place = sharding.replicated(self._alone._mesh)
-        with jax.set_mesh(self._alone._mesh):
+            self._one_device = Context(
+                self.config, self._objective, self._init, mesh, self.workdir, self._stop
+            )
+        place = sharding.replicated(self._one_device._mesh)
+        with jax.set_mesh(self._one_device._mesh):
             here = jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), place), whole)
-            yield self._alone, here
+            yield self._one_device, here
 
-    def go_on(self) -> None:
-        """Say that the evaluation goes on: every few seconds, and as often on every process.
+    def heartbeat(self) -> None:
+        """Show that the evaluation is alive: call it every few seconds, equally often on all
+        processes.
 
         ``batches`` does so by itself.
 
@@ -187,7 +189,7 @@ class Context:
             logging.warning("%s: evaluated on nothing", error)  # a run need not end for it
             return
         for batch in source.evaluation_batches(rows, limit):
-            self.go_on()
+            self.heartbeat()
             yield sharding.put_batch({k: v[lo:hi] for k, v in batch.items()}, place, rows)
 
 

@@ -70,14 +70,14 @@ def _follow(changes):
 
     preemption.leave_at_once(leave)  # before the imports, which take seconds
     from hypnos_jax import checkpoint
-    from hypnos_jax.jobs.eval_job import Follower
+    from hypnos_jax.jobs.eval_job import EvalJob
     from hypnos_jax.runtime import compile_cache
 
     checkpoint.quiet()
     compile_cache.keep()
     try:
         patience = {"patience_s": PATIENCE_S.value, "poll_s": POLL_S.value}
-        job = Follower(WORKDIR.value, changes=changes, **patience)
+        job = EvalJob(WORKDIR.value, changes=changes, **patience)
         jobs.append(job)
         try:
             job.run()

@@ -119,7 +119,7 @@ def left_out(step: Step, folder: pathlib.Path) -> str:
 
 
 class Records:
-    """What is known of the steps of one folder."""
+    """Records of the steps of one folder."""
 
     def __init__(self, steps: Sequence[Step], folder: pathlib.Path):
         """Read ``pipeline.json``, where there is one.

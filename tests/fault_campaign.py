@@ -44,7 +44,7 @@ WAIT_S = 240.0
 
 
 class Marks:
-    """What a process does, in a file that another one reads: phase, beside it, and how often."""
+    """Phases of a process, in a file that another one reads: phase, beside it, and how often."""
 
     def __init__(self, path: pathlib.Path):
         """Open the file, which holds zeros at first."""

@@ -1,4 +1,4 @@
-"""What a function computes, seen in its jaxpr: nothing is compiled or run."""
+"""Arrays that a function computes, seen in its jaxpr: nothing is compiled or run."""
 
 import jax
 import numpy as np

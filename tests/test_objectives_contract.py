@@ -1,4 +1,4 @@
-"""What the trainer counts on, asked of every file in ``hypnos_jax/objectives``.
+"""The contract that the trainer counts on, asked of every file in ``hypnos_jax/objectives``.
 
 Each objective is met through the config that trains it, at its smallest, on synthetic data.
 """

@@ -1,4 +1,4 @@
-"""Where arrays go: rows from the sharding, names from the table, nothing dropped in silence."""
+"""Placement of arrays: rows from the sharding, names from the table, nothing dropped in silence."""
 
 import flax.linen as nn
 import jax

@@ -112,7 +112,7 @@ def test_a_config_trains_an_objective(tmp_path):
     assert {line["channel_seconds"] for line in steps} == {8}
     assert json.loads((tmp_path / "cost.json").read_text()) == {
         "parameters": 4 * 8 + 8 + 1,
-        "looked_up": 0,
+        "embedding_parameters": 0,
         "flops_per_step": 2 * 8 * (2 * 4 * 8 + 3 * 8),  # the input has no gradient
         "channel_seconds_per_step": 8,
         "examples_per_epoch": 40,

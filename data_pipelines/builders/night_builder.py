@@ -39,7 +39,7 @@ from data_pipelines.store import FORMAT, KINDS, NightStore, StoreError
 
 @dataclasses.dataclass(frozen=True)
 class StoreUpdate:
-    """What a run did: names of the nights now in the store, and rejects as (recording, reason)."""
+    """Result of a run: names of the nights now in the store, and rejects as (recording, reason)."""
 
     added: list[str]
     kept: list[str]

@@ -1,4 +1,4 @@
-"""What one label says, by the table of channels alone: the first half of resolving a recording."""
+"""Meaning of one label by the table of channels alone: the first half of resolving a recording."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ _SUFFIXES = {"eg", "cu", "dr", "pds", "ref", "0", "1"}  # added by exporters, wi
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """What a normalised label stands for.
+    """Meaning of a normalised label.
 
     ``kind`` is one of alias, electrode, reference, chin, generic, excluded, nox. For an electrode
     ``detail`` is its partner: None, ``M1``, ``M2``, ``linked``, or the text of another partner.

@@ -40,7 +40,7 @@ HUM_DB, HUM_LEAD_DB = 6.0, 3.0
 
 @dataclasses.dataclass(frozen=True)
 class ChannelQuality:
-    """What is known of one channel.
+    """Status of one channel, and the numbers behind it.
 
     Attributes:
         status: ``ok``, ``fixed`` or ``refused``.

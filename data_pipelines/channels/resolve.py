@@ -1,4 +1,4 @@
-"""Which label of a recording is which canonical channel, and why the other labels are not used.
+"""Canonical channels of a recording by its labels, and why the other labels are not used.
 
 The rules, in order (the table itself is :mod:`data_pipelines.channels.table`):
 
@@ -41,7 +41,7 @@ class AliasError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """How a canonical channel is read from a recording: ``scale * (index - reference)``.
+    """Recipe for reading a canonical channel of a recording: ``scale * (index - reference)``.
 
     Attributes:
         channel: Canonical name.
@@ -66,7 +66,7 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
-    """What :func:`resolve` found.
+    """Result of :func:`resolve`.
 
     Attributes:
         bindings: By canonical name, in the order of the table.

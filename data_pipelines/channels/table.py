@@ -316,7 +316,7 @@ EXCLUDING_WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class CohortLabel:
-    """What a label means in one cohort.
+    """Meaning of a label in one cohort.
 
     ``channel`` None says that it is none of the channels; ``minus`` is a label to subtract.
     """

@@ -67,7 +67,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a family reads, and how it is made; picklable.
+    """The signals that a family reads, and the making of them; picklable.
 
     Attributes:
         name: Of the file, or of the module elsewhere.

@@ -1,4 +1,4 @@
-"""What several scorers of one night agree on."""
+"""Consensus of several scorers of one night."""
 
 from collections.abc import Sequence
 

@@ -116,7 +116,7 @@ def event_of(text: str) -> tuple[str, str] | None:
 
 @dataclasses.dataclass(frozen=True)
 class CodeBook:
-    """What the entries of a plain list mean.
+    """Meaning of the entries of a plain list.
 
     Attributes:
         stages: entry as written -> stage code.

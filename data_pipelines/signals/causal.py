@@ -44,7 +44,7 @@ class UnusableSignal(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class CausalPath:
-    """How one kind of signal is preprocessed.
+    """Preprocessing of one kind of signal.
 
     Attributes:
         high_pass_hz, low_pass_hz: Corners of the Butterworth filter; None leaves that side open.

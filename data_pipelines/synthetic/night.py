@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.scoring import Event, Scoring
 from data_pipelines.synthetic import body, brain
 from data_pipelines.synthetic.noise import LATENT_HZ, at_rate, bumps
-from data_pipelines.synthetic.plan import Plan, fill_unscored, make_plan
+from data_pipelines.synthetic.plan import NightPlan, fill_unscored, make_plan
 from data_pipelines.synthetic.stages import simulate_stages
 from data_pipelines.synthetic.subjects import Subject, draw_subject, stream
 
@@ -40,7 +40,7 @@ class SimulatedNight:
     rates: dict[str, int]
     scoring: Scoring
     beats: np.ndarray
-    plan: Plan
+    plan: NightPlan
     breathing: body.Breathing
 
     @property
@@ -182,7 +182,7 @@ def _mastoids(key, subject, plan, beats, rate):
     }
 
 
-def _scoring(plan: Plan, breathing) -> Scoring:
+def _scoring(plan: NightPlan, breathing) -> Scoring:
     """Apply the scoring rules: desaturations are found, hypopneas need one or an arousal.
 
     Events that somebody gave all stay; desaturations are still those of the simulated oxygen.

@@ -1,4 +1,4 @@
-"""What happens in a night: stages, breathing events, arousals, leg movements, positions.
+"""The plan of a night: stages, breathing events, arousals, leg movements, positions.
 
 The plan is made before any signal; every signal is made from the same plan, which is why an apnea
 shows in the belts, the flow, the saturation, the pulse and the EEG of one night.
@@ -25,7 +25,7 @@ BREATHING_KINDS = ("apnea_obstructive", "apnea_central", "apnea_mixed", "hypopne
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class NightPlan:
     """The course of one night.
 
     Attributes:
@@ -54,7 +54,7 @@ class Plan:
         return [event for event in self.events if event.kind in kinds]
 
 
-def make_plan(rng: np.random.Generator, stages, subject, *, scored=None, events=None) -> Plan:
+def make_plan(rng: np.random.Generator, stages, subject, *, scored=None, events=None) -> NightPlan:
     """Place events in a sequence of stages.
 
     Args:
@@ -96,7 +96,7 @@ def make_plan(rng: np.random.Generator, stages, subject, *, scored=None, events=
     everything = [*breathing, *legs, *arousals, *positions, *lights]
     order = sorted(range(len(everything)), key=lambda i: (everything[i].onset_s, i))
     breathing_order = np.argsort([e.onset_s for e in breathing], kind="stable").astype(int)
-    return Plan(
+    return NightPlan(
         stages=np.asarray(stages, np.int8),
         scored=np.asarray(stages if scored is None else scored, np.int8),
         events=[everything[i] for i in order],

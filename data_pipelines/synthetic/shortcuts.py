@@ -63,7 +63,7 @@ APNEAS_PER_TOKEN = (0.0, 0.25, 0.2, 0.03, 0.35)  # for the sickest
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What a site's equipment does to every signal, in units of the signal's spread.
+    """Effect of a site's equipment on every signal, in units of the signal's spread.
 
     Attributes:
         noise: Of the added noise.
@@ -251,7 +251,7 @@ def _outcomes(rng, person):
 
 
 class _Body:
-    """What all signals of a night have in common, on a grid of 4 Hz or of tokens."""
+    """Common causes of all signals of a night, on a grid of 4 Hz or of tokens."""
 
     RATE_HZ = 4
 

@@ -90,7 +90,7 @@ def topology(name: str) -> Topology:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What one program would take on one mesh. Bytes are of one chip.
+    """Memory, arithmetic and traffic of one program on one mesh. Bytes are of one chip.
 
     Attributes:
         program: ``"train"`` or ``"embed"``.
@@ -209,7 +209,7 @@ def compile_ahead(
     batch = _bytes(plan.batch)
     exchanged, network_s, traffic = [], 0.0, 0
     if text:
-        module = hlo.Program(text)
+        module = hlo.HloModule(text)
         traffic = module.traffic()
         exchanged = [_price(each, mesh, where) for each in module.collectives()]
         network_s = sum(each["seconds"] for each in exchanged)

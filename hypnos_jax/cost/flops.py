@@ -1,4 +1,4 @@
-"""How much arithmetic a program asks for, and how fast these devices do it.
+"""FLOPs of a program, and the rate at which these devices do them.
 
 XLA's own cost analysis counts the body of a loop once however often it runs, so scanned layers and
 micro-batches would vanish; the program's jaxpr has the loops' lengths.
@@ -25,17 +25,17 @@ LAYOUT = {
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a train step costs, counted before anything runs; a run's ``cost.json``.
+    """Cost of a train step, counted before anything runs; a run's ``cost.json``.
 
     Attributes:
         parameters: of the model, all of them.
-        looked_up: of those, in tables that are only looked up (embeddings), in no product.
+        embedding_parameters: of those, the ones that gathers alone use, and no product.
         flops_per_step: ``matrix_flops`` of the step: forward, backward, what is computed anew.
         channel_seconds_per_step: seconds of signal in a full batch, each channel for itself.
     """
 
     parameters: int
-    looked_up: int
+    embedding_parameters: int
     flops_per_step: float
     channel_seconds_per_step: float
 
@@ -60,7 +60,7 @@ def step_cost(traced, state, batch: dict, token_s: float) -> Cost:
     _follow(jaxpr, sources, uses)
     return Cost(
         parameters=sum(sizes),
-        looked_up=sum(size for i, size in enumerate(sizes) if uses[i] == {"gather"}),
+        embedding_parameters=sum(size for i, size in enumerate(sizes) if uses[i] == {"gather"}),
         flops_per_step=sum(matrix_flops(traced.jaxpr).values()),
         channel_seconds_per_step=token_s * math.prod(batch["valid"].shape),
     )

@@ -1,4 +1,4 @@
-"""What a compiled program moves: collectives and memory traffic, read from XLA's text of it.
+"""Collectives and memory traffic of a compiled program, read from XLA's text of it.
 
 XLA's own cost analysis counts the body of a loop once; here everything counts as often as it runs.
 """
@@ -32,7 +32,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """What devices exchange, once.
+    """One exchange between devices.
 
     Attributes:
         kind: one of ``KINDS``.
@@ -63,7 +63,7 @@ def size(shape: str, *, slow: bool = False) -> int:
     return total
 
 
-class Program:
+class HloModule:
     """A module's computations, and how often each runs.
 
     Attributes:

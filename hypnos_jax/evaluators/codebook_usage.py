@@ -1,4 +1,4 @@
-"""How evenly a tokenizer's codes are used on a split."""
+"""Usage of a tokenizer's codes on a split: how even it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a fine-tuned model answers its task: by condition of its sensors, and by site.
+"""Quality of the answers of a fine-tuned model: by condition of its sensors, and by site.
 
 The objective's ``predict(batch, kept)`` answers; ``kept`` hides signal from it, and what counts
 stays the same. Conditions: ``all`` modalities; ``only/<name>`` each alone; ``without/<name>`` each
@@ -35,7 +35,7 @@ SUBSETS = ("single", "leave_one_out")
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """What is hidden from the model.
+    """Signals that are hidden from the model.
 
     Attributes:
         name: its name.
@@ -128,7 +128,7 @@ class Downstream:
             "sites": {},
         }
         for condition in conditions:
-            self.context.go_on()
+            self.context.heartbeat()
             rows = answers[condition.name]
             report["conditions"][condition.name] = {"metrics": measure.metrics(rows)} | counts(rows)
         report["conditions"] |= self._sizes(report["conditions"], task)

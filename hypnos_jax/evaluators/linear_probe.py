@@ -254,7 +254,7 @@ class LinearProbe:
         size, metric = len(task.classes), "auroc" if task.ranked else "kappa"
         scored = functools.partial(probe.score, classes=size, ranked=task.ranked)
         for name in [*examples.features, NOTHING]:
-            self.context.go_on()
+            self.context.heartbeat()
             if (task.name, name) in self._judged:
                 score, curve = self._judged[task.name, name]
                 out["sets"][name] = score
@@ -322,14 +322,15 @@ def _latents(by_record, store, night, names, dequantize):
     codes = store.codes(night, 0, length).astype(np.int32)
     parts = []
     for signal_type in dict.fromkeys(row["signal_type"] for row in store.modalities):
-        own = []
+        latents = []
         for i, row in enumerate(store.modalities):
             if row["signal_type"] != signal_type or row["name"] not in names:
                 continue
             columns = codes[None, :, firsts[i] : firsts[i + 1]]
-            found = np.asarray(dequantize[signal_type](columns))[0, : night.duration_s]
-            own.append(found if row["name"] in night.channels else np.full_like(found, np.nan))
-        if own:
-            there = [x for x in own if np.isfinite(x).all()]
-            parts.append(_pool(by_record, np.mean(there or own[:1], axis=0)))
+            latent = np.asarray(dequantize[signal_type](columns))[0, : night.duration_s]
+            absent = row["name"] not in night.channels
+            latents.append(np.full_like(latent, np.nan) if absent else latent)
+        if latents:
+            present = [x for x in latents if np.isfinite(x).all()]
+            parts.append(_pool(by_record, np.mean(present or latents[:1], axis=0)))
     return np.concatenate(parts, axis=1)

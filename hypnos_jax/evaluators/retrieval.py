@@ -1,4 +1,4 @@
-"""Whether a window of one modality finds itself in another, token by token.
+"""Retrieval of a window of one modality by itself in another, token by token.
 
 For every pair of modalities N windows of a split are projected; each token of a window is compared
 by cosine with the tokens at the same place in the N windows of the other modality, and the rank of
@@ -85,7 +85,7 @@ class Retrieval:
             vectors.setdefault(found.pop("pair"), []).append(found)
         report = {"step": step, "split": self.split, "asked_for": self.windows, "pairs": []}
         for (a, b), parts in sorted(vectors.items()):
-            self.context.go_on()
+            self.context.heartbeat()
             whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
             whole = {key: value[: self.windows] for key, value in whole.items()}
             for query, answer, turned in ((a, b, False), (b, a, True)):

@@ -1,4 +1,4 @@
-"""What a model computes, as programs that JAX runs without this package.
+"""A model's functions as programs that JAX runs without this package.
 
 A program is a function ``call(tensors, inputs) -> outputs`` of the tensors of ``model.safetensors``
 under their names, of named arrays, and to named arrays, serialised by ``jax.export``. It takes any

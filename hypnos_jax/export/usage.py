@@ -1,4 +1,4 @@
-"""How an export is used without this package: the lines of README.md and of each model's card."""
+"""Use of an export without this package: the lines of README.md and of each model's card."""
 
 from __future__ import annotations
 

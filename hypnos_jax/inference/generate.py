@@ -36,7 +36,7 @@ SCORED_UNIT = "z"  # what is written where no recording tells the unit
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What is to be continued.
+    """Signals to continue.
 
     Attributes:
         channels: name -> prepared channel; all end at the same second, which comes next.
@@ -49,7 +49,7 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """What a model has made up.
+    """Signals that a model has made up, and their codes.
 
     Attributes:
         codes: name -> uint16 [S, K].

@@ -34,7 +34,7 @@ AHEAD_S = 600  # ours: seconds that one channel may run ahead of another
 
 @dataclasses.dataclass(frozen=True)
 class StreamRow:
-    """What the model sees at one second.
+    """Embeddings of one second.
 
     Attributes:
         second: counted from the stream's start.

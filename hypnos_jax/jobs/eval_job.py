@@ -9,7 +9,7 @@ The trainer's own files are not touched (``metrics.read_run`` returns its metric
 TensorBoard has them under ``evaluations``: every job writes the results of all, so that the newest
 file holds everything.
 
-A workdir elsewhere (``folders.py``) is followed through a copy of the checkpoint that is in work.
+A workdir elsewhere (``runtime/storage.py``) is followed through a copy of the checkpoint in work.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ POLL_S = 5.0
 COPIES = "hypnos_jax-checkpoints-"
 
 
-class FollowError(ValueError):
+class EvalJobError(ValueError):
     """A run that did not come to its end, or whose end cannot be evaluated."""
 
 
-class Follower:
+class EvalJob:
     """One eval job."""
 
     def __init__(
@@ -61,14 +61,14 @@ class Follower:
             changes: dotted config key -> value.
             patience_s: how long nothing new may come; 0 for ever.
             poll_s: between two looks.
-            expire_s: see ``Claims``.
+            expire_s: see ``Leases``.
 
         Raises:
             ValueError: a URL that nothing reaches.
         """
         self._folder = open_folder(workdir)
         self._changes, self._patience_s, self._poll_s = changes or {}, patience_s, poll_s
-        self._claims = leases.Claims(self._folder, f"{EVALUATIONS}/claims", expire_s=expire_s)
+        self._leases = leases.Leases(self._folder, f"{EVALUATIONS}/leases", expire_s=expire_s)
         self._stack = contextlib.ExitStack()
         if isinstance(self._folder, LocalFolder):
             self._home = self._folder.path
@@ -82,14 +82,14 @@ class Follower:
 
     def close(self) -> None:
         """Let others do what this job had begun; may be called from another thread."""
-        self._claims.close()
+        self._leases.close()
         self._stack.close()
 
     def run(self) -> None:
         """Evaluate until the run's last step is.
 
         Raises:
-            FollowError: nothing new came for too long, or the last step is damaged.
+            EvalJobError: nothing new came for too long, or the last step is damaged.
             ConfigError, ValueError, OSError: what an evaluator or the folder raised.
         """
         last_news, waiting_for = time.monotonic(), None
@@ -103,11 +103,11 @@ class Follower:
             self._tell_lost(steps)
             pending = [step for step in steps if self._is_pending(step, steps[step])]
             for step in pending:
-                if self._claims.take(str(step)):
+                if self._leases.take(str(step)):
                     try:
                         done = self._evaluate(step, steps[step], len(pending))
                     finally:
-                        self._claims.release()
+                        self._leases.release()
                     if not done:  # a file system may show for a while what has gone
                         time.sleep(self._poll_s)
                     news |= done
@@ -122,7 +122,7 @@ class Follower:
                     logging.info("%s: waiting for %s", self._folder, words)
                 waiting_for = words
                 if 0 < self._patience_s < time.monotonic() - last_news and not news:
-                    raise FollowError(
+                    raise EvalJobError(
                         f"{self._folder}: nothing new for {self._patience_s:g} s while waiting for"
                         f" {words}; has the training ended? --patience_s=0 waits for ever"
                     )
@@ -196,7 +196,7 @@ class Follower:
 
     def _is_done(self, steps, pending) -> bool:
         if self._last in self._damaged:
-            raise FollowError(f"{self._folder}: step {self._last}, the run's last, is damaged")
+            raise EvalJobError(f"{self._folder}: step {self._last}, the run's last, is damaged")
         return not pending and not self._missing(self._last)
 
     def _tell_lost(self, steps: dict[int, str]) -> None:
@@ -241,7 +241,7 @@ class Follower:
                 "checkpoint": seal,
                 "code": configs.code_version(),
                 "seconds": time.monotonic() - then,
-                "job": self._claims.job,
+                "job": self._leases.job,
             }
             text = json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
             self._folder.create(f"{EVALUATIONS}/{name}/{step}.json", text.encode())

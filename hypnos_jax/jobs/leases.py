@@ -1,8 +1,8 @@
-"""Which of several jobs works on what, so that they share the work.
+"""Expiring leases on pieces of work, by which several jobs share it.
 
-A claim only saves work. It may fail to exclude another job (a machine that slept, a file system
+A lease only saves work. It may fail to exclude another job (a machine that slept, a file system
 that shows old content), and so nothing rests on it: what jobs write is created once, by whoever is
-first. A claim is a file with its holder's name and a counter that the holder moves on. Others take
+first. A lease is a file with its holder's name and a counter that the holder moves on. Others take
 it over when its process is gone, where they can see that, or when the counter has stood still for
 long by their own clock: clocks of two machines are never compared.
 """
@@ -26,8 +26,8 @@ from hypnos_jax.runtime.storage import LocalFolder, RemoteFolder
 EXPIRE_S = 150.0  # ours: more than network file systems keep old content for, by default 60 s
 
 
-class Claims:
-    """The claims of one process in a folder.
+class Leases:
+    """The leases of one process in a folder.
 
     Attributes:
         job: this process, ``"host/pid"``.
@@ -40,7 +40,7 @@ class Claims:
 
         Args:
             folder: which all jobs see.
-            where: the claims' place in it.
+            where: the leases' place in it.
             expire_s: how long a counter may stand still.
         """
         self._folder, self._where, self._expire_s = folder, where, expire_s
@@ -49,11 +49,11 @@ class Claims:
         self._held, self._beats = None, 0
         self._lock, self._end = threading.Lock(), threading.Event()
         self._seen: dict[str, tuple[bytes, float]] = {}
-        threading.Thread(target=self._beat, daemon=True, name="claims").start()
+        threading.Thread(target=self._beat, daemon=True, name="leases").start()
 
     def take(self, what: str) -> bool:
-        """Claim something, where no living job holds it; one thing at a time."""
-        name = f"{self._where}/{what}.claim"
+        """Take a lease on something, where no living job holds one; one thing at a time."""
+        name = f"{self._where}/{what}.lease"
         with self._lock:
             mine = self._content()
             if not self._folder.create(name, mine):
@@ -89,7 +89,7 @@ class Claims:
             return False
 
     def _is_left(self, name, content) -> bool:
-        """Whether the holder of a claim is gone."""
+        """Whether the holder of a lease is gone."""
         before, since = self._seen.get(name, (None, 0.0))
         if content != before:
             since = time.monotonic()
@@ -109,7 +109,7 @@ class Claims:
                     if self._held is not None and self._is_mine(self._held):
                         self._folder.replace(self._held, self._content())
                 except Exception as error:  # a full disk, a network: the work itself will tell
-                    logging.warning("%s: cannot renew a claim: %s", self._folder, error)
+                    logging.warning("%s: cannot renew a lease: %s", self._folder, error)
 
 
 def this_process() -> dict:

@@ -1,4 +1,4 @@
-"""What a run's folder says of it, for those who start and watch runs; nothing here imports jax."""
+"""State of a run as its folder tells it, for those who start and watch runs, without JAX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TAIL_BYTES = 16384
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """The point that a run has reached.
 
     Attributes:
         step: of the newest line of its metrics; 0 for none.

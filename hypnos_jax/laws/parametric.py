@@ -311,7 +311,7 @@ def worth(fit: Parametric, passes: float) -> Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """How to spend a budget.
+    """The best way to spend a budget.
 
     Attributes:
         flops: the budget.
@@ -407,7 +407,7 @@ def log_best_params(thetas: np.ndarray, flops: float, compute: Compute) -> np.nd
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """How well the smaller budgets predict the largest.
+    """Prediction of the largest budget from the smaller ones.
 
     Attributes:
         flops: the budget held out.

@@ -25,7 +25,7 @@ class FinishedRun:
     Attributes:
         name: of its folder.
         given: the sweep's overrides.
-        parameters, looked_up: as in ``Cost``.
+        parameters, embedding_parameters: as in ``Cost``.
         steps: that it trained.
         data: channel-seconds that it saw.
         flops: of all its steps.
@@ -38,7 +38,7 @@ class FinishedRun:
     name: str
     given: dict
     parameters: int
-    looked_up: int
+    embedding_parameters: int
     steps: int
     data: float
     flops: float
@@ -94,13 +94,15 @@ def _read_run(workdir: pathlib.Path, entry: dict, metric: str) -> FinishedRun | 
         return f"has {metric} = {last[metric]}, no loss above 0"
     data = sum(line["channel_seconds"] for line in trained.values())
     share = spent.get("examples_per_epoch", math.inf) / (steps * config["train"]["batch_size"])
+    older = "embedding_parameters" not in spent
+    embedding = spent["looked_up" if older else "embedding_parameters"]
     network = config["objective"].get(plugins.network_key(config["objective"]), {})
     modalities = network.get("modalities", ())
     return FinishedRun(
         name=entry["name"],
         given=entry["given"],
         parameters=spent["parameters"],
-        looked_up=spent["looked_up"],
+        embedding_parameters=embedding,
         steps=steps,
         data=data,
         flops=spent["flops_per_step"] * steps,
@@ -163,7 +165,9 @@ class Table:
             why = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
             raise ValueError(f"{folder}: no run is finished: {why}")
         keys = sorted({key for run in runs for key in run.metrics if key != metric})
-        sizes = [run.parameters - (run.looked_up if count == "used" else 0) for run in runs]
+        sizes = [run.parameters for run in runs]
+        if count == "used":
+            sizes = [run.parameters - run.embedding_parameters for run in runs]
         given = [run.given.get("budget.flops") for run in runs]
         points = Points(
             np.array(sizes, float),

@@ -1,4 +1,4 @@
-"""How the codes of all modalities lie side by side, and which of them share tables."""
+"""Layout of the codes of all modalities side by side, and the tables that they share."""
 
 from __future__ import annotations
 

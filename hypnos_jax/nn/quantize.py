@@ -26,7 +26,7 @@ SMALLEST_COUNT = 1e-5
 
 @flax.struct.dataclass
 class Quantized:
-    """What a training or evaluation forward of ``ResidualQuantizer`` gives.
+    """Result of a forward pass of ``ResidualQuantizer``, in training or evaluation.
 
     Attributes:
         values: float32 [..., C], the sum of the codewords, with the estimator's gradient.

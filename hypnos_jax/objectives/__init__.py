@@ -62,7 +62,7 @@ class Embedding:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What every objective has, beside being a Linen module.
+    """The contract of every objective, beside being a Linen module.
 
     Attributes:
         title: what the model is, in words that begin with "a" and end without a full stop.

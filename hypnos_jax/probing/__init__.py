@@ -1,1 +1,1 @@
-"""How good frozen features are: the protocol, its metrics, baselines, comparisons."""
+"""Measuring frozen features: the protocol, its metrics, baselines, comparisons."""

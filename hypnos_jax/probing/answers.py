@@ -43,7 +43,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """How the answers of a task are measured.
+    """Measurement of the answers to a task.
 
     Attributes:
         task: which.
@@ -214,7 +214,7 @@ def by_night(rows) -> dict[int, list[Answer]]:
     return nights
 
 
-def breathing_nights(rows: Sequence[Answer]) -> list[task_metrics.Night]:
+def breathing_nights(rows: Sequence[Answer]) -> list[task_metrics.BreathingNight]:
     """Return whole nights, second by second, of windows with stages and answers by second."""
     found = []
     for own in by_night(rows).values():
@@ -229,7 +229,7 @@ def breathing_nights(rows: Sequence[Answer]) -> list[task_metrics.Night]:
             sleep[here] = (row.facts["stage"] > 0)[:, None]
         if scored.any():
             flat = (x.ravel() for x in (probability, truth, sleep, scored))
-            found.append(task_metrics.Night(*flat))
+            found.append(task_metrics.BreathingNight(*flat))
     return found
 
 

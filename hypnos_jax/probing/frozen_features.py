@@ -98,13 +98,13 @@ def _in_pieces(context, variables, every, used, only, chunk_s):
         raise ValueError(f"{store.path} has no tokens of {sorted(missing)}")
     lag, reach = context.attribute("embed_lag"), context.attribute("reach")
     kept = () if reach is None else ("cache",)
-    with context.alone(variables) as (alone, here):
-        apply = alone.functions("embed_next", mutable=kept)
+    with context.on_one_device(variables) as (local, here):
+        apply = local.functions("embed_next", mutable=kept)
         step = carry(lambda own, cache, *given: apply({**own, **cache}, *given), here)
         for night in store.nights:
             if only is not None and night.recording not in only:
                 continue
-            context.go_on()
+            context.heartbeat()
 
             def read(start, stop, night=night):
                 window = read_window(store, night, every, start, stop)

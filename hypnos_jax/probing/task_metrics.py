@@ -1,4 +1,4 @@
-"""How good answers are, task by task: scikit-learn's measures, and the few that it lacks.
+"""Measures of answers, task by task: scikit-learn's, and the few that it lacks.
 
 Which measures, and how events and the apnea-hypopnea index (AHI) are read off probabilities of
 every second, follow sleep2vec's code (arXiv 2602.13857); the rule that chooses the threshold is
@@ -132,7 +132,7 @@ def icc(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Night:
+class BreathingNight:
     """A night's breathing, second by second.
 
     Attributes:
@@ -161,18 +161,18 @@ def runs(positive: np.ndarray) -> np.ndarray:
 def events_of(positive: np.ndarray, sleep: np.ndarray) -> np.ndarray:
     """Return events, int [R, 2]: runs no more than 3 s apart joined, those that touch sleep, 10 s
     or longer."""
-    found = runs(positive)
-    if len(found):
-        apart = np.flatnonzero(found[1:, 0] - found[:-1, 1] > JOIN_S)
-        first, last = np.concatenate([[0], apart + 1]), np.concatenate([apart, [len(found) - 1]])
-        found = np.stack([found[first, 0], found[last, 1]], 1)
-    keep = _touching(found, sleep) & (found[:, 1] - found[:, 0] >= LEAST_S)
-    return found[keep]
+    events = runs(positive)
+    if len(events):
+        apart = np.flatnonzero(events[1:, 0] - events[:-1, 1] > JOIN_S)
+        first, last = np.concatenate([[0], apart + 1]), np.concatenate([apart, [len(events) - 1]])
+        events = np.stack([events[first, 0], events[last, 1]], 1)
+    keep = _touching(events, sleep) & (events[:, 1] - events[:, 0] >= LEAST_S)
+    return events[keep]
 
 
-def _touching(found, sleep):
+def _touching(events, sleep):
     asleep = np.concatenate([[0], np.cumsum(sleep)])
-    return asleep[found[:, 1]] > asleep[found[:, 0]]
+    return asleep[events[:, 1]] > asleep[events[:, 0]]
 
 
 def matched(true: np.ndarray, said: np.ndarray) -> int:
@@ -195,7 +195,7 @@ def night_ahi(positive: np.ndarray, sleep: np.ndarray) -> float:
     return float(_touching(runs(positive), sleep).sum() * 3600 / sleep.sum())
 
 
-def of_events(nights: Sequence[Night], threshold: float) -> dict:
+def of_events(nights: Sequence[BreathingNight], threshold: float) -> dict:
     """Return ``event_precision``, ``event_recall`` and ``event_f1`` over all nights."""
     hits = true = said = 0
     for night in nights:
@@ -211,7 +211,7 @@ def of_events(nights: Sequence[Night], threshold: float) -> dict:
 
 
 def of_breathing(
-    nights: Sequence[Night], threshold: float, *, least_tst_s: float = LEAST_TST_S
+    nights: Sequence[BreathingNight], threshold: float, *, least_tst_s: float = LEAST_TST_S
 ) -> dict:
     """Return event measures, and how the nights' AHI agree.
 
@@ -242,7 +242,7 @@ def of_breathing(
     }
 
 
-def choose_threshold(nights: Sequence[Night]) -> float:
+def choose_threshold(nights: Sequence[BreathingNight]) -> float:
     """Return the threshold of 0.01, 0.02, ... 0.99 with the highest event F1; 0.5 if none has any.
 
     Ours: the code chooses one on its validation nights, by a rule that we could not read.

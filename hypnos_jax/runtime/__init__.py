@@ -1,1 +1,1 @@
-"""What a process needs before any model: other processes, signals, watchdog, files, storage."""
+"""Foundations of a process, below any model: other processes, signals, watchdog, files, storage."""

@@ -45,7 +45,7 @@ class StragglerError(RuntimeError):
 
 
 class DisagreementError(ValueError):
-    """What the processes of a run do not have in common."""
+    """Settings that differ between the processes of a run."""
 
 
 class OtherProcessError(RuntimeError):

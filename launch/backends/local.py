@@ -31,7 +31,7 @@ from hypnos_jax.jobs.sweeps import (
 )
 from hypnos_jax.runtime.exit_codes import STOPPED_EARLY
 from hypnos_jax.runtime.files import write_json
-from launch.backends.table import Table
+from launch.backends.table import RunTable
 from launch.children import end_with_parent
 
 ALL = (DONE, RUNNING, STOPPED, FAILED, WAITING)
@@ -126,7 +126,7 @@ class Local:
         self.folder, self.count, self.evaluate = folder, jobs, evaluate
         self.jobs = [read_job(run, folder, evaluate, held) for run in runs]
         self.signals: list[int] = []
-        self.table = Table(self.jobs)
+        self.table = RunTable(self.jobs)
 
     def hear(self, number: int, frame) -> None:
         """Remember a signal: nothing is started after it, and what runs is asked to save and end.

@@ -1,4 +1,4 @@
-"""What a terminal, or a log, is told of the runs of a sweep."""
+"""Table of the runs of a sweep, for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = 20  # of a terminal; runs that run or have failed come first
 ORDER = (RUNNING, FAILED, STOPPED, WAITING, DONE)
 
 
-class Table:
+class RunTable:
     """A live table where stdout is a terminal, else a line whenever something happens."""
 
     def __init__(self, jobs: list):
@@ -108,9 +108,9 @@ class Table:
 
     def render(self):
         """Return the table."""
-        from rich.table import Table as Drawn
+        from rich.table import Table
 
-        drawn = Drawn(title=self.counts(), title_justify="left", box=None)
+        drawn = Table(title=self.counts(), title_justify="left", box=None)
         drawn.add_column("run", no_wrap=True)
         for name in ("state", "step", "loss", "left"):
             drawn.add_column(name, justify="left" if name == "state" else "right")

@@ -145,7 +145,7 @@ ENTRY %main (q: (s32[], f32[5,8,128])) -> (s32[], f32[5,8,128]) {
 
 def test_what_a_loop_moves_counts_as_often_as_it_runs():
     slab = 8 * 128 * 4
-    program = hlo.Program(TEXT)
+    program = hlo.HloModule(TEXT)
     assert program.collectives() == [
         hlo.Collective("all-gather", 4 * slab, (0, 2, 4, 6), 5),
         hlo.Collective("all-reduce", slab, (0, 1), 5),

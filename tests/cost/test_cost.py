@@ -34,11 +34,11 @@ def test_a_cost_is_what_xla_counts_of_the_unrolled_program():
     assert cost.flops_per_step == pytest.approx(xla_flops(unrolled), rel=0.02)
     # 6 N D, with a second of one channel for a token.
     assert cost.flops_per_step == pytest.approx(
-        6 * (cost.parameters - cost.looked_up) * cost.channel_seconds_per_step, rel=0.1
+        6 * (cost.parameters - cost.embedding_parameters) * cost.channel_seconds_per_step, rel=0.1
     )
     groups = {m["group"]: m["levels"] * m["codes"] for m in MODALITIES}
     tables = (512 + 256) * sum(groups.values())  # of the backbone and of the depth transformer
-    assert tables <= cost.looked_up < 1.1 * tables
+    assert tables <= cost.embedding_parameters < 1.1 * tables
     assert cost.channel_seconds_per_step == 32 * 64 * len(MODALITIES)
 
 
@@ -59,14 +59,16 @@ def test_a_tokenizers_cost_is_what_xla_counts():
     assert cost_of(resolved).flops_per_step == pytest.approx(xla_flops(resolved), rel=0.02)
 
 
-def write_run(folder, name, *, steps=4, at=4, loss=2.0, evaluated=True):
+def write_run(
+    folder, name, *, steps=4, at=4, loss=2.0, evaluated=True, embedding="embedding_parameters"
+):
     """What the trainer leaves of a run that is at step ``at`` of ``steps``."""
     workdir = folder / "runs" / name
     workdir.mkdir(parents=True)
     model = {"modalities": [{"name": "eeg"}, {"name": "ecg"}]}
     about = {"objective": {"name": "x", "model": model}, "train": {"steps": steps, "batch_size": 8}}
     (workdir / "config.json").write_text(json.dumps(about))
-    spent = {"parameters": 100, "looked_up": 40, "flops_per_step": 1e3}
+    spent = {"parameters": 100, embedding: 40, "flops_per_step": 1e3}
     spent |= {"channel_seconds_per_step": 80, "examples_per_epoch": 16}
     (workdir / "cost.json").write_text(json.dumps(spent))
     lines = [{"step": i + 1, "loss": 9.0, "channel_seconds": 60.0} for i in range(at)]
@@ -76,16 +78,17 @@ def write_run(folder, name, *, steps=4, at=4, loss=2.0, evaluated=True):
     return {"name": name, "given": {"budget.flops": 4e3}}
 
 
-def test_a_sweeps_finished_runs_are_read_and_the_others_named(tmp_path):
+@pytest.mark.parametrize("embedding", ["embedding_parameters", "looked_up"])  # older runs' name
+def test_a_sweeps_finished_runs_are_read_and_the_others_named(tmp_path, embedding):
     entries = [
-        write_run(tmp_path, "done"),
+        write_run(tmp_path, "done", embedding=embedding),
         write_run(tmp_path, "half", at=2),
         write_run(tmp_path, "blind", evaluated=False),
         {"name": "new", "given": {}},
     ]
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": entries}))
     (run,), left_out = read_sweep(tmp_path, "eval/val/loss")
-    assert (run.name, run.parameters, run.looked_up, run.steps) == ("done", 100, 40, 4)
+    assert (run.name, run.parameters, run.embedding_parameters, run.steps) == ("done", 100, 40, 4)
     assert (run.data, run.flops, run.loss, run.modalities) == (240, 4e3, 2.0, 2)
     assert run.unique == 120  # 16 examples an epoch, 32 were drawn
     assert run.metrics["eval/probe/kappa"] == 0.5

@@ -36,7 +36,7 @@ class FakeContext:
     def describe(self):
         return {"modalities": [{"name": name} for name in NAMES], "sites": ["a", "b"]}
 
-    def go_on(self):
+    def heartbeat(self):
         pass
 
     def fetch(self, arrays):

@@ -1,4 +1,4 @@
-"""What the reconstruction evaluator says of reconstructions with known faults."""
+"""The reconstruction evaluator on reconstructions with known faults."""
 
 import numpy as np
 import pytest

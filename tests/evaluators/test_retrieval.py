@@ -92,7 +92,7 @@ class FakeContext:
         modalities = [{"name": name} for name in NAMES]
         return {"modalities": modalities, "pairs": [[0, 1], [0, 2], [1, 2]]}
 
-    def go_on(self):
+    def heartbeat(self):
         pass
 
     def fetch(self, arrays):

@@ -19,7 +19,7 @@ from toy_objective import install, toy_config
 from hypnos_jax import checkpoint, config, evaluate, metrics, train
 from hypnos_jax.export import model
 from hypnos_jax.jobs import leases
-from hypnos_jax.jobs.eval_job import Follower, FollowError
+from hypnos_jax.jobs.eval_job import EvalJob, EvalJobError
 from hypnos_jax.runtime import compile_cache, seals, storage
 
 STEPS = list(range(2, 13, 2))
@@ -75,7 +75,7 @@ def run(whole, tmp_path):
 
 def follow(workdir, **options):
     """Follow a run in this process to its end."""
-    job = Follower(workdir, **{"poll_s": 0.02, "patience_s": 20, **options})
+    job = EvalJob(workdir, **{"poll_s": 0.02, "patience_s": 20, **options})
     try:
         job.run()
     finally:
@@ -112,7 +112,7 @@ def test_every_checkpoint_is_evaluated_once_and_read_with_the_rest(run, monkeypa
     before = (run / "metrics.jsonl").read_bytes()
     counts = []
     monkeypatch.chdir(run.parent)  # a path as people type it
-    job = Follower(run.name, poll_s=0.02, patience_s=20)
+    job = EvalJob(run.name, poll_s=0.02, patience_s=20)
     tell, job._tell = job._tell, lambda *x: (counts.append(compile_cache.compiled()), tell(*x))
     job.run()
     job.close()
@@ -135,12 +135,12 @@ def test_every_checkpoint_is_evaluated_once_and_read_with_the_rest(run, monkeypa
     assert "validation" not in {path.name for path in (run / "evaluations").iterdir()}
     follow(run)  # nothing is left to do
     assert results(run) == found
-    assert not list(run.glob("evaluations/claims/*"))
+    assert not list(run.glob("evaluations/leases/*"))
 
 
 def test_kill_9_and_sigterm_leave_no_gap_and_no_double(run):
     with start(run, before=SLOW.format(seconds=1), name="killed") as group:
-        group.wait_for(lambda: (run / "evaluations/claims/6.claim").exists())
+        group.wait_for(lambda: (run / "evaluations/leases/6.lease").exists())
         group.all[0].send_signal(signal.SIGKILL)
         group.wait(codes=(-signal.SIGKILL,))
     kept = results(run)
@@ -160,8 +160,8 @@ def test_kill_9_and_sigterm_leave_no_gap_and_no_double(run):
 
 
 def claimants(workdir):
-    """Process numbers of those that hold claims."""
-    found = [path.read_bytes() for path in workdir.glob("evaluations/claims/[0-9]*")]
+    """Process numbers of those that hold leases."""
+    found = [path.read_bytes() for path in workdir.glob("evaluations/leases/[0-9]*")]
     return [json.loads(content)["pid"] for content in found]
 
 
@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run, caplog):
 
 def test_a_damaged_last_step_ends_the_job_with_its_name(run):
     next((run / "checkpoints" / "12").glob("params/**/d/*")).unlink()
-    with pytest.raises(FollowError, match="step 12, the run's last, is damaged"):
+    with pytest.raises(EvalJobError, match="step 12, the run's last, is damaged"):
         follow(run)
     assert sorted(results(run)) == STEPS[:-1]
 
@@ -203,7 +203,7 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_told_with_the_key(run, monke
 
 
 def test_what_another_job_has_just_evaluated_is_not_told_as_lost(run, monkeypatch, caplog):
-    look, done = Follower._steps, []
+    look, done = EvalJob._steps, []
 
     def late(job):
         if not done:  # since this job has read the results: another's, and the trainer prunes
@@ -211,7 +211,7 @@ def test_what_another_job_has_just_evaluated_is_not_told_as_lost(run, monkeypatc
             shutil.rmtree(run / "checkpoints" / "4")
         return look(job)
 
-    job = Follower(run, poll_s=0.02, patience_s=20)
+    job = EvalJob(run, poll_s=0.02, patience_s=20)
     monkeypatch.setattr(job, "_steps", lambda: late(job))
     job.run()
     job.close()
@@ -234,7 +234,7 @@ def test_the_trainer_keeps_what_jobs_have_not_evaluated_within_bounds(tmp_path, 
 def test_a_step_that_is_saved_again_is_not_evaluated_again(run):
     for step in (10, 12):
         shutil.rmtree(run / "checkpoints" / str(step))
-    with pytest.raises(FollowError, match="nothing new for 0.1 s.*step 8"):
+    with pytest.raises(EvalJobError, match="nothing new for 0.1 s.*step 8"):
         follow(run, patience_s=0.1)
     shutil.rmtree(run / "checkpoints" / "8")  # a crash: the run goes on from 6
     kept = results(run)
@@ -276,7 +276,7 @@ def test_a_full_disk_ends_the_job_with_the_path_and_leaves_nothing_half_written(
 
 def test_a_claim_expires_with_its_holder_and_by_one_clock_alone(tmp_path):
     folder = storage.open_folder(tmp_path)
-    here, there = (leases.Claims(folder, "claims", expire_s=0.6) for _ in range(2))
+    here, there = (leases.Leases(folder, "leases", expire_s=0.6) for _ in range(2))
     assert here.take("4")
     assert not there.take("4")
     time.sleep(0.9)
@@ -285,24 +285,24 @@ def test_a_claim_expires_with_its_holder_and_by_one_clock_alone(tmp_path):
     assert there.take("4")
     there.close()
 
-    def claim(**holder):
+    def lease(**holder):
         content = {"job": "x", **leases.this_process(), "token": "x", "beats": 1, **holder}
-        folder.replace("claims/6.claim", json.dumps(content).encode())
+        folder.replace("leases/6.lease", json.dumps(content).encode())
 
-    claim(pid=2**22 + 1)  # no such process of this machine
+    lease(pid=2**22 + 1)  # no such process of this machine
     assert here.take("6")
     here.release()
-    claim(place=["elsewhere"])
+    lease(place=["elsewhere"])
     assert not here.take("6")
     time.sleep(0.4)
-    claim(place=["elsewhere"], beats=2)
+    lease(place=["elsewhere"], beats=2)
     assert not here.take("6")
     time.sleep(0.4)
     assert not here.take("6")
     time.sleep(0.4)
     assert here.take("6")
     here.close()
-    assert not list(tmp_path.glob("claims/*"))
+    assert not list(tmp_path.glob("leases/*"))
 
 
 def test_a_result_is_created_by_the_first_and_never_replaced(tmp_path):
@@ -362,11 +362,11 @@ def test_tensorboard_has_the_results_of_all_jobs_once(run):
     from tensorboardX.record_writer import RecordWriter  # noqa: F401, has the format
 
     shutil.rmtree(run / "checkpoints" / "12")
-    with pytest.raises(FollowError):
+    with pytest.raises(EvalJobError):
         follow(run, patience_s=0.05)
     time.sleep(1.1)  # files are named by the second
     shutil.copytree(run / "checkpoints" / "10", run / "checkpoints" / "12")
-    with pytest.raises(FollowError, match="damaged"):  # it is of another step
+    with pytest.raises(EvalJobError, match="damaged"):  # it is of another step
         follow(run)
     *_, newest = sorted((run / "tensorboard" / "evaluations").iterdir())
     content, steps = newest.read_bytes(), []

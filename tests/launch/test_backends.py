@@ -1,4 +1,4 @@
-"""What is handed to Slurm and to Kubernetes, to the last step before the network."""
+"""Jobs as they are handed to Slurm and to Kubernetes, to the last step before the network."""
 
 import json
 import os

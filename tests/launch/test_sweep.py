@@ -241,7 +241,7 @@ def test_a_terminal_is_shown_where_all_are(tmp_path):
     jobs[0].state, jobs[0].progress = "done", Progress(STEPS, 1.25, 0.5)
     jobs[1].state, jobs[1].progress = "running", Progress(1, 2.5, 60.0)
     jobs[2].state, jobs[2].why = "failed", "training ended with code 1"
-    drawn = table.Table(jobs)
+    drawn = table.RunTable(jobs)
     drawn.began = time.monotonic() - 10  # in which 5 of 8 steps were done
     console = rich.console.Console(record=True, width=100, file=io.StringIO())
     console.print(drawn.render())

@@ -1,4 +1,4 @@
-"""What the RQ-Transformer promises: causality, absence, groups, streaming, levels, sizes."""
+"""Promises of the RQ-Transformer: causality, absence, groups, streaming, levels, sizes."""
 
 import collections
 import functools

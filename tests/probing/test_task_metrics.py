@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from hypnos_jax.probing import probe, task_metrics
-from hypnos_jax.probing.task_metrics import Night
+from hypnos_jax.probing.task_metrics import BreathingNight
 
 
 def test_classes_agree_with_scikit_learn_and_with_the_probes():
@@ -111,7 +111,7 @@ def breathing(seed, events, hours=3, noise=0.05):
         truth[start : start + 20] = True
     probability = np.where(truth, 0.6, 0.2) + rng.normal(0, noise, len(truth))
     yes = np.ones(len(truth), bool)
-    return Night(np.clip(probability, 0, 1), truth, yes, yes)
+    return BreathingNight(np.clip(probability, 0, 1), truth, yes, yes)
 
 
 def test_a_planted_index_is_read_off_at_the_threshold_chosen_on_validation():

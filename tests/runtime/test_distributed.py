@@ -1,4 +1,4 @@
-"""How processes find each other, and what they tell each other."""
+"""Processes find each other, and tell each other what they must."""
 
 import hashlib
 import json

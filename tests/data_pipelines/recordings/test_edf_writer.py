@@ -1,4 +1,4 @@
-"""What ``write_edf`` writes is read back by our reader and by MNE's."""
+"""Files of ``write_edf`` are read back by our reader and by MNE's."""
 
 import datetime
 

@@ -1,4 +1,4 @@
-"""How costs grow with the work: what should be linear, and what should not grow at all.
+"""Growth of costs with the work: what should be linear, and what should not grow at all.
 
     python benchmarks/growth.py --output=DIR
     python benchmarks/growth.py --output=DIR --parts=seconds,nights

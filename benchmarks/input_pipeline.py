@@ -1,4 +1,4 @@
-"""How fast batches come from the disk, beside other ways and the physical limit.
+"""Speed of batches from the disk, beside other ways and the physical limit.
 
     python benchmarks/input_pipeline.py
     python benchmarks/input_pipeline.py --consume=2000

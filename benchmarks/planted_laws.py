@@ -1,4 +1,4 @@
-"""How often the intervals of fitted laws hold the truth: laws planted under noise, many times.
+"""Coverage of the intervals of fitted laws: laws planted under noise, many times.
 
     nice -n 15 python benchmarks/planted_laws.py --trials=200
 

@@ -1,4 +1,4 @@
-"""How fast a training step runs, as a share of this machine's matrix products.
+"""Speed of a training step, as a share of this machine's matrix products.
 
     python benchmarks/train_step.py --config=configs/hypnos/rq_transformer.py:small
     python benchmarks/train_step.py --config=configs/hypnos/rq_transformer.py:tiny \\

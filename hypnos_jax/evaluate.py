@@ -126,12 +126,11 @@ class Context:
             yield self._alone, here
 
     def go_on(self) -> None:
-        """Say that the evaluation goes on: every few seconds, and as often on every process.
-
-        ``batches`` does so by itself.
+        """Give a heartbeat: reset the watchdog. Call it every few seconds, equally often on all
+        processes; ``batches`` does so by itself.
 
         Raises:
-            Interrupted: the run was asked to stop; let it pass.
+            Interrupted: the run was asked to stop; do not catch it.
         """
         if self._stop():
             raise Interrupted

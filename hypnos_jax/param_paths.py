@@ -1,4 +1,4 @@
-"""Which arrays of a tree are meant: patterns of their paths, such as ``"towers/trunk"``."""
+"""Glob patterns over parameter paths, such as ``"towers/trunk"``."""
 
 from __future__ import annotations
 

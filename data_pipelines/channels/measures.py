@@ -1,4 +1,4 @@
-"""What a few minutes of a channel show: amplitude, dropouts, heart beats, breaths, line hum.
+"""Measures of a few minutes of a channel: amplitude, dropouts, heart beats, breaths, line hum.
 
 Every function takes ``pieces``: float64 ``[N, T]``, N stretches of a channel with NaN in gaps.
 Thresholds that turn these numbers into decisions are in :mod:`data_pipelines.channels.quality`.

@@ -1,4 +1,4 @@
-"""Which label of a recording is which canonical channel, and why the other labels are not used.
+"""A recording's labels bound to canonical channels, and reasons why the others are not used.
 
 The rules, in order (the table itself is :mod:`data_pipelines.channels.table`):
 

@@ -1,4 +1,4 @@
-"""What several scorers of one night agree on."""
+"""The consensus of several scorers of one night."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a scoring is: stages on a 30-s grid and events in seconds, both from the recording's start.
+"""A scoring: stages on a 30-s grid and events in seconds, both from the recording's start.
 
 Every format ends here, so the bounds that protect the rest of the program are here too: times are
 finite and within `MAX_TIME_S`, event kinds are known, and no free text of a file survives.

@@ -1,4 +1,4 @@
-"""What happens in a night: stages, breathing events, arousals, leg movements, positions.
+"""The plan of a night: stages, breathing events, arousals, leg movements, positions.
 
 The plan is made before any signal; every signal is made from the same plan, which is why an apnea
 shows in the belts, the flow, the saturation, the pulse and the EEG of one night.

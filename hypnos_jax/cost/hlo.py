@@ -1,4 +1,4 @@
-"""What a compiled program moves: collectives and memory traffic, read from XLA's text of it.
+"""Collectives and memory traffic of a compiled program, read from XLA's text of it.
 
 XLA's own cost analysis counts the body of a loop once; here everything counts as often as it runs.
 """

@@ -1,4 +1,4 @@
-"""How evenly a tokenizer's codes are used on a split."""
+"""Evenness of the use of a tokenizer's codes on a split."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Which of several jobs works on what, so that they share the work.
+"""Expiring leases that let several eval jobs split a run's checkpoints.
 
-A claim only saves work. It may fail to exclude another job (a machine that slept, a file system
-that shows old content), and so nothing rests on it: what jobs write is created once, by whoever is
-first. A claim is a file with its holder's name and a counter that the holder moves on. Others take
-it over when its process is gone, where they can see that, or when the counter has stood still for
-long by their own clock: clocks of two machines are never compared.
+A lease (in the code a claim) only saves work. It may fail to exclude another job (a machine that
+slept, a file system that shows old content), and so nothing rests on it: what jobs write is created
+once, by whoever is first. It is a file with its holder's name and a heartbeat, a counter that the
+holder moves on. Others take it over when its process is gone, where they can see that, or when
+the counter has stood still for long by their own clock: clocks of two machines are never compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run's folder says of it, for those who start and watch runs; nothing here imports jax."""
+"""Progress of a run, read from its folder, for those who start and watch runs; imports no jax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fits of laws share: points, estimates with intervals, costs, and the solver."""
+"""Shared parts of all fits of laws: points, estimates with intervals, costs, and the solver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the codes of all modalities lie side by side, and which of them share tables."""
+"""The code axis: the codes of all modalities side by side, and which of them share tables."""
 
 from __future__ import annotations
 

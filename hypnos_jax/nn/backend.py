@@ -1,4 +1,4 @@
-"""What a program is compiled for, which need not be what is here."""
+"""The platform that a program is compiled for, which need not be the one here."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How good frozen features are: the protocol, its metrics, baselines, comparisons."""
+"""Probes of frozen features: the protocol, its metrics, baselines, comparisons."""

@@ -1,1 +1,1 @@
-"""What a process needs before any model: other processes, signals, watchdog, files, storage."""
+"""The life of a process: other processes, preemption, watchdog, files, storage, exit codes."""

@@ -1,4 +1,4 @@
-"""What a terminal, or a log, is told of the runs of a sweep."""
+"""The table of the runs of a sweep, for a terminal or a log."""
 
 from __future__ import annotations
 

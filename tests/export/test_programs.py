@@ -98,8 +98,8 @@ def test_the_cards_lines_give_our_embedding_with_three_packages(exported):
         np.testing.assert_allclose(found["rows"][0, i], ours.modalities[name], atol=2e-3)
 
 
-def test_the_readme_shows_the_same_lines():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_on_embedding_shows_the_same_lines():
+    text = (ROOT / "docs/embedding.md").read_text()
     assert block(text, "from jax import export") == usage.TOKENS
 
 

@@ -39,6 +39,7 @@ sweep-demo: setup
 test: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 	$(PYTEST) -m "not slow"
 
 test-all: setup
@@ -46,10 +47,11 @@ test-all: setup
 
 lint: setup
 	$(RUN) -m ruff check .
+	$(VENV)/bin/lint-imports
 
 format: setup
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .demo .compare .sweep-demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) .demo .compare .sweep-demo .pytest_cache .ruff_cache .import_linter_cache

@@ -59,6 +59,7 @@ setup(
             "pytest-xdist>=3.6",  # two tests at a time: most of them wait for one core
             "hypothesis>=6.100",  # property-based tests of parsers and samplers
             "ruff>=0.9",  # linter and formatter
+            "import-linter>=2.17",  # the import rules in pyproject.toml
             "submitit>=1.5.4",  # its local executor, and the sbatch files that it writes
             "kubeflow-trainer-api>=2.3",  # the schema of JobSets and pods, as pydantic models
         ],

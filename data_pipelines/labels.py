@@ -23,7 +23,7 @@ import numpy as np
 
 from data_pipelines.store import EPOCH_S, NightEntry, NightStore
 
-if typing.TYPE_CHECKING:
+if typing.TYPE_CHECKING:  # as in the store: no scoring parsers
     from data_pipelines.scoring import Event
 
 UNKNOWN = -1

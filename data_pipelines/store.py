@@ -28,7 +28,7 @@ import numpy as np
 
 from data_pipelines.record_bytes import read_bytes, read_into
 
-if typing.TYPE_CHECKING:
+if typing.TYPE_CHECKING:  # sampling crops needs no scoring parsers
     from data_pipelines.scoring import Event
 
 FORMAT = "hypnos_jax.nights/2"
@@ -345,8 +345,7 @@ class NightStore:
 
     def events(self, night: NightEntry) -> list["Event"]:
         """The scored events of the night, by onset."""
-        # Imported here: sampling crops needs no scoring parsers.
-        from data_pipelines.scoring import Event
+        from data_pipelines.scoring import Event  # no parsers where crops are sampled
 
         return [Event(*row) for row in self.scoring_line(night)["events"]]
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 import ml_collections
 
 from data_pipelines.files import atomic_write
-from hypnos_jax import plugins
+from hypnos_jax import __version__, plugins
 
 SECTIONS = (
     "seed",
@@ -249,13 +249,11 @@ def agree_with_workdir(config: dict, description: dict, workdir: pathlib.Path) -
 @functools.cache
 def code_version() -> str:
     """Return this checkout's commit (``+`` where files were changed since), or the version."""
-    import hypnos_jax
-
-    root = pathlib.Path(hypnos_jax.__file__).parent.parent
+    root = pathlib.Path(__file__).parent.parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, timeout=10)
         commit = done.stdout.strip() if done.returncode == 0 else ""
     except (OSError, subprocess.SubprocessError):
         commit = ""
-    return hypnos_jax.__version__ + (f"-{commit}" if commit else "")
+    return __version__ + (f"-{commit}" if commit else "")

@@ -27,6 +27,7 @@ from hypnos_jax import batch as batches
 from hypnos_jax import checkpoint, plugins, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
+from hypnos_jax.export.model import load_model
 from hypnos_jax.objectives import Weighs
 from hypnos_jax.runtime.files import write_json
 
@@ -361,8 +362,6 @@ def _is_other_model(path: pathlib.Path) -> bool:
 
 def _load_export(path: pathlib.Path, step: int | None) -> tuple[dict, int, dict]:
     """Return a config, the step, and the variables of an exported or published model."""
-    from hypnos_jax.export.model import load_model  # most evaluations need none
-
     model = load_model(path, step=step)
     run = path / RUN
     if run.is_file():

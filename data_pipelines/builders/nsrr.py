@@ -15,6 +15,7 @@ import pathlib
 import re
 
 from data_pipelines.builders.recording_night import Pending
+from data_pipelines.channels.table import COHORTS
 
 ID_COLUMNS = ("nsrrid", "nsrr_id", "mesaid", "wsc_id", "obf_pptid", "pptid", "study_pat_id", "id")
 VISIT_COLUMNS = ("visitnumber", "visit", "wsc_vst", "visitcode")
@@ -43,8 +44,6 @@ def find_recordings(folder, *, cohort: str | None = None) -> dict[str, Pending]:
         ValueError: There is no ``polysomnography/edfs``, two files have one name, or a table of
             ``datasets`` is not a CSV file.
     """
-    from data_pipelines.channels.table import COHORTS
-
     folder = pathlib.Path(folder)
     edfs = folder / "polysomnography" / "edfs"
     if not edfs.is_dir():

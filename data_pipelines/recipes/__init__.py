@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from data_pipelines import plugins
 from data_pipelines.store import EPOCH_S, NightStore
 
-if typing.TYPE_CHECKING:
+if typing.TYPE_CHECKING:  # a source that reads a store needs neither SciPy nor readers
     from data_pipelines.channels.quality import RecordingQuality
     from data_pipelines.recordings.base import Recording
     from data_pipelines.store import ChannelSignal

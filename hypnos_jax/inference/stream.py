@@ -18,7 +18,6 @@ import fractions
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import flax.traverse_util
 import jax
@@ -27,10 +26,8 @@ import numpy as np
 from data_pipelines.files import atomic_write
 from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.signals.streaming import ChannelStream
+from hypnos_jax.inference.token_embedder import Embedder
 from hypnos_jax.models.code_axis import CodeAxis
-
-if TYPE_CHECKING:
-    from hypnos_jax.inference.token_embedder import Embedder  # for its type alone
 
 AHEAD_S = 600  # ours: seconds that one channel may run ahead of another
 

@@ -446,7 +446,7 @@ def ask_cost(config: str, path: str) -> dict:
         config: resolved, as JSON.
         path: of the data that fill it; where nothing is there, synthetic data are written.
     """
-    import jax
+    import jax  # here and below: whoever plans or watches a sweep needs no JAX
 
     jax.config.update("jax_platforms", "cpu")
     from data_pipelines import pipeline

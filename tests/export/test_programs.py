@@ -95,7 +95,7 @@ def test_the_cards_lines_give_our_embedding_with_three_packages(exported):
     ours = embedder.embed_signals(signals)
     np.testing.assert_allclose(found["epochs"], ours.epochs, atol=2e-3)  # ours: rounded to 16 bits
     for i, name in enumerate(embedder.names()):
-        np.testing.assert_allclose(found["rows"][0, i], ours.modalities[name], atol=2e-3)
+        np.testing.assert_allclose(found["rows"][0, :, i], ours.modalities[name], atol=2e-3)
 
 
 def test_the_page_on_embedding_shows_the_same_lines():
@@ -108,7 +108,7 @@ def test_the_config_says_what_programs_take_and_give(exported):
     row = config["programs"]["embed"]
     assert row["file"] == "embed.jaxexport"
     assert row["inputs"]["codes"]["shape"] == ["B", "S", 4]
-    assert row["outputs"]["rows"]["shape"] == ["B", 2, "S", 16]
+    assert row["outputs"]["rows"]["shape"] == ["B", "S", 2, 16]
     assert config["programs_missing"] == {}
     assert config["programs_by"]["platforms"] == ["cpu", "cuda", "tpu"]
     tokenizer = json.loads((exported / "tokenizers" / "resp" / "config.json").read_text())
@@ -145,11 +145,11 @@ def test_backbones_of_all_kinds_give_what_the_embedder_gives(changes, lag, secon
         given["valid"] = np.stack([valid[name] for name in names], 1)[None]
         given["tracks"] = np.stack([tracks[name] for name in names], 1)[None]
     rows = reread_program(model, "embed")(**given)["rows"]
-    assert rows.shape == (1, 4, seconds, 16)
-    assert not rows[0, 0].any()
+    assert rows.shape == (1, seconds, 4, 16)
+    assert not rows[0, :, 0].any()
     for i, name in enumerate(names[1:], 1):
         atol = 0.1 if "dtype" in changes else 2e-3
-        np.testing.assert_allclose(rows[0, i], ours.modalities[name], atol=atol)
+        np.testing.assert_allclose(rows[0, :, i], ours.modalities[name], atol=atol)
 
 
 @pytest.mark.slow

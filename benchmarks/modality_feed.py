@@ -1,4 +1,4 @@
-"""Speed of pairs of modalities from the disk, beside copying as many bytes and a train step.
+"""Speed of pairs of modalities from the disk, beside a copy of as many bytes and a train step.
 
     python benchmarks/modality_feed.py
     python benchmarks/modality_feed.py --config=configs/sleep2vec/pretrain.py:xs --step_rows=4

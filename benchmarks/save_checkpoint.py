@@ -1,4 +1,4 @@
-"""Time that saving holds up training, and time until the save is sealed.
+"""Time for which saving holds up training, and time until the save is sealed.
 
     python benchmarks/save_checkpoint.py --megabytes=10,100,1000
 

@@ -1,4 +1,4 @@
-"""Cost of a train step on pods, by compiling for each; a table and, with --figure, a picture.
+"""Train steps compiled ahead of time for pods; a table and, with --figure, a picture.
 
     nice -n 15 python benchmarks/scaling_table.py --results=scaling.jsonl [--figure=scaling.png]
 

@@ -1,4 +1,4 @@
-"""Time that a second of signal keeps a stream busy, as a share of that second, and its memory.
+"""Time that a stream takes for a second of signal, as a share of that second, and its memory.
 
     python benchmarks/stream.py --size=base --seconds=3600
 

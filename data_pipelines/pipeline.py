@@ -6,8 +6,8 @@ second that the example's number decides. The global batch at a step is examples
 ``step x B + B - 1``, whatever the number of hosts and threads: a run resumes from its step alone.
 Slots are counted, never listed: a store of any size takes two numbers a channel of a night.
 
-A record that is damaged costs its own examples, not the run: they stay where they are in the order,
-with weight 0 and no valid second, and an error in the log names the night (``DamagePolicy``).
+A corrupt record is skipped, and logged with its night's name (``DamagePolicy``): its examples keep
+their places in the order, with weight 0 and no valid second.
 """
 
 from __future__ import annotations

@@ -41,10 +41,15 @@ def require(package: str, name: str) -> None:
         ValueError: no such file, or a dotted name that nobody allowed.
     """
     kind = package.rpartition(".")[2].removesuffix("s")
-    if "." not in name:
+    if not isinstance(name, str) or "." not in name:
         if name not in names(package):
             raise ValueError(f"no {kind} named {name!r}; {package} has {names(package)}")
         return
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"the {kind} {name!r} is not the dotted name of a module")
+    own = name.removeprefix(f"{package}.")
+    if own in names(package):
+        raise ValueError(f"the {kind} {name!r} is named {own!r} here")
     told = os.environ.get(VARIABLE, "").split(",")
     prefixes = _allowed | {prefix.strip() for prefix in told if prefix.strip()}
     if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):

@@ -1,4 +1,4 @@
-"""The split of each subject, and the subject of each recording.
+"""Subjects to splits, and recordings to subjects.
 
 All nights of a person fall into one split, whatever is added or taken away later: the split is a
 pure function of the subject's name (and a salt), not of who else is in the folder.

@@ -71,9 +71,9 @@ def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.
     """
     options = {key: value for key, value in config["data"].items() if key != "fill"}
     name, path = options.pop("name", ""), options.pop("path", "")
-    if name not in pipeline.source_names():
+    if name not in pipeline.source_names() and "." not in str(name):
         raise configs.ConfigError(
-            f"config.data.name={name!r}: {configs.nearest(name, pipeline.source_names())}"
+            f"config.data.name={name!r}: {configs.nearest(str(name), pipeline.source_names())}"
         )
     if not path:
         path = pathlib.Path(workdir) / "synthetic"

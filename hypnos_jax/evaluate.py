@@ -128,13 +128,11 @@ class Context:
             yield self._one_device, here
 
     def heartbeat(self) -> None:
-        """Show that the evaluation is alive: call it every few seconds, equally often on all
-        processes.
-
-        ``batches`` does so by itself.
+        """Give a heartbeat: reset the watchdog. Call it every few seconds, equally often on all
+        processes; ``batches`` does so by itself.
 
         Raises:
-            Interrupted: the run was asked to stop; let it pass.
+            Interrupted: the run was asked to stop; do not catch it.
         """
         if self._stop():
             raise Interrupted

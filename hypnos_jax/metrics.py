@@ -28,7 +28,7 @@ from hypnos_jax.config import ConfigError
 from hypnos_jax.runtime import compile_cache, distributed, storage
 
 EVALUATIONS = "evaluations"  # folder of a workdir: what eval jobs found
-# What of a step's line is of this process and its clock: all else is equal in a resumed run.
+# Timing fields of a step's line: they may differ between equal runs, and no other field may.
 TIMES = frozenset({"step_s", "data_s", "save_s", "channel_seconds_per_s", "mfu", "compiled"})
 
 

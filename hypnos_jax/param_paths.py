@@ -1,4 +1,4 @@
-"""Glob patterns over the paths of a tree's arrays, such as ``"towers/trunk"``."""
+"""Glob patterns over parameter paths, such as ``"towers/trunk"``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placement of every array: one mesh, one table from logical axis names to mesh axes.
+"""The place of every array: one mesh, one table from logical axis names to mesh axes.
 
 Parameters name their axes by what they mean (``"embed"``, ``"mlp"``, ...) with
 ``nn.with_logical_partitioning``; ``RULES`` alone says which mesh axis carries which of them. A name

@@ -1,4 +1,4 @@
-"""The state that training carries from step to step, and its creation on a mesh."""
+"""The training state: what is carried from step to step, and how it is first made on a mesh."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The train step of any objective, and its plan: a config's step on a mesh before anything runs.
 
 ``make_train_step`` is the step itself. A ``Plan`` is what the loop trains with, what ``cost``
-counts, and what is compiled for devices that are not there.
+counts, and what is compiled ahead of time for devices that are absent.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def cut(batch: dict, pieces: int) -> dict:
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A config's train step on a mesh before anything is computed: to train with, to measure, or to
-    compile for devices that are not there.
+    compile ahead of time for devices that are absent.
 
     Attributes:
         mesh: from ``sharding.make_mesh``.

@@ -1,11 +1,11 @@
 """Compare models of any family: ``python -m launch.compare --models=NAME=PATH,... --nights=STORE``.
 
 Sleep stages are read out of the frozen features of each model by a linear probe, on the same
-nights, beside the same networks with random weights and hand-made features. A ``PATH`` is a run or
-an export; a ``NAME`` that comes again is another seed of the same. ``--nights`` has the same nights
-in each form that a model reads, such as a store of modalities and one of tokens; each model reads
-the first that it can. Probes are fitted on the training and validation people of all sites but
-``--unseen_sites``, and tested on the others.
+nights, beside the same networks with random weights and hand-crafted features. A ``PATH`` is a run
+or an export; a ``NAME`` that comes again is another seed of the same. ``--nights`` has the same
+nights in each form that a model reads, such as a store of modalities and one of tokens; each model
+reads the first that it can. Probes are fitted on the training and validation people of all sites
+but ``--unseen_sites``, and tested on the others.
 
 Writes ``comparison.md``, ``comparison.json`` and ``comparison.png``, and prints the table. A result
 of each model is kept in ``--output``, so that the same command goes on where it was. Exit codes: 0

@@ -1,4 +1,4 @@
-"""Say what a config would take on TPUs that are not there, by compiling for them.
+"""Compile a config ahead of time for a TPU topology, without TPUs: memory, collectives, step time.
 
     python -m launch.compile_ahead --config=configs/hypnos/rq_transformer.py:base \\
         --topology=v5e:16x16 --mesh=fsdp=16,data=16 --mesh=data=256 --config.train.batch_size=256

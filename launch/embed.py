@@ -1,10 +1,10 @@
 """Embed recordings: ``python -m launch.embed --model=PATH --input=FILE|DIR --output=DIR``.
 
-Writes ``<recording>.npz``: one float16 array [seconds, D] per present modality under its name,
-``epochs`` [E, D] (means over 30 s and the modalities), ``times_s`` [seconds] and ``model`` (the
-model's checksum); of towers of modalities the rows are of 30 s, not of seconds. Recordings that
-cannot be embedded are listed in ``rejects.jsonl``. Run again after an interruption, the same
-command goes on where it was; files of another model are replaced.
+Writes ``<recording>.npz``: one float16 array [rows, D] per present modality under its name, or one
+named ``fused`` where the model fuses them; ``epochs`` [E, D] (means over 30 s and the modalities),
+``times_s`` [rows] and ``model`` (the model's checksum). A row is of a second, of towers of 30 s.
+Recordings that cannot be embedded are listed in ``rejects.jsonl``. The same command resumes after
+an interruption; files of another model are replaced.
 
 Exit codes: 0 done, also when some recordings were rejected; 1 when all were, or an error.
 """

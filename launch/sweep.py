@@ -1,4 +1,4 @@
-"""PlannedRun a sweep of trainings, each with a job that evaluates it, here or on a cluster.
+"""Run a sweep of trainings, each with a job that evaluates it, here or on a cluster.
 
     python -m launch.sweep --sweep=configs/sweeps/isoflop.py:smoke --output=DIR --jobs=2 \\
         [--set=data.path=TOKENS]

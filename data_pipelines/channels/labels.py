@@ -1,4 +1,4 @@
-"""Meaning of one label by the table of channels alone: the first half of resolving a recording."""
+"""Meanings of single labels by the table of channels: the first half of resolving a recording."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Canonical channels of a recording by its labels, and why the other labels are not used.
+"""A recording's labels bound to canonical channels, and reasons why the others are not used.
 
 The rules, in order (the table itself is :mod:`data_pipelines.channels.table`):
 

@@ -1,4 +1,4 @@
-"""The interface of a recording: channels by index, each at its own rate, on one time axis.
+"""Recordings as read here: channels by index, each at its own rate, on one time axis.
 
 Patient, recording and device fields, dates and comments are dropped where a file is parsed: they
 are in no attribute and in no error message. The start time of day is kept.

@@ -1,4 +1,4 @@
-"""Consensus of several scorers of one night."""
+"""The consensus of several scorers of one night."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Compile a config's programs for TPUs that are not there, and say what they would take.
+"""Ahead-of-time compilation for a TPU topology without TPUs: memory, collectives, step time.
 
 The compiler is the real one, of the ``libtpu`` wheel; what it says of bytes and collectives is what
 a pod would get. Times are a model: a step takes as long as the slowest of its arithmetic, its
@@ -35,7 +35,7 @@ class AheadError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """One slice of chips that are not there.
+    """One slice of a TPU topology, without its chips.
 
     Attributes:
         name: as asked for, such as ``"v5e:16x16"``.
@@ -158,7 +158,7 @@ def compile_ahead(
     program: str = "train",
     effort: float = 0.0,
 ) -> Report:
-    """Compile a config's train step or embedding for a mesh of chips that are not there.
+    """Compile a config's train step or embedding for a mesh of chips that are absent.
 
     Args:
         config: resolved and filled; its ``mesh`` is not read.

@@ -1,4 +1,4 @@
-"""Cost of training a config: parameters and FLOPs, counted in the model itself.
+"""Costs of training a config: parameters and FLOPs, counted in the model itself.
 
 For dense layers C = 6 N D, a multiply and an add for each parameter and token in the forward pass
 and twice that in the backward pass, where D counts tokens; here D is channel-seconds, a token is a

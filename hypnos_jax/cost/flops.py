@@ -1,4 +1,4 @@
-"""FLOPs of a program, and the rate at which these devices do them.
+"""FLOPs of a program, and the peak speed of these devices.
 
 XLA's own cost analysis counts the body of a loop once however often it runs, so scanned layers and
 micro-batches would vanish; the program's jaxpr has the loops' lengths.
@@ -29,7 +29,7 @@ class Cost:
 
     Attributes:
         parameters: of the model, all of them.
-        embedding_parameters: of those, the ones that gathers alone use, and no product.
+        embedding_parameters: of those, the ones used by gathers only, in no product.
         flops_per_step: ``matrix_flops`` of the step: forward, backward, what is computed anew.
         channel_seconds_per_step: seconds of signal in a full batch, each channel for itself.
     """

@@ -1,4 +1,4 @@
-"""Usage of a tokenizer's codes on a split: how even it is."""
+"""Evenness of the use of a tokenizer's codes on a split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quality of the answers of a fine-tuned model: by condition of its sensors, and by site.
+"""Answers of a fine-tuned model to its task: by condition of its sensors, and by site.
 
 The objective's ``predict(batch, kept)`` answers; ``kept`` hides signal from it, and what counts
 stays the same. Conditions: ``all`` modalities; ``only/<name>`` each alone; ``without/<name>`` each

@@ -2,7 +2,7 @@
 
 Tasks, each where the nights have labels for it: sleep staging, apnea or hypopnea and arousal by
 30-s epoch of sleep, rhythm by record. Beside the embedding: the same backbone with random weights,
-the tokenizers' codewords before the backbone, hand-made features
+the tokenizers' codewords before the backbone, hand-crafted baseline features
 (``hypnos_jax.probing.hand_features``), and no features at all. Protocol:
 ``hypnos_jax.probing.probe``. Results go to ``workdir/probe.json`` and, as a picture, to
 ``workdir/figures/<step>_probe.png``.
@@ -61,8 +61,8 @@ class LinearProbe:
 
         Args:
             context: ``hypnos_jax.evaluate.Context``.
-            nights: the store of signals of the same nights, for the hand-made features; by default
-                the data themselves, where they hold channels that these are made of.
+            nights: the store of signals of the same nights, for the hand-crafted features; by
+                default the data themselves, where they hold channels that these are made of.
             tasks: names in ``hypnos_jax.tasks.PROBE_TASKS``; those of ``PROBED`` that the store has
                 labels for by default.
             fractions: of the training subjects, for the label-efficiency curve.
@@ -148,7 +148,7 @@ class LinearProbe:
             draw_probe(report, figures / f"{report['step']}_probe.png")
 
     def _signals(self, store):
-        """The store of signals for the hand-made features, or None; it must hold every night."""
+        """The store of signals for the hand-crafted features, or None; it must hold every night."""
         if not self.nights:
             has = {row["name"] for row in store.manifest.get("channels", ())}
             return store if has & set(EIGHT) else None

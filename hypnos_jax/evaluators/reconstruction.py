@@ -1,4 +1,4 @@
-"""Fidelity of the signals that a tokenizer gives back, in numbers and in a picture."""
+"""Quality of the signals that a tokenizer gives back, in numbers and in a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retrieval of a window of one modality by itself in another, token by token.
+"""Retrieval of a window of one modality among windows of another, token by token.
 
 For every pair of modalities N windows of a split are projected; each token of a window is compared
 by cosine with the tokens at the same place in the N windows of the other modality, and the rank of

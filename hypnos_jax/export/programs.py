@@ -1,4 +1,4 @@
-"""A model's functions as programs that JAX runs without this package.
+"""Programs of a model: what it computes, for JAX without this package.
 
 A program is a function ``call(tensors, inputs) -> outputs`` of the tensors of ``model.safetensors``
 under their names, of named arrays, and to named arrays, serialised by ``jax.export``. It takes any
@@ -36,7 +36,7 @@ Variables = dict[str, Any]
 
 
 class NoProgramError(ValueError):
-    """A model of which no program can be made."""
+    """A model that cannot be exported with ``jax.export``."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Use of an export without this package: the lines of README.md and of each model's card."""
+"""Examples of use without this package: the lines of docs/embedding.md and of each model's card."""
 
 from __future__ import annotations
 

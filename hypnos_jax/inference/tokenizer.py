@@ -1,4 +1,4 @@
-"""Signals of any length to codes, in bounded memory: piece after piece, none of it twice.
+"""Signals of any length to codes in bounded memory: chunked inference, nothing computed twice.
 
 The network keeps what each piece needs of those before it, so the codes are those of a single pass
 over the whole signal.

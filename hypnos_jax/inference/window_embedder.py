@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines import pipeline
 from data_pipelines.builders.recording_night import PrepareRecording
-from data_pipelines.recipes import recipe_of_model
+from data_pipelines.recipes import recipe_of_model, recipe_of_store
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import ChannelSignal, NightEntry, NightStore
 from hypnos_jax import plugins
@@ -159,9 +159,15 @@ class WindowEmbedder:
             names: only these modalities; all by default.
 
         Raises:
-            StoreError: the store holds something else.
+            ModelError: the store holds tokens, or signals of another recipe.
             RecordingError: the night has none of the modalities.
         """
+        if store.kind != "signals" or recipe_of_store(store).name != self.recipe.name:
+            raise ModelError(
+                f"{store.path} holds {store.kind} of the recipe {recipe_of_store(store).name}; the"
+                f" model reads signals of {self.recipe.name}: prepare the recordings with"
+                f" launch.prepare_nights --recipe={self.recipe.name}"
+            )
         names = [name for name in self.names(names) if name in night.channels]
         signals = {name: store.channel(night, name) for name in names}
         return self.embed_signals(signals, recording=night.recording)

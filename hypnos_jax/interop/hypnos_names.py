@@ -1,4 +1,4 @@
-"""Table of the tensors of the published Hypnos package and our variables, in both directions.
+"""Tensors of the published Hypnos package and our variables, by name, in both directions.
 
 Names and layouts are facts of the package's modules (hypnos 0.1.0 on PyPI). Every array of ours is
 a permutation and reshape of theirs, or holds several of them as parts; so one list of ``Entry``

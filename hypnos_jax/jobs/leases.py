@@ -1,10 +1,10 @@
-"""Expiring leases on pieces of work, by which several jobs share it.
+"""Expiring leases that let several eval jobs split a run's checkpoints.
 
 A lease only saves work. It may fail to exclude another job (a machine that slept, a file system
 that shows old content), and so nothing rests on it: what jobs write is created once, by whoever is
-first. A lease is a file with its holder's name and a counter that the holder moves on. Others take
-it over when its process is gone, where they can see that, or when the counter has stood still for
-long by their own clock: clocks of two machines are never compared.
+first. It is a file with its holder's name and a heartbeat, a counter that the holder moves on.
+Others take it over when its process is gone, where they can see that, or when the counter has stood
+still for long by their own clock: clocks of two machines are never compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""State of a run as its folder tells it, for those who start and watch runs, without JAX."""
+"""Progress of a run, read from its folder, for those who start and watch runs; imports no jax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Common parts of fits of laws: points, estimates with intervals, costs, and the solver."""
+"""Shared parts of all fits of laws: points, estimates with intervals, costs, and the solver."""
 
 from __future__ import annotations
 

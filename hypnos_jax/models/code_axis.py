@@ -1,4 +1,4 @@
-"""Layout of the codes of all modalities side by side, and the tables that they share."""
+"""The code axis: the codes of all modalities side by side, and which of them share tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunked inference with a cache: tokens of a night piece by piece, equal to a single pass.
+"""Chunked inference with a cache: the tokens of a night, equal to a single pass.
 
 The network keeps what a piece needs of those before it, so that a night of any length takes bounded
 memory and one compilation.
@@ -44,7 +44,7 @@ def embed_tokens(
     reach: int | None,
     chunk_s: int = CHUNK_S,
 ) -> Iterator[Any]:
-    """Yield the embeddings of a token sequence, piece after piece, as if it were one pass.
+    """Yield the embeddings of a token sequence chunk by chunk; together they equal a single pass.
 
     All pieces have one shape, so there is one compilation.
 

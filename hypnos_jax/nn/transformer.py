@@ -35,7 +35,7 @@ class LayerNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """A matrix product and a bias, if wanted, some of whose axes may be wider than the parameters.
+    """A linear layer whose input and output may be zero-padded to a given width.
 
     Attributes:
         names: logical axes of the kernel.

@@ -117,7 +117,7 @@ class ContrastsInPieces(Protocol):
 
 @runtime_checkable
 class EmbedsInPieces(Protocol):
-    """A model of tokens that embeds a night piece after piece, as if it were one pass.
+    """Streaming ``embed``: a model of tokens that continues from the ``"cache"`` collection.
 
     Attributes:
         reach: the receptive field: seconds of the past that a row depends on; None for all.

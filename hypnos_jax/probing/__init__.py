@@ -1,1 +1,1 @@
-"""Measuring frozen features: the protocol, its metrics, baselines, comparisons."""
+"""Probes of frozen features: the protocol, its metrics, baselines, comparisons."""

@@ -3,7 +3,7 @@
 Features are by 30-s epoch, modalities side by side. One probe a model
 (``hypnos_jax.probing.probe``) is fitted on the training and validation people of the sites that
 training saw, and read on test people of these sites, and on sites that nothing was trained on.
-Beside the models: their networks with random weights, and hand-made features. Where a method has
+Beside the models: their networks with random weights, and hand-crafted features. Where a method has
 several seeds, its score is their mean; intervals are over test people drawn with replacement, the
 same people for all methods, so that differences have intervals too.
 """
@@ -138,7 +138,7 @@ class Results:
         return self._make(name, [of], features)
 
     def of_hand(self) -> dict | None:
-        """Return the result of hand-made features of the store with most of their channels."""
+        """Return the result of hand-crafted features of the store with most of their channels."""
         count = lambda store: len(
             {row["name"] for row in store.manifest.get("channels", [])} & set(EIGHT)
         )
@@ -214,7 +214,7 @@ def _as_channels(store, kept, entry: NightEntry) -> Night:
 
 
 def hand_features(store: NightStore) -> Features:
-    """Return hand-made features of a store of channels: band power and RR irregularity."""
+    """Return hand-crafted features of a store of channels: band power and RR irregularity."""
     return {night.recording: features.epoch_features(store, night)[0] for night in store.nights}
 
 

@@ -1,4 +1,4 @@
-"""Features that people have long computed by hand: the baselines that embeddings must beat.
+"""Hand-crafted baseline features per 30-s epoch, and per recording.
 
 Per 30-s epoch: band powers of EEG and EOG, tone of the chin, breathing of the belts, beats of the
 ECG; each beside its mean over the past five minutes, because an embedding has a past too. Per

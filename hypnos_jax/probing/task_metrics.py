@@ -1,4 +1,4 @@
-"""Measures of answers, task by task: scikit-learn's, and the few that it lacks.
+"""Metrics of answers, task by task: scikit-learn's measures, and the few that it lacks.
 
 Which measures, and how events and the apnea-hypopnea index (AHI) are read off probabilities of
 every second, follow sleep2vec's code (arXiv 2602.13857); the rule that chooses the threshold is

@@ -1,1 +1,1 @@
-"""Foundations of a process, below any model: other processes, signals, watchdog, files, storage."""
+"""The life of a process: other processes, preemption, watchdog, files, storage, exit codes."""

@@ -1,1 +1,1 @@
-"""Places where the runs of a sweep are started; all start the commands of ``PlannedRun``."""
+"""Backends: where the runs of a sweep are started; all start the same commands of a planned run."""

@@ -1,4 +1,4 @@
-"""Table of the runs of a sweep, for a terminal or a log."""
+"""The table of the runs of a sweep, for a terminal or a log."""
 
 from __future__ import annotations
 

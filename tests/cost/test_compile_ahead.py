@@ -1,4 +1,4 @@
-"""Compiling for TPUs that are not there, through the command line; needs ``libtpu``, no TPU."""
+"""Ahead-of-time compilation for TPUs through the command line; needs ``libtpu``, no TPU."""
 
 import json
 import os

@@ -122,9 +122,8 @@ def test_sites_and_labels_can_be_chosen(nights):
 
 def test_a_recording_gives_the_windows_of_its_night(nights):
     store, source = NightStore(nights), load(nights, window_tokens=20)
-    about = source.describe()
-    objective = {"model": {"modalities": about["modalities"]}, "outcomes": about["outcomes"]}
-    expected = modality_nights.shapes({"window_tokens": 20}, {**objective, "survival": []})
+    modalities = source.describe()["modalities"]
+    expected = modality_nights.embed_shapes(modalities)
     feed = itertools.chain.from_iterable(
         ({key: value[row] for key, value in batch.items()} for row in range(4))
         for batch in source.evaluation_batches(4)
@@ -133,27 +132,29 @@ def test_a_recording_gives_the_windows_of_its_night(nights):
         signals = {name: store.channel(night, name) for name in night.channels}
         batches = list(
             modality_nights.recording_batches(
-                signals, data={"window_tokens": 20}, objective=objective
+                signals, data={"window_tokens": 20}, modalities=modalities
             )
         )
         assert len(batches) == 3  # of 48 tokens
         for made, stored in zip(batches, feed):
-            assert {name: value.shape[1:] for name, value in made.items()} == {
-                name: tuple(shape) for name, (_, *shape) in expected.items()
+            shapes = {name: value.shape[1:] for name, value in made.items() if name != "tokens"}
+            assert shapes == {
+                name: tuple(20 if n == "T" else n for n in shape)
+                for name, (_, *shape) in expected.items()
             }
-            for name in ("present", "valid", "start", "weight"):
+            for name in ("present", "valid", "weight"):
                 np.testing.assert_array_equal(made[name][0], stored[name])
             for m, name in enumerate(NINE):
                 signal = made[f"signal/{name}"]
                 assert signal.dtype == np.float32 and made["scale"][0, m] == 1
                 expected_signal = stored[f"signal/{name}"] * stored["scale"][m]
                 np.testing.assert_array_equal(signal[0], expected_signal)
-            assert (made["stage"] == -1).all() and made["age"] == -1
+            assert made["tokens"] == min(20, 48 - stored["start"])
 
 
 def test_a_recording_of_nothing_that_the_model_reads_is_refused(nights):
     store = NightStore(nights)
-    objective = {"model": {"modalities": load(nights).describe()["modalities"]}}
+    modalities = load(nights).describe()["modalities"]
     eeg = store.channel(store.nights[0], "eeg")
     short = ChannelSignal("eeg", 128, eeg.samples[: 29 * 128], eeg.valid[:29], eeg.tracks[:29])
     slow = ChannelSignal("eeg", 64, eeg.samples[::2], eeg.valid, eeg.tracks)
@@ -165,7 +166,7 @@ def test_a_recording_of_nothing_that_the_model_reads_is_refused(nights):
         with pytest.raises(error, match=message):
             next(
                 modality_nights.recording_batches(
-                    signals, data={"window_tokens": 20}, objective=objective
+                    signals, data={"window_tokens": 20}, modalities=modalities
                 )
             )
 

@@ -234,5 +234,5 @@ def test_a_store_or_option_that_does_not_fit_says_why(nights, tmp_path):
     with pytest.raises(pipeline.PipelineError, match="not weights"):
         pairs(nights, modalities=("ibi", "resp"), pair_weights=(-1,))
     write_tiny_nights(tmp_path / "channels", nights=1, minutes=4)
-    with pytest.raises(pipeline.PipelineError, match="prepare_nights --modalities"):
+    with pytest.raises(pipeline.PipelineError, match="prepare_nights --recipe=sleep2vec"):
         pairs(tmp_path / "channels")

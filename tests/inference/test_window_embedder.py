@@ -91,10 +91,18 @@ def test_its_program_gives_what_the_embedder_gives(store, model, embedder):
     ours = embedder.embed_night(store, night, [name])
     tokens = len(ours.times_s)
     assert tokens % WINDOW
-    signal = store.signal(night, name, 0, tokens * 30).reshape(1, tokens, -1).astype(np.float32)
-    valid = store.valid(night, name, 0, tokens * 30).reshape(1, tokens, 30).mean(-1) >= 0.5
-    rows = reread_program(model, name)(signal=signal, valid=valid)["rows"]
-    np.testing.assert_allclose(rows[0], ours.modalities[name], atol=2e-3)
+    inputs = {"valid": np.zeros((1, tokens, len(embedder.modalities)), bool)}
+    for i, row in enumerate(embedder.modalities):
+        inputs[f"signal/{row['name']}"] = np.zeros((1, tokens, row["frames"]), np.float32)
+        if row["name"] == name:
+            signal = store.signal(night, name, 0, tokens * 30)
+            inputs[f"signal/{name}"] = signal.reshape(1, tokens, -1).astype(np.float32)
+            valid = store.valid(night, name, 0, tokens * 30).reshape(tokens, 30).mean(-1) >= 0.5
+            inputs["valid"][0, :, i] = valid
+    found = reread_program(model, "embed")(**inputs)
+    np.testing.assert_array_equal(found["valid"], inputs["valid"])
+    rows = found["rows"][0, :, embedder.names().index(name)] * valid[:, None]
+    np.testing.assert_allclose(rows, ours.modalities[name], atol=2e-3)
 
 
 def test_real_recordings_are_embedded_by_the_same_functions(test_data, model, tmp_path):
@@ -120,5 +128,5 @@ def test_what_does_not_fit_is_refused_by_name(store, embedder, model, test_data,
         open_embedder(make_model(config, model.variables, 0))
     pipeline.write_synthetic("signal_crops", tmp_path / "channels", 0)
     other = NightStore(tmp_path / "channels")
-    with pytest.raises(pipeline.PipelineError, match="reads modalities, and .* holds the channels"):
+    with pytest.raises(ModelError, match="holds signals of the recipe hypnos; the model reads"):
         embedder.embed_night(other, other.nights[0])

@@ -17,7 +17,7 @@ from processes import Group, start_toy
 from toy_objective import install, toy_config
 
 from hypnos_jax import checkpoint, config, evaluate, metrics, train
-from hypnos_jax.export import model
+from hypnos_jax.export.write import export
 from hypnos_jax.jobs import leases
 from hypnos_jax.jobs.eval_job import EvalJob, EvalJobError
 from hypnos_jax.runtime import compile_cache, seals, storage
@@ -393,7 +393,7 @@ def test_training_neither_imports_nor_needs_what_jobs_evaluate_with(tmp_path, mo
 
 def test_an_exported_model_is_evaluated_where_its_config_is_said(whole, tmp_path):
     exported = tmp_path / "export"
-    model.export(whole, exported)
+    export(whole, exported)
     (exported / "run.json").unlink(missing_ok=True)
     before = sorted(exported.rglob("*"))
     with pytest.raises(config.ConfigError, match=r"give config.data.path .* and config.evals"):

@@ -24,7 +24,8 @@ from hypnos_jax import (
     train,
     warm_start,
 )
-from hypnos_jax.export import model
+from hypnos_jax.export.model import load_model
+from hypnos_jax.export.write import export
 from hypnos_jax.interop import sleep2vec
 from hypnos_jax.interop.formats import Part
 from hypnos_jax.nn.fusion import ModalityFusion, Pooling
@@ -326,9 +327,9 @@ def test_runs_and_exports_of_the_former_name_open(tmp_path):
     variables = variables_of(towers(), batch)
     want = predict(towers(), variables, batch)["output"]
     tiny_models.write_run(tmp_path / "run", former_config(), variables)
-    model.export(tmp_path / "run", tmp_path / "export", programs=False)
+    export(tmp_path / "run", tmp_path / "export", programs=False)
     for folder in (tmp_path / "run", tmp_path / "export"):
-        loaded = model.load_model(folder)
+        loaded = load_model(folder)
         assert loaded.config["objective"]["name"] == "finetune_towers"  # checksums are of it
         assert [row["name"] for row in loaded.config["modalities"]] == ["ibi", "eeg", "emg"]
         assert isinstance(loaded.objective, Finetune)

@@ -211,10 +211,11 @@ def test_embeddings_have_one_row_per_second_and_the_asked_lag():
     at = lambda lag: RqNextToken(MODEL, embed_lag=lag)
     run = lambda lag: jax.jit(functools.partial(at(lag).apply, method="embed"))(variables(), batch)
     lagged, fresh = run(True), run(False)
-    for name in objective().names():
-        assert lagged[name].shape == fresh[name].shape == (ROWS, S, 16)
-        np.testing.assert_allclose(fresh[name][:, :-1], lagged[name][:, 1:], atol=1e-5)
-    assert (np.asarray(lagged["ecg"])[1] == 0).all()
+    assert lagged.rows.shape == fresh.rows.shape == (ROWS, S, 3, 16)
+    np.testing.assert_allclose(fresh.rows[:, :-1], lagged.rows[:, 1:], atol=1e-5)
+    ecg = objective().names().index("ecg")
+    assert (np.asarray(lagged.rows)[1, :, ecg] == 0).all()
+    assert not np.asarray(lagged.valid)[1, :, ecg].any()
     assert objective().reach == 3 + 7
 
 
@@ -226,11 +227,11 @@ def test_amplitude_tracks_of_seconds_seen_matter_where_they_are_valid():
     run = jax.jit(functools.partial(module.apply, method="embed"))
     second = int(np.argmax(np.asarray(batch["valid"])[0, :, 0]))
     loud = {**batch, "tracks": batch["tracks"].at[0, second, 0].set(3.0)}
-    before, after = run(ones, batch)["eeg_c3"][0], run(ones, loud)["eeg_c3"][0]
+    before, after = (run(ones, x).rows[0, :, 0] for x in (batch, loud))
     np.testing.assert_array_equal(before[: second + 1], after[: second + 1])
     assert (np.asarray(before != after)[second + 1]).any()
     quiet = {**loud, "valid": batch["valid"].at[0, second, 0].set(False)}
-    np.testing.assert_allclose(run(ones, quiet)["eeg_c3"][0], before, atol=1e-6)
+    np.testing.assert_allclose(run(ones, quiet).rows[0, :, 0], before, atol=1e-6)
 
 
 def test_a_mesh_of_eight_devices_gives_the_loss_of_one():

@@ -12,6 +12,7 @@ from data_pipelines.synthetic.shortcuts import write_shortcut_cohort
 from hypnos_jax.export.model import load_model
 from hypnos_jax.inference.embed import read_window
 from hypnos_jax.probing import comparison, comparison_report
+from hypnos_jax.probing.frozen_features import night_features
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +172,10 @@ def test_contexts_of_hypnos_are_averaged_by_epoch_side_by_side(tmp_path):
     config = rq_config(tmp_path / "tokens", own)
     write_run(tmp_path / "run", config, random_variables(config, token_batch(modalities=own)))
     model, store = load_model(tmp_path / "run"), NightStore(tmp_path / "tokens")
-    found = comparison.hypnos_features(model, store)
+    found = night_features(model, store)
     assert {name: x.shape for name, x in found.items()} == {"n0": (3, 32), "n1": (3, 32)}
     window = read_window(store, store.nights[1], ["eeg_c3", "ecg"], 0, seconds)
     whole = {name: np.asarray(x)[None] for name, x in window.items()}
-    context = model.objective.apply(model.variables, whole, method="embed")
-    for name, columns in (("eeg_c3", slice(0, 16)), ("ecg", slice(16, 32))):
-        expected = np.asarray(context[name])[0].reshape(3, 30, 16).mean(1)
-        np.testing.assert_allclose(found["n1"][:, columns], expected, atol=1e-4)
+    rows = model.objective.apply(model.variables, whole, method="embed").rows
+    expected = np.asarray(rows)[0].reshape(3, 30, 32).mean(1)
+    np.testing.assert_allclose(found["n1"], expected, atol=1e-4)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import runpy
 import signal
@@ -12,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from launch_commands import ROOT, flags_of, load_config
 
 from configs.pipelines import Step
 from data_pipelines.channels.table import CHANNELS
@@ -20,7 +20,6 @@ from data_pipelines.synthetic import write_tiny_modalities
 from launch import steps as launch_steps
 from launch.steps import Records, load_pipeline, words
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 PIPELINES = sorted((ROOT / "configs/pipelines").glob("[!_]*.py"))
 
 # A module of launch for the tests: "--text" goes into "--output", "--slow" waits for a signal.
@@ -237,20 +236,13 @@ def test_steps_name_flags_that_their_commands_have(name, options):
     outputs = [step.output for step in steps]
     assert len(set(outputs)) == len(outputs)
     for step in steps:
-        source = (ROOT / "launch" / f"{step.command}.py").read_text()
-        known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+        known = flags_of(f"launch/{step.command}.py")
         assert {flag.partition(".")[0] for flag in step.arguments} <= known, step
-        config, _, argument = str(step.arguments.get("config", "")).partition(":")
-        if config:
-            changed(config, argument, step.arguments)
-
-
-def changed(config, argument, arguments):
-    """The config with a step's overrides: a key that it does not have raises."""
-    found = runpy.run_path(str(ROOT / config))["get_config"](argument)
-    for flag, value in arguments.items():
-        if flag.startswith("config."):
-            found.update_from_flattened_dict({flag.removeprefix("config."): value})
+        if "config" in step.arguments:
+            config = load_config(step.arguments["config"])
+            for flag, value in step.arguments.items():
+                if flag.startswith("config."):  # a key that the config does not have raises
+                    config.update_from_flattened_dict({flag.removeprefix("config."): value})
 
 
 def test_a_pipeline_reads_only_what_was_made_before():

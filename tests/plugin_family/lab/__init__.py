@@ -1,0 +1,1 @@
+"""A family of models outside of the project: one recipe, one source, one model, one objective."""

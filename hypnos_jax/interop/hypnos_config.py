@@ -2,7 +2,8 @@
 
 Arguments, defaults and what they do are facts of the package (hypnos 0.1.0 on PyPI). What only
 training reads is translated where there is a counterpart and else ignored; what changes a result
-and has none here is refused.
+and has none here is refused. One table, both ways, which is read beside the other side's: hence the
+length of this file.
 """
 
 from __future__ import annotations

@@ -20,13 +20,11 @@ launcher must neither hold an accelerator nor be slow to say that all is done.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import importlib.util
 import json
 import math
-import multiprocessing
 import os
 import pathlib
 import re
@@ -37,8 +35,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines.files import atomic_write
-from hypnos_jax.config import ConfigError, fill, flat, nearest, resolve
+from hypnos_jax.config import ConfigError, flat, nearest, resolve
 from hypnos_jax.jobs.progress import newest_step
+from hypnos_jax.jobs.sweep_costs import add_costs, naming, synthetic_path
 
 ROOT = pathlib.Path(__file__).parents[2]  # commands run here, where ``configs`` is found
 STEM, CONFIG, PREFIX = "stem", "config", "budget."
@@ -48,7 +47,6 @@ BUDGETS = (*UNITS, "budget.warmup_share", "budget.checkpoints")
 # Where data and devices are, and what is said meanwhile, does not make another run.
 PATHS = re.compile(r"data\.path|evals\.\w+\.nights")
 PLACES = re.compile(PATHS.pattern + r"|(mesh|logs|watchdog)(\..*)?")
-SYNTHETIC = "synthetic"  # folder of a sweep's own data
 HASH_DIGITS = 8
 STEM_LENGTH = 30  # with the hash within what Kubernetes allows a job's pods
 DONE, RUNNING, STOPPED, FAILED, WAITING = "done", "running", "stopped", "failed", "waiting"
@@ -341,7 +339,7 @@ def expand(
         config_file, colon, argument = whole[CONFIG].partition(":")
         if path := _find(config_file):  # named alike from wherever
             whole[CONFIG] = _relative(path) + colon + argument
-        with _naming(f"{name}, run {number}"):
+        with naming(f"{name}, run {number}"):
             called = name_of(whole)
             check_budgets(whole)
             same = [other for other in entries if other["name"] == called]
@@ -350,11 +348,11 @@ def expand(
             plain = {k: v for k, v in whole.items() if k not in (CONFIG, STEM, *BUDGETS)}
             config = read_config(whole[CONFIG], plain)
         entries.append({"number": number, "name": called, "given": whole, "config": config})
-    _cost(entries, known, folder, data_here, jobs, name)
+    add_costs(entries, known, folder, data_here, jobs, name)
     out = []
     for entry in entries:
         given_, config = entry["given"], entry["config"]
-        with _naming(f"{name}, run {entry['number']} ({entry['name']})"):
+        with naming(f"{name}, run {entry['number']} ({entry['name']})"):
             if entry["name"] in known:
                 old = known[entry["name"]]["overrides"]
                 kept = {k: v for k, v in old.items() if not PLACES.fullmatch(k)}
@@ -363,7 +361,7 @@ def expand(
             else:
                 overrides = resolved(given_, config, entry["cost"])
             if not given_.get("data.path") and not config["data"].get("path"):
-                overrides["data.path"] = _synthetic(seen or folder, config)
+                overrides["data.path"] = synthetic_path(seen or folder, config)
             steps = read_config(given_[CONFIG], overrides)["train"]["steps"]
         out.append(
             PlannedRun(entry["name"], given_, given_[CONFIG], overrides, steps, entry["cost"])
@@ -371,99 +369,8 @@ def expand(
     return out
 
 
-class _naming:
-    """Puts a place before the message of a ``ConfigError``."""
-
-    def __init__(self, where: str):
-        self.where = where
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, ConfigError):
-            raise ConfigError(f"{self.where}: {error}") from error
-
-
 def _is_path_here(key: str, value) -> bool:
     return bool(PATHS.fullmatch(key)) and isinstance(value, str) and os.path.exists(value)
-
-
-def _synthetic(folder: str | os.PathLike, config: dict) -> str:
-    return os.path.join(os.path.abspath(folder), SYNTHETIC, config["data"]["name"])
-
-
-def _cost(entries, known, folder, data_here, jobs, sweep) -> None:
-    """Give every entry its cost: as it was, or asked for, once for all that cost the same."""
-    wanted = {}
-    for entry in entries:
-        if entry["name"] in known:
-            entry["cost"] = known[entry["name"]]["cost"]
-            continue
-        config = entry["config"]
-        path = data_here or config["data"].get("path") or _synthetic(folder, config)
-        entry["question"] = (json.dumps(_costly(config)), path)
-        wanted.setdefault(entry["question"], entry["number"])
-    if not wanted:
-        return
-    spawn = multiprocessing.get_context("spawn")
-    answers, futures, seen = {}, {}, set()
-    workers = min(jobs, len(wanted), os.cpu_count() or 1)  # jobs may be those of a cluster
-    with concurrent.futures.ProcessPoolExecutor(workers, spawn) as pool:
-        for question in wanted:
-            futures[question] = pool.submit(ask_cost, *question)
-            if question[1] not in seen:  # it may write synthetic data, which the others read
-                concurrent.futures.wait([futures[question]])
-            seen.add(question[1])
-        for question, future in futures.items():
-            with _naming(f"{sweep}, run {wanted[question]}"):
-                try:
-                    answers[question] = future.result()
-                except (ValueError, OSError) as error:
-                    raise ConfigError(str(error)) from error
-    for entry in entries:
-        if "question" in entry:
-            entry["cost"] = answers[entry["question"]]
-
-
-def _costly(config: dict) -> dict:
-    """What of a config its cost depends on."""
-    numbers = (int, float)
-    return {
-        **config,
-        "seed": 0,
-        "data": {k: v for k, v in config["data"].items() if k not in ("path", "nights")},
-        "optim": {k: v for k, v in config["optim"].items() if not isinstance(v, numbers)},
-        "train": {**config["train"], "steps": 1},
-        **{section: {} for section in ("mesh", "checkpoints", "logs", "watchdog", "evals")},
-    }
-
-
-def ask_cost(config: str, path: str) -> dict:
-    """Return what a resolved config costs; in a process of its own, which stays off accelerators.
-
-    Args:
-        config: resolved, as JSON.
-        path: of the data that fill it; where nothing is there, synthetic data are written.
-    """
-    import jax  # here and below: whoever plans or watches a sweep needs no JAX
-
-    jax.config.update("jax_platforms", "cpu")
-    from data_pipelines import pipeline
-    from hypnos_jax.batch import load_source
-    from hypnos_jax.cost.cost import cost
-
-    config = json.loads(config)
-    config["data"]["path"] = path
-    if not pathlib.Path(path).exists():
-        if pathlib.Path(path).parent.name != SYNTHETIC:
-            raise ConfigError(
-                f"data.path={path!r} is not there, and the data say what a step costs; where the"
-                " runs find them elsewhere, --data_here says where they are here"
-            )
-        pipeline.write_synthetic(config["data"]["name"], path, 0)
-    source = load_source(config, pathlib.Path(path), split="train")
-    return dataclasses.asdict(cost(fill(config, source.describe())))
 
 
 def read_sweep(folder: str | os.PathLike) -> dict:

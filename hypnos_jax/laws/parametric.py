@@ -3,7 +3,8 @@
 Every fit says how sure it is: intervals are of 95 %, by refitting to residuals drawn anew (the grid
 of runs was chosen, so it stays). What the runs cannot carry is refused (``LawError``) or warned of,
 in words that a report can print. Compute is taken as C = K N^g D, measured from the runs, where
-language models have C = 6 N D.
+language models have C = 6 N D. A law, its fit, what it recommends and how well it predicts are read
+together: hence the length of this file.
 """
 
 from __future__ import annotations

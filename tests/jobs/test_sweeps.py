@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hypnos_jax.config import ConfigError, flat
 from hypnos_jax.jobs import sweeps
+from hypnos_jax.jobs.sweep_costs import ask_cost
 
 ROOT = pathlib.Path(__file__).parents[2]
 RQ = "configs/hypnos/rq_transformer.py:test"
@@ -161,7 +162,7 @@ def test_a_budget_of_less_than_a_step_is_an_error():
 def test_data_that_are_not_here_are_asked_for():
     config = json.dumps(sweeps.read_config(RQ, {}))
     with pytest.raises(ConfigError, match="'/pods/tokens' is not there.*--data_here"):
-        sweeps.ask_cost(config, "/pods/tokens")
+        ask_cost(config, "/pods/tokens")
 
 
 # --- flags

@@ -84,7 +84,10 @@ def measure(megabytes: float, folder: pathlib.Path) -> dict:
     with contextlib.closing(checkpoint.Checkpoints(folder)) as keep:
         keep.restore(abstract)
     restore_s = time.perf_counter() - then
-    ms = lambda found: round(1000 * statistics.median(found), 2) if found else None
+
+    def ms(found):
+        return round(1000 * statistics.median(found), 2) if found else None
+
     return {
         "megabytes": megabytes,
         "saves": len(blocked),

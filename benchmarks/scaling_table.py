@@ -109,8 +109,12 @@ def table(rows: list[dict]) -> list[str]:
         " reduced | compute, memory, network, ms | efficiency |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    by_size = lambda report: (report["parameters"], report["topology"][:3], report["chips"])
-    for row in sorted(rows, key=lambda row: by_size(row["report"])):
+
+    def by_size(row):
+        report = row["report"]
+        return report["parameters"], report["topology"][:3], report["chips"]
+
+    for row in sorted(rows, key=by_size):
         report = row["report"]
         moved = {"all-gather": 0.0, "reduce": 0.0}
         for each in report["collectives"]:

@@ -142,11 +142,11 @@ def resolved(size: str, dtype: str) -> dict:
 def noise(rows: int, tokens: int) -> dict[str, np.ndarray]:
     """Return a batch of noise, EEG and ECG."""
     rng = np.random.default_rng(0)
-    signal = lambda: rng.integers(-9000, 9000, (rows, tokens, 3840)).astype(np.int16)
+    signals = rng.integers(-9000, 9000, (2, rows, tokens, 3840)).astype(np.int16)
     pair = [NINE.index("eeg"), NINE.index("ecg")]
     return {
-        "signal_a": signal(),
-        "signal_b": signal(),
+        "signal_a": signals[0],
+        "signal_b": signals[1],
         "scale": np.full((rows, 2), 2e-4, np.float32),
         "valid": np.ones((rows, tokens, 2), bool),
         "pair": np.tile(np.int32(pair), (rows, 1)),

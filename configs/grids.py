@@ -19,8 +19,7 @@ def axis(key: str, *values, stem: str = "") -> Grid:
     >>> axis("optim.learning_rate", 1e-3, 3e-3, stem="lr")[0]
     {'optim.learning_rate': 0.001, 'stem': 'lr0.001'}
     """
-    named = lambda value: {STEM: f"{stem}{value:g}"} if stem else {}
-    return [{key: value, **named(value)} for value in values]
+    return [{key: value} | ({STEM: f"{stem}{value:g}"} if stem else {}) for value in values]
 
 
 def product(*grids: Iterable[dict]) -> Grid:

@@ -279,8 +279,8 @@ def keep_some(nights: list[NightEntry], count: int, store: NightStore) -> list[N
         raise PipelineError(
             f"config.data.nights={count}: {store.path} has {len(nights)} such nights; 0 takes all"
         )
-    digest = lambda night: hashlib.sha256(night.recording.encode()).digest()
-    chosen = {night.recording for night in sorted(nights, key=digest)[: count or None]}
+    order = sorted(nights, key=lambda night: hashlib.sha256(night.recording.encode()).digest())
+    chosen = {night.recording for night in order[: count or None]}
     return [night for night in nights if night.recording in chosen]
 
 

@@ -56,8 +56,7 @@ def gradients(
 
     seen, cut = jax.lax.scan(first_pass, collections, (numbers, micro_batches))
     # The inverse of ``step.cut``: every row back in its place.
-    back = lambda x: keep_rows(x.swapaxes(0, 1).reshape(-1, *x.shape[2:]))
-    whole = jax.tree.map(back, cut)
+    whole = jax.tree.map(lambda x: keep_rows(x.swapaxes(0, 1).reshape(-1, *x.shape[2:])), cut)
     middle = jax.grad(contrast, argnums=(0, 3), has_aux=True)
     keys = rngs(jnp.full((), pieces, jnp.int32))
     (grads, cached), aux = middle(params, seen, keys, whole, batch)

@@ -99,8 +99,9 @@ def matrices(boxed_params) -> dict:
     def one(path, leaf):
         return jax.tree_util.keystr(path, simple=True, separator="/").endswith("kernel")
 
-    boxed = lambda leaf: isinstance(leaf, nn.Partitioned)
-    return jax.tree_util.tree_map_with_path(one, boxed_params, is_leaf=boxed)
+    return jax.tree_util.tree_map_with_path(
+        one, boxed_params, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    )
 
 
 def jit_once(function: Callable, **options) -> Callable:

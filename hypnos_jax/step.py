@@ -87,8 +87,9 @@ def make_train_step(
 
     def sums(params, collections, rngs, *inputs, method=None):
         frozen = optim.frozen({"params": params, **collections}, freeze)
-        held = lambda fixed, x: jax.lax.stop_gradient(x) if fixed else x
-        params = jax.tree.map(held, frozen.pop("params"), params)
+        params = jax.tree.map(
+            lambda fixed, x: jax.lax.stop_gradient(x) if fixed else x, frozen.pop("params"), params
+        )
         out, updated = objective.apply(
             {"params": params, **collections},
             *inputs,
@@ -97,8 +98,9 @@ def make_train_step(
             mutable=list(collections),
             method=method,
         )
-        kept = lambda fixed, old, new: old if fixed else new
-        collections = jax.tree.map(kept, frozen, collections, dict(updated))
+        collections = jax.tree.map(
+            lambda fixed, old, new: old if fixed else new, frozen, collections, dict(updated)
+        )
         if method == "represent":
             return out, collections
         return out.total, ({"loss": (out.total, out.weight), **out.metrics}, collections)

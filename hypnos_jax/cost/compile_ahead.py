@@ -188,10 +188,10 @@ def compile_ahead(
                 "collections": plan.state.collections,
             }
         elif program == "embed":
-            embed = lambda variables, batch: objective.apply(variables, batch, method="embed")
-            traced = jax.jit(embed, out_shardings=sharding.batch_sharding(mesh)).trace(
-                plan.state.variables(), plan.batch
-            )
+            traced = jax.jit(
+                lambda variables, batch: objective.apply(variables, batch, method="embed"),
+                out_shardings=sharding.batch_sharding(mesh),
+            ).trace(plan.state.variables(), plan.batch)
             state = {"parameters": plan.state.params, "collections": plan.state.collections}
         else:
             raise AheadError(f"program={program!r}; it is 'train' or 'embed'")
@@ -240,8 +240,11 @@ def compile_ahead(
 def cheapest(reports: Iterable[Report], utilisation: float) -> Report | None:
     """Return the report that fits and takes the fewest chip-seconds for a modality-second."""
     fitting = [report for report in reports if report.fits]
-    price = lambda r: r.step_s(utilisation) * r.chips / r.channel_seconds
-    return min(fitting, key=price, default=None)
+    return min(
+        fitting,
+        key=lambda report: report.step_s(utilisation) * report.chips / report.channel_seconds,
+        default=None,
+    )
 
 
 def _bytes(tree) -> int:

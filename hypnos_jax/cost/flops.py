@@ -74,7 +74,10 @@ def _follow(jaxpr, sources: dict, uses: dict[int, set[str]]) -> None:
         sources: variable -> marks.
         uses: mark -> ``"gather"`` and ``"product"``, added to.
     """
-    marks = lambda v: () if hasattr(v, "val") else sources.get(v, ())  # literals do not hash
+
+    def marks(v):
+        return () if hasattr(v, "val") else sources.get(v, ())  # literals do not hash
+
     for equation in jaxpr.eqns:
         name, inputs = equation.primitive.name, equation.invars
         if name == "gather":
@@ -165,10 +168,10 @@ def matmul_rate(
     if size is None:
         size = 1024 if jax.default_backend() == "cpu" else 8192
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
-    # Random numbers: a GPU multiplies ones an eighth faster.
-    make = lambda: jax.random.normal(jax.random.key(0), (mesh.size, size, size), dtype)
     product = jax.jit(lambda x: x @ x * jnp.asarray(size**-0.5, x.dtype), out_shardings=place)
-    x = jax.jit(make, out_shardings=place)()
+    # Random numbers: a GPU multiplies ones an eighth faster.
+    shape = (mesh.size, size, size)
+    x = jax.jit(lambda: jax.random.normal(jax.random.key(0), shape, dtype), out_shardings=place)()
     product(x).block_until_ready()
     best = float("inf")
     for _ in range(5):

@@ -169,8 +169,8 @@ class Downstream:
             if subset == "single":
                 found += [Condition(f"only/{names[i]}", (i,)) for i in every]
             elif subset == "leave_one_out":
-                rest = lambda i: tuple(j for j in every if j != i)
-                found += [Condition(f"without/{names[i]}", rest(i)) for i in every]
+                rest = [tuple(j for j in every if j != i) for i in every]
+                found += [Condition(f"without/{names[i]}", rest[i]) for i in every]
             elif subset <= len(names):
                 chosen = list(itertools.combinations(every, subset))
                 if len(chosen) > self.most:

@@ -58,8 +58,10 @@ class Program:
 
     def describe(self) -> dict[str, Any]:
         """Return ``inputs`` and ``outputs`` for JSON: name -> {shape, dtype, what}."""
-        rows = lambda arrays: {name: dataclasses.asdict(row) for name, row in arrays.items()}
-        return {"inputs": rows(self.inputs), "outputs": rows(self.outputs)}
+        return {
+            kind: {name: dataclasses.asdict(row) for name, row in arrays.items()}
+            for kind, arrays in (("inputs", self.inputs), ("outputs", self.outputs))
+        }
 
     def serialize(self, tensors: dict[str, Any]) -> bytes:
         """Return what ``jax.export.deserialize`` reads.
@@ -163,8 +165,10 @@ def _backbone(objective, modalities) -> Program:
     def onward(variables, inputs):
         fixed = {"present": inputs["present"]}
         # BOS stands in place of a second before the first; without lag one row more comes out.
-        front = lambda x: jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))
-        later = {name: front(x) for name, x in _over_time(inputs).items()}
+        later = {
+            name: jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))
+            for name, x in _over_time(inputs).items()
+        }
         if objective.embed_lag:
             later = {name: x[:, :-1] for name, x in later.items()}
 

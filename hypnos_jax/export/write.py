@@ -130,7 +130,10 @@ def export_published(
         )
     if missing:
         raise ModelError(f"the model has no tokenizer of {missing}; give their folder (tokenizers)")
-    part = lambda model: formats.Part(model.config["objective"], model.variables)
+
+    def part(model):
+        return formats.Part(model.config["objective"], model.variables)
+
     parts = {group: part(load_model(model.tokenizers[group])) for group in needed}
     try:
         form.write(output, part(model), parts)

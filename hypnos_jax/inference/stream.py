@@ -242,9 +242,10 @@ class Stream:
     def _rows(self):
         """Make the rows of all seconds that every channel has been heard to the end of."""
         rows, samples = [], self._state["samples"]
-        first = lambda: int(self._state["second"] == 0)
-        while all(len(samples[name]) >= ROWS[name].rate_hz + first() for name in self._names):
-            rows.append(self._row(first()))
+        first = int(self._state["second"] == 0)
+        while all(len(samples[name]) >= ROWS[name].rate_hz + first for name in self._names):
+            rows.append(self._row(first))
+            first = 0
         return rows
 
     def _row(self, first):

@@ -428,7 +428,10 @@ def _every_weight(weights, modalities):
 
 def tokenizer_arguments(x: RvqTokenizer, *, rate_hz: int, commitment: float) -> dict[str, Any]:
     """Return ``tokenizer_kwargs`` of a tokenizer with the released alignment."""
-    back = lambda table, value: {ours: theirs for theirs, ours in table.items()}[value]
+
+    def back(table, value):
+        return {ours: theirs for theirs, ours in table.items()}[value]
+
     return {
         "in_channels": 1,
         "sample_rate": rate_hz,

@@ -1,4 +1,4 @@
-"""What the runs of a sweep cost, asked once for all that cost the same, off accelerators.
+"""Costs of the runs of a sweep, asked once for all that cost the same, off accelerators.
 
 Each question is answered in a process of its own, so that a launcher imports no JAX.
 """

@@ -157,7 +157,10 @@ def draw_diversity(of: Table, path, fit: metric.Diversity):
     figure, (axis,) = new_figure(1, 1, (7, 4.8))
     top = of.modalities.max()
     x = np.linspace(max(of.modalities.min(), 1), 1.5 * top, 100)
-    at = lambda a, b, c: c - a * x**-b
+
+    def at(a, b, c):
+        return c - a * x**-b
+
     bands = np.array([at(*sample) for sample in fit.samples])
     band = np.percentile(bands, [2.5, 97.5], axis=0)
     axis.fill_between(x, *band, color=GREEN, alpha=0.15, linewidth=0, label="95 %")

@@ -63,7 +63,10 @@ def fit_diversity(count, metric, *, seed: int = 0, draws: int = DRAWS) -> Divers
     again = redrawn(fitted, metric - fitted, 3, np.random.default_rng(seed), draws)
     samples = solve(again)
     top = count.max()
-    gain = lambda t: t[..., 0] * (top ** -t[..., 1] - (2 * top) ** -t[..., 1])
+
+    def gain(t):
+        return t[..., 0] * (top ** -t[..., 1] - (2 * top) ** -t[..., 1])
+
     a, b, c = (estimate(theta[i], samples[:, i]) for i in range(3))
     warnings = []
     if b.low <= grid[0] or b.high >= grid[-1]:
@@ -107,15 +110,16 @@ def relate(loss, metric, *, seed: int = 0, draws: int = DRAWS) -> Relation:
     if n < 5 or np.ptp(loss) == 0 or np.ptp(metric) == 0:
         raise LawError(f"{n} runs with loss and metric, 5 that differ are needed")
     rng = np.random.default_rng(seed)
-    ranks = lambda x: stats.rankdata(x, axis=-1)
     chosen = rng.integers(n, size=(draws, n))
     with np.errstate(all="ignore"):
-        pairs = np.stack([ranks(loss[chosen]), ranks(metric[chosen])])
+        pairs = stats.rankdata([loss[chosen], metric[chosen]], axis=-1)
         pairs -= pairs.mean(-1, keepdims=True)
         samples = (pairs[0] * pairs[1]).sum(-1) / np.sqrt((pairs**2).sum(-1).prod(0))
     rank = estimate(stats.spearmanr(loss, metric).statistic, samples)
 
-    scaled = lambda x: (np.asarray(x) - loss.mean()) / loss.std()
+    def scaled(x):
+        return (np.asarray(x) - loss.mean()) / loss.std()
+
     x = np.linspace(loss.min(), loss.max(), 100)
 
     def line(at):

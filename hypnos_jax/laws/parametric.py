@@ -303,8 +303,8 @@ def with_borrowed_repetition(fit: Parametric) -> Parametric:
 
 def worth(fit: Parametric, passes: float) -> Estimate:
     """Return how many passes of new data so many passes over the same are worth."""
-    one = lambda log: 1 + np.exp(log) * -np.expm1(-(passes - 1) / np.exp(log))
-    return estimate(one(fit.theta[5]), one(fit.samples[:, 5]))
+    scale = np.exp([fit.theta[5], *fit.samples[:, 5]])
+    return _with_interval(1 + scale * -np.expm1(-(passes - 1) / scale))
 
 
 # What is done with the laws.
@@ -380,16 +380,20 @@ def allocate(fit: Parametric, flops: float, unique: float = np.inf) -> Allocatio
             warnings.append(
                 f"the best {name} is only {value / known.min():.2g} of the least that ran"
             )
-    per = lambda x: estimate(x[0], x[1:])
     return Allocation(
         float(flops),
         float(unique),
-        per(n),
-        per(d),
-        per(d / unique) if np.isfinite(unique) else None,
-        per(np.exp(log_loss)),
+        _with_interval(n),
+        _with_interval(d),
+        _with_interval(d / unique) if np.isfinite(unique) else None,
+        _with_interval(np.exp(log_loss)),
         tuple(warnings),
     )
+
+
+def _with_interval(values):
+    """The value of the fit, which is the first, with the interval of the samples' values."""
+    return estimate(values[0], values[1:])
 
 
 def _single(unique, flops, compute):

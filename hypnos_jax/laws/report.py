@@ -126,13 +126,11 @@ TITLES = {
 def _fitting(of: Table, probes) -> list[str]:
     """The laws whose variables differ between the runs."""
     points = of.points
-    sizes = lambda group: len(np.unique(points.params[group]))
     groups = of.groups()
-    valleys = sum(sizes(groups == g) >= 3 for g in np.unique(groups))
-    wide = lambda x, least: len(np.unique(x)) >= 3 and x.max() > least * x.min()
+    valleys = sum(len(np.unique(points.params[groups == g])) >= 3 for g in np.unique(groups))
     # More modalities are more parameters too, which is not what such runs are about.
     alike = len(np.unique(of.modalities)) == 1
-    several = alike and wide(points.params, 2) and wide(points.data, 1.5)
+    several = alike and _is_wide(points.params, 2) and _is_wide(points.data, 1.5)
     found = {
         "isoflop": alike and valleys >= (3 if of.budget is None else 1),
         "parametric": several,
@@ -142,6 +140,10 @@ def _fitting(of: Table, probes) -> list[str]:
         "probe": bool(probes),
     }
     return [law for law, fits in found.items() if fits]
+
+
+def _is_wide(x, least) -> bool:
+    return len(np.unique(x)) >= 3 and x.max() > least * x.min()
 
 
 def _probes(of: Table, asked) -> list[str]:
@@ -396,7 +398,10 @@ def _plain(x):
 
 def _page(of: Table, sections: dict[str, Section], advice: Section, output: pathlib.Path) -> str:
     points, groups = of.points, of.groups()
-    span = lambda x, how: f"{how(x.min())} to {how(x.max())}"
+
+    def span(x, how):
+        return f"{how(x.min())} to {how(x.max())}"
+
     ran = (
         f"{len(of.names)} finished runs of {of.what}: {span(points.params, count)}"
         f" parameters, {span(points.data, of.data)}, {span(points.flops, '{:.3g}'.format)} FLOPs;"

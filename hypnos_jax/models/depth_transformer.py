@@ -238,8 +238,11 @@ class DepthTransformer(nn.Module):
         pieces = (cut(codes, 1), cut(weight, 1), jax.random.split(key, count))
         learnt = (params, None if self.code_tables == "own" else tables)
         total, scores = _sum_with_gradient(cost, learnt, cut(context, 2), pieces)
-        whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(len(codes), count * chunk, -1)[:, :length]
-        return total, {name: whole(x) for name, x in scores.items()}
+        scores = {
+            name: jnp.moveaxis(x, 0, 1).reshape(len(codes), count * chunk, -1)[:, :length]
+            for name, x in scores.items()
+        }
+        return total, scores
 
     def _cost(self, context, codes, weight, tables, train):
         scores = {"nll": {}, "hit": {}, "max_logit": {}, "log_partition": {}}
@@ -248,9 +251,8 @@ class DepthTransformer(nn.Module):
             flat = x.reshape(len(x), -1, x.shape[-1]), target.reshape(len(x), -1)
             nll, others = cross_entropy(flat[0], kernel, self.biases[group], flat[1])
             for name, score in {"nll": nll, **others}.items():
-                scores[name][group] = score.reshape(target.shape)
-        levels_last = lambda parts: {group: jnp.moveaxis(x, 0, -1) for group, x in parts.items()}
-        scores = {name: self.codes.axis(levels_last(parts)) for name, parts in scores.items()}
+                scores[name][group] = jnp.moveaxis(score.reshape(target.shape), 0, -1)
+        scores = {name: self.codes.axis(parts) for name, parts in scores.items()}
         total = 0.0
         for i, columns in enumerate(self.codes.columns):
             own = weight[..., i]

@@ -65,7 +65,10 @@ def embed_tokens(
     if reach is None:
         whole = {"lag": lag, "reach": 0, "chunk_s": ANEW_S + 1}
         for start in range(0, seconds, ANEW_S):
-            part = lambda a, b, start=start: read(start + a, start + b)
+
+            def part(a, b, start=start):
+                return read(start + a, start + b)
+
             yield from embed_tokens(step, part, min(ANEW_S, seconds - start), **whole)
         return
     rows = seconds if lag else 1 + seconds  # those of BOS and all seconds but the last, or all
@@ -78,8 +81,9 @@ def embed_tokens(
             k: np.asarray(x)[None] for k, x in read(max(done - 1, 0), done - 1 + length).items()
         }
         if done == 0:
-            pad = lambda x: np.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))
-            batch |= {name: pad(batch[name]) for name in OVER_TIME}
+            for name in OVER_TIME:
+                rest = [(0, 0)] * (batch[name].ndim - 2)
+                batch[name] = np.pad(batch[name], [(0, 0), (1, 0), *rest])
         found, cache = step(batch, cache)
         kept = slice(0 if lag or done else 1, rows - done)
         yield jax.tree.map(lambda x, kept=kept: np.asarray(x)[0, kept], found)

@@ -68,16 +68,15 @@ class ResidualQuantizer(nn.Module):
 
     def setup(self):
         shape = (self.levels, self.codes)
-        zeros = lambda *args: lambda: jnp.zeros(*args)
-        spread = lambda *args: nn.with_logical_partitioning(zeros(*args), ("levels", "codes"))
+        spread = nn.with_logical_partitioning(jnp.zeros, ("levels", "codes"))
         self.state = {
-            "counts": self.variable("vq", "counts", spread(shape)),
-            "sums": self.variable("vq", "sums", spread((*shape, self.dim))),
-            "initialised": self.variable("vq", "initialised", zeros(self.levels, bool)),
+            "counts": self.variable("vq", "counts", spread, shape),
+            "sums": self.variable("vq", "sums", spread, (*shape, self.dim)),
+            "initialised": self.variable("vq", "initialised", jnp.zeros, self.levels, bool),
             # Assignments since the start, untouched by the replacement of dead codes, which
             # flatters whatever is computed from ``counts``.
-            "usage": self.variable("vq", "usage", spread(shape)),
-            "step": self.variable("vq", "step", zeros((), jnp.int32)),
+            "usage": self.variable("vq", "usage", spread, shape),
+            "step": self.variable("vq", "step", jnp.zeros, (), jnp.int32),
         }
 
     def __call__(
@@ -310,11 +309,16 @@ def rotate(x: jax.Array, onto: jax.Array) -> jax.Array:
         x, onto: float32 [..., C].
     """
     small = 1e-6
-    norm = lambda v: jnp.sqrt(jnp.sum(v**2, -1, keepdims=True) + small**2)
+
+    def norm(v):
+        return jnp.sqrt(jnp.sum(v**2, -1, keepdims=True) + small**2)
+
+    def along(v):
+        return jnp.sum(v * x, -1, keepdims=True)
+
     size_x, size_q = (jax.lax.stop_gradient(norm(v)) for v in (x, onto))
     e, q = (jax.lax.stop_gradient(v) for v in (x / size_x, onto / size_q))
     r = (e + q) / norm(e + q)
-    along = lambda v: jnp.sum(v * x, -1, keepdims=True)
     turned = (x - 2 * r * along(r) + 2 * q * along(e)) * (size_q / size_x)
     # Opposite directions have no unique rotation; the value is the codeword's in any case.
     return turned + jax.lax.stop_gradient(onto - turned)

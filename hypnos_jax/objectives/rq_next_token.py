@@ -100,7 +100,9 @@ class RqNextToken(nn.Module):
         counted &= scores["present"][:, None]
         columns = CodeAxis(self.model["modalities"]).columns
         rows = batch["weight"].astype(jnp.float32)[:, None]
-        keep = lambda x, i: jnp.where(counted[..., i, None], x[..., columns[i]], 0.0)
+
+        def keep(x, i):
+            return jnp.where(counted[..., i, None], x[..., columns[i]], 0.0)
 
         metrics = {}
         levels = {}

@@ -182,8 +182,10 @@ class BreathingMeasure(BinaryMeasure):
 
     def _shown(self, rows, output, target, counted):
         nights = [night for night in breathing_nights(rows) if night.sleep.any()]
-        of = lambda night, x: task_metrics.night_ahi(x, night.sleep)
-        points = [[of(n, n.truth & n.scored), of(n, n.said(self.threshold))] for n in nights]
+        points = []
+        for night in nights:
+            answers = (night.truth & night.scored, night.said(self.threshold))
+            points.append([task_metrics.night_ahi(x, night.sleep) for x in answers])
         return {"points": points, "of": "events an hour of sleep"}
 
 

@@ -139,9 +139,10 @@ class Results:
 
     def of_hand(self) -> dict | None:
         """Return the result of hand-crafted features of the store with most of their channels."""
-        count = lambda store: len(
-            {row["name"] for row in store.manifest.get("channels", [])} & set(EIGHT)
-        )
+
+        def count(store):
+            return len({row["name"] for row in store.manifest.get("channels", [])} & set(EIGHT))
+
         store = max(self.stores, key=count)
         if not count(store):
             return None
@@ -254,8 +255,11 @@ def stage_counts(store: NightStore, own: Features, unseen: Sequence[str]) -> dic
         ValueError: no people to fit the probe on, or to test it on.
     """
     examples = stage_examples(store, {"own": own})
-    site = lambda night: night.metadata.get("site")
-    test = {n.subject for n in store.nights if n.split == "test" or site(n) in unseen}
+    test = {
+        night.subject
+        for night in store.nights
+        if night.split == "test" or night.metadata.get("site") in unseen
+    }
     train = sorted({night.subject for night in store.nights} - test)
     if not train or not test:
         raise ValueError(f"{store.path}: {len(train)} people to fit on and {len(test)} to test on")
@@ -283,10 +287,10 @@ def judge(
     entries = {night.recording: night for night in store.nights}
     first, *others = [result["counts"] for seeds in methods.values() for result in seeds]
     tested = [r for r in first if all(r in counts for counts in others)]
-    is_unseen = lambda recording: entries[recording].metadata.get("site") in unseen
+    outside = {name: night.metadata.get("site") in unseen for name, night in entries.items()}
     out = {name: {} for name in methods}
     for where in SITES:
-        here = [recording for recording in tested if is_unseen(recording) == (where == "unseen")]
+        here = [recording for recording in tested if outside[recording] == (where == "unseen")]
         people = sorted({entries[r].subject for r in here})
         if not people:
             continue

@@ -185,8 +185,7 @@ def matched(true: np.ndarray, said: np.ndarray) -> int:
     low = np.maximum(true[:, None, 0], said[None, :, 0])
     high = np.minimum(true[:, None, 1], said[None, :, 1])
     shared = np.maximum(high - low, 0)
-    length = lambda x: x[:, 1] - x[:, 0]
-    union = length(true)[:, None] + length(said)[None] - shared
+    union = np.diff(true) + np.diff(said)[:, 0] - shared
     return int((shared > LEAST_IOU * union).sum())
 
 
@@ -202,11 +201,10 @@ def of_events(nights: Sequence[BreathingNight], threshold: float) -> dict:
         own = events_of(night.truth & night.scored, night.sleep)
         called = events_of(night.said(threshold), night.sleep)
         hits, true, said = hits + matched(own, called), true + len(own), said + len(called)
-    share = lambda part, whole: part / whole if whole else math.nan
     return {
-        "event_precision": share(hits, said),
-        "event_recall": share(hits, true),
-        "event_f1": share(2 * hits, true + said),
+        "event_precision": hits / said if said else math.nan,
+        "event_recall": hits / true if true else math.nan,
+        "event_f1": 2 * hits / (true + said) if true + said else math.nan,
     }
 
 

@@ -23,6 +23,18 @@ def allow(prefixes: Iterable[str]) -> None:
     _allowed.update(prefixes)
 
 
+def _prefixes():
+    told = os.environ.get(VARIABLE, "").split(",")
+    return _allowed | {prefix.strip() for prefix in told if prefix.strip()}
+
+
+def folders() -> list[pathlib.Path]:
+    """Return the folders of the packages that hold what the user allowed; imports none of them."""
+    specs = (importlib.util.find_spec(top) for top in {p.partition(".")[0] for p in _prefixes()})
+    found = (spec.submodule_search_locations or () for spec in specs if spec is not None)
+    return sorted({pathlib.Path(folder) for folders_ in found for folder in folders_})
+
+
 def names(package: str) -> list[str]:
     """Return the names of the files of a package, such as ``"data_pipelines.sources"``."""
     # The package itself is not imported: some need what is slow to import.
@@ -50,9 +62,7 @@ def require(package: str, name: str) -> None:
     own = name.removeprefix(f"{package}.")
     if own in names(package):
         raise ValueError(f"the {kind} {name!r} is named {own!r} here")
-    told = os.environ.get(VARIABLE, "").split(",")
-    prefixes = _allowed | {prefix.strip() for prefix in told if prefix.strip()}
-    if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
+    if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in _prefixes()):
         raise ValueError(
             f"the {kind} {name!r} is a module outside of {package}, and its code is not run unless"
             f" you allow it: set the environment variable {VARIABLE} to"

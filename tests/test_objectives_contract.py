@@ -14,9 +14,16 @@ import numpy as np
 import optax
 import pytest
 
+from data_pipelines import pipeline
+from data_pipelines.store import EPOCH_S
 from hypnos_jax import config as configs
 from hypnos_jax import sharding, state
 from hypnos_jax.batch import batch_spec, load_source
+from hypnos_jax.export.model import make_model
+from hypnos_jax.export.programs import programs_of
+from hypnos_jax.inference.embed import open_embedder
+from hypnos_jax.objectives import Embedding, Objective, Tokenizes
+from hypnos_jax.probing.frozen_features import night_features
 from hypnos_jax.step import cut, make_train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -24,17 +31,9 @@ OBJECTIVES = sorted(
     path.stem for path in (ROOT / "hypnos_jax/objectives").glob("*.py") if path.stem != "__init__"
 )
 ROWS, STEPS = 8, 20
-# Less of each kind of data than even :smoke takes, so that many programs compile quickly.
-LESS = {
-    "token_windows": {"data.modalities": ["eeg_c3", "eeg_c4", "ecg"], "data.window_s": 24},
-    "modality_pairs": {"data.modalities": ["ibi", "eeg", "spo2"], "data.window_tokens": 8},
-    # codes must die, and be replaced, within a few steps
-    "signal_crops": {"data.crop_s": 6, "objective.model.decay": 0.5},
-    "modality_nights": {"data.modalities": ["ibi", "spo2", "belt"], "data.window_tokens": 8},
-}
-# A tokenizer at 1e-3 without warm-up is chaotic: a change of 1e-7 of its first parameters, on one
+# At 1e-3 without warm-up a tokenizer is chaotic: a change of 1e-7 of its first parameters, on one
 # device, moves losses by 4e-4 within 20 steps while every code stays the same; at 1e-4 by 2e-7.
-RATES = {"signal_crops": 1e-4}
+RATE = 1e-4
 
 
 def config_files():
@@ -64,8 +63,15 @@ class Subject:
 
     def __init__(self, name, folder):
         config = smallest_config(name)
-        config = configs.change(config, LESS[config["data"]["name"]])
+        # Even less than :smoke takes, so that many programs compile quickly.
+        tiny = pipeline.find_source(config["data"]["name"]).TINY
+        less = {f"data.{key}": value for key, value in tiny.items()}
+        if "decay" in config["objective"].get("model", {}):
+            # codes must die, and be replaced, within a few steps
+            less["objective.model.decay"] = 0.5
+        config = configs.change(config, less)
         source = load_source(config, folder, split="train")
+        self.folder, self.store = folder, source.store
         self.config = configs.fill(config, source.describe())
         self.objective = configs.make_objective(self.config)
         batches = source.batches(ROWS, 0, ROWS, 0)
@@ -80,7 +86,7 @@ class Subject:
     def trained(self, mesh):
         """Train a step on each batch; return the state and each step's metrics."""
         with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-            schedule = optax.constant_schedule(RATES.get(self.config["data"]["name"], 1e-3))
+            schedule = optax.constant_schedule(RATE)
             make, abstract, tx = state.create(
                 lambda: self.init(0),
                 lambda matrices: optax.adamw(schedule),
@@ -97,6 +103,22 @@ class Subject:
                 now, values = step(now, batch)
                 metrics.append(jax.device_get(values))
             return now, metrics
+
+    def embed_batch(self):
+        """A batch of the data that ``embed`` reads: those it is trained on, or whole nights."""
+        name, data = self.objective.embed_data, self.config["data"]
+        if name == data["name"]:
+            return self.batches[0]
+        whole = pipeline.find_source(name).whole_nights({**data, "path": str(self.store.path)})
+        source = load_source({"data": whole, "seed": 0}, self.folder, split="train")
+        return source.examples(0, 2)
+
+    @functools.cached_property
+    def embed_shape(self):
+        """[B, L, M, D] of what ``embed`` returns."""
+        batch, objective = self.embed_batch(), self.objective
+        embed = lambda own: objective.apply(own, batch, method="embed").rows
+        return jax.eval_shape(embed, self.variables).shape
 
     def weigh(self, batch):
         batch = jax.tree.map(jnp.asarray, batch)
@@ -187,15 +209,65 @@ def test_every_parameter_gets_a_gradient(subject):
     assert not still
 
 
-def test_embeddings_have_a_vector_per_second(subject):
-    batch = subject.batches[0]
-    embed = jax.jit(lambda variables: subject.objective.apply(variables, batch, method="embed"))
-    found = embed(subject.variables)
-    assert found
-    for value in found.values():
-        assert value.shape[:2] == batch["valid"].shape[:2]
-        assert value.ndim == 3
-        assert np.isfinite(value).all()
+def test_it_has_what_everything_reads(subject):
+    objective = subject.objective
+    assert isinstance(objective, Objective)
+    assert objective.title[0].islower()
+    assert not objective.title.endswith(".")
+    assert isinstance(objective.causal, bool)
+    assert objective.token_s == pipeline.find_source(objective.embed_data).TOKEN_S
+    assert EPOCH_S % objective.token_s == 0
+    assert all(row["name"] for row in objective.modalities)
+
+
+def test_embeddings_have_a_row_per_token_and_modality(subject):
+    objective = subject.objective
+    batch = subject.embed_batch()
+    found = jax.jit(lambda own: objective.apply(own, batch, method="embed"))(subject.variables)
+    assert isinstance(found, Embedding)
+    fused = getattr(objective, "fused", False)
+    count = 1 if fused else len(objective.modalities) or 1
+    assert found.rows.shape[:3] == (*batch["valid"].shape[:2], count)
+    assert found.rows.ndim == 4
+    assert found.rows.dtype == jnp.float32
+    assert np.isfinite(found.rows).all()
+    assert found.valid.shape == found.rows.shape[:3]
+    assert found.valid.dtype == jnp.bool_
+    assert found.valid.any()
+
+
+def found_or_refused(subject, make):
+    """What is made of an objective, or None where it is refused by its name or its data's."""
+    try:
+        return make()
+    except ValueError as error:
+        names = (type(subject.objective).__name__, subject.objective.embed_data)
+        assert any(name in str(error) for name in names), error
+        return None
+
+
+def test_it_is_probed_embedded_and_exported_or_refused_by_name(subject):
+    objective, night = subject.objective, subject.store.nights[0]
+    model = make_model(subject.config, subject.variables, 0, subject.store.path, tokenizers={})
+    width = subject.embed_shape[-1]
+
+    features = found_or_refused(subject, lambda: night_features(model, subject.store))
+    embedder = found_or_refused(subject, lambda: open_embedder(model))
+    programs = found_or_refused(subject, lambda: programs_of(objective, model.config))
+    assert (features is None) == (embedder is None)
+    if isinstance(objective, Tokenizes):  # it has codes to give, not rows
+        assert set(programs) == {"encode"}
+        return
+    assert set(programs) == {"embed"}
+    assert programs["embed"].outputs["rows"].shape[2:] == subject.embed_shape[2:]
+    assert set(features) == {night.recording for night in subject.store.nights}
+    assert features[night.recording].shape == (
+        night.duration_s // EPOCH_S,
+        width * subject.embed_shape[2],
+    )
+    found = embedder.embed_night(subject.store, night)
+    assert len(found.times_s) == night.duration_s // objective.token_s
+    assert found.epochs.shape == (night.duration_s // EPOCH_S, width)
 
 
 def test_the_sums_add_up_over_micro_batches(subject):

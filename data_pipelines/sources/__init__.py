@@ -9,7 +9,8 @@ has four functions:
   filled sections of a config, without any data (what is compiled ahead needs no more);
 - ``describe_paper()`` returns what ``Source.describe`` would say of the paper's data, to fill a
   config with where there are none;
-- ``write_tiny(folder, seed)`` writes the tiny store on which configs without data are tried.
+- ``write_tiny(folder, seed)`` writes the tiny store on which configs without data are tried;
+  ``TINY`` are the options of ``config.data`` by which least of it is read.
 
 A source whose batches an objective's ``embed`` reads (``Objective.embed_data``) has four more:
 

@@ -29,6 +29,7 @@ from data_pipelines.windows import (
 
 WINDOW_TOKENS = 120  # where the data do not say: the official code's
 WHOLE_NIGHT = 1535  # tokens: what the official model's positions leave beside its CLS
+TINY = {"modalities": ("ibi", "spo2", "belt"), "window_tokens": 8}
 NIGHTS_OF_LABELS = 256  # ours: kept in memory, 0.15 MB each for 8 h
 
 

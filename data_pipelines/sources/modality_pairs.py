@@ -37,6 +37,8 @@ from data_pipelines.windows import (
     modalities_of,
 )
 
+TINY = {"modalities": ("ibi", "eeg", "spo2"), "window_tokens": 8}
+
 
 def open_source(
     store: NightStore,

@@ -16,6 +16,7 @@ from data_pipelines.recipes import recipe_of_store
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
+TINY = {"crop_s": 6}
 
 
 def open_source(

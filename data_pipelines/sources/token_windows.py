@@ -17,6 +17,7 @@ from data_pipelines.recipes import find_recipe, recipe_of_store
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
+TINY = {"modalities": ("eeg_c3", "eeg_c4", "ecg"), "window_s": 24}
 
 
 def open_source(

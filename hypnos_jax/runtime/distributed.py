@@ -29,6 +29,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from data_pipelines import plugins
 from hypnos_jax.runtime import preemption
 from hypnos_jax.runtime.exit_codes import CRASHED, FAILED
 
@@ -357,12 +358,15 @@ def agree(values: dict[str, Any], *, timeout_s: float = TIMEOUT_S) -> None:
 
 
 def sources() -> str:
-    """Return a digest of the program's source files, which a version may not tell apart."""
+    """Return a digest of the program's source files, which a version may not tell apart.
+
+    Those of the packages that the user allowed are among them (``data_pipelines.plugins``).
+    """
     root = pathlib.Path(__file__).parents[2]
     found = hashlib.sha256()
-    for folder in ("hypnos_jax", "data_pipelines"):
-        for path in sorted((root / folder).rglob("*.py")):
-            found.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for folder in (root / "hypnos_jax", root / "data_pipelines", *plugins.folders()):
+        for path in sorted(folder.rglob("*.py")):
+            found.update(str(path.relative_to(folder.parent)).encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from data_pipelines.synthetic import write_cohort
 from lab.recipe import RECIPE, ROWS, TOKEN_S
 
 WINDOW_TOKENS = 24
+TINY = {"window_tokens": 8}
 
 
 def open_source(store, *, split, seed, window_tokens=WINDOW_TOKENS, threads=None):

@@ -168,7 +168,6 @@ def test_two_processes_killed_at_once_go_on_as_the_same_run(place, workdir):
         assert "again in" in group.logs[0].read_text()
     trained = [row for row in losses(killed) if "loss" in row]
     assert [row["step"] for row in trained] == list(range(1, STEPS + 1))
-    assert trained[-1]["loss"] < trained[0]["loss"]
     assert losses(killed) == losses(workdir)
     ours, theirs = (checkpoint.restore_variables(folder)[2] for folder in (killed, workdir))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)

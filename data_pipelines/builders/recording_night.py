@@ -109,12 +109,14 @@ class PrepareRecording:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise RecordingError(f"{recording.name}: no usable channel ({reasons})")
         subject = self.subject_of(pending)
+        findings = [*quality.findings, *facts.pop("findings")]
         qc = {
             "mains_hz": mains_hz,
             "mains_from": _mains_from(self.mains_hz, quality.mains_hz),
             **told,
             "refused": refused,
-            "notes": [*quality.notes, *facts.pop("notes")],
+            "notes": [*quality.notes, *facts.pop("notes"), *(x.note for x in findings)],
+            "findings": [finding.to_json() for finding in findings],
             "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
         }
         metadata = dict(pending.metadata) | facts
@@ -147,11 +149,15 @@ class PrepareRecording:
             path = scoring.find_scoring(pending.path, code_book=self.code_book)
         if not path:
             epochs = int(recording.duration_s / scoring.EPOCH_S + 0.5)
-            return np.full(epochs, -1, np.int8), [], {"notes": []}
+            return np.full(epochs, -1, np.int8), [], {"notes": [], "findings": []}
         scored = scoring.read_scoring(path, recording=recording, code_book=self.code_book)
-        scored, notes = scoring.align(scored, recording.duration_s)
+        scored, _ = scoring.align(scored, recording.duration_s)
         facts = {"scoring": scored.source, "events_scored": scored.events_scored}
-        return scored.stages, scored.events, facts | {"notes": list(scored.notes or notes)}
+        return (
+            scored.stages,
+            scored.events,
+            facts | {"notes": scored.notes, "findings": scored.findings},
+        )
 
 
 def _mains_from(asked, inferred):

@@ -15,6 +15,7 @@ from data_pipelines.channels import measures as measures
 from data_pipelines.channels.labels import normalise
 from data_pipelines.channels.resolve import Binding, Resolution
 from data_pipelines.channels.table import CHANNELS
+from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import Recording, RecordingError
 from data_pipelines.recordings.opening import read_channel
 
@@ -84,12 +85,14 @@ class ChannelQuality:
 class RecordingQuality:
     """Quality by canonical channel, and what holds for the whole recording.
 
-    ``mains_hz`` is 50 or 60 as given or as seen in the spectrum, None where neither tells.
+    ``mains_hz`` is 50 or 60 as given or as seen in the spectrum, None where neither tells;
+    ``findings`` are what a user should look at, those of reading the recording included.
     """
 
     channels: dict[str, ChannelQuality]
     mains_hz: int | None
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
     def to_json(self) -> dict:
         """As a dictionary for a manifest."""
@@ -140,7 +143,9 @@ def check_quality(
         if CHANNELS[name].signal_type in PLAUSIBLE_UV:
             hums.append(measures.line_hum_db(pieces, check.rate_hz))
     mains_hz, notes = _mains(mains_hz, hums)
-    return RecordingQuality(qualities, mains_hz, (*recording.notes, *notes))
+    return RecordingQuality(
+        qualities, mains_hz, (*recording.notes, *notes), tuple(recording.findings)
+    )
 
 
 def _twin(name: str, pieces: np.ndarray, seen: dict[str, np.ndarray]) -> str | None:

@@ -7,9 +7,12 @@ are in no attribute and in no error message. The start time of day is kept.
 import abc
 import math
 import pathlib
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
+
+from data_pipelines.findings import Finding
 
 # Factors to microvolts; every other unit is passed through as the file declares it.
 MICROVOLTS_PER = {
@@ -43,6 +46,7 @@ class Recording(abc.ABC):
         labels: Label of each channel as the file spells it.
         annotations: ``[(onset_s, duration_s or None, text)]`` in order of onset.
         notes: What was odd about the file and how it was taken.
+        findings: What was odd enough that a user should look at it.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Recording(abc.ABC):
     start_of_day_s: float | None
     labels: list[str]
     notes: list[str]
+    findings: Sequence[Finding] = ()
 
     @abc.abstractmethod
     def sfreq_hz(self, index: int) -> Fraction:

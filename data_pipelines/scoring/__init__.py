@@ -4,6 +4,7 @@ from data_pipelines.scoring.consensus import consensus
 from data_pipelines.scoring.edf_annotations import write_edf_annotations
 from data_pipelines.scoring.files import find_scoring, read_scoring
 from data_pipelines.scoring.json_lists import read_consensus
+from data_pipelines.scoring.placement import align
 from data_pipelines.scoring.record import (
     EPOCH_S,
     EVENT_KINDS,
@@ -11,7 +12,6 @@ from data_pipelines.scoring.record import (
     Event,
     Scoring,
     ScoringError,
-    align,
 )
 from data_pipelines.scoring.vocabulary import CODE_BOOKS
 

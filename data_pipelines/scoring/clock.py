@@ -9,6 +9,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from data_pipelines.findings import Finding
 from data_pipelines.scoring.record import ScoringError
 
 DAY_S = 86400.0
@@ -80,8 +81,10 @@ def circular_difference(later_s: float, earlier_s: float) -> float:
     return DAY_S / 2 - (DAY_S / 2 - (later_s - earlier_s)) % DAY_S
 
 
-def onsets_from_start(times: Sequence[ClockTime], recording, path) -> list[float]:
-    """Return the clock times as seconds from the recording's start.
+def onsets_from_start(
+    times: Sequence[ClockTime], recording, path
+) -> tuple[list[float], list[Finding]]:
+    """Return the clock times as seconds from the recording's start, and what had to be decided.
 
     Dates, where the file has them, order the rows; otherwise a step back by more than 12 h is a
     midnight. The day of the recording's start is its header's where both files have a real date;
@@ -118,7 +121,7 @@ def onsets_from_start(times: Sequence[ClockTime], recording, path) -> list[float
         first += times[0].second_of_day - start_s
         if abs(first) > 2 * DAY_S:
             raise ScoringError(f"{path}: its dates are not the recording's: it is of another night")
-    return [first + second - seconds[0] for second in seconds]
+    return [first + second - seconds[0] for second in seconds], []
 
 
 def _dates(times, path) -> list[datetime.datetime]:

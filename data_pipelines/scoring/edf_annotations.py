@@ -48,7 +48,7 @@ def read_annotations(path) -> list[tuple[float, float | None, str]]:
         raise ScoringError(str(error)) from None
 
 
-def scoring_from_annotations(path, annotations, *, source: str, shift_s: float = 0.0):
+def scoring_from_annotations(path, annotations, *, source: str, shift_s=0.0, findings=()):
     """Return the `Scoring` that (onset_s, duration_s or None, text) rows hold.
 
     A stage without a duration lasts until the next stage row, at most one epoch if it is the last
@@ -84,6 +84,7 @@ def scoring_from_annotations(path, annotations, *, source: str, shift_s: float =
         events=events,
         events_scored=bool(events),
         notes=notes if dropped else [],
+        findings=findings,
     )
 
 

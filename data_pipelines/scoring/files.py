@@ -3,14 +3,6 @@
 import pathlib
 import re
 
-import numpy as np
-
-from data_pipelines.scoring.clock import (
-    circular_difference,
-    date_is_blank,
-    edf_start,
-    recording_start,
-)
 from data_pipelines.scoring.edf_annotations import (
     is_edf,
     read_annotations,
@@ -18,7 +10,8 @@ from data_pipelines.scoring.edf_annotations import (
 )
 from data_pipelines.scoring.json_lists import read_json
 from data_pipelines.scoring.lists import read_eannot, read_list
-from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
+from data_pipelines.scoring.placement import check_overlap, shift_of
+from data_pipelines.scoring.record import Scoring, ScoringError
 from data_pipelines.scoring.tables import (
     is_bids,
     is_noxturnal,
@@ -57,7 +50,7 @@ def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scori
         scoring = _read(path, recording, code_book)
     except OSError as error:
         raise ScoringError(f"{path}: cannot be read ({error.strerror})") from None
-    _check_overlap(path, scoring, recording)
+    check_overlap(path, scoring, recording)
     return scoring
 
 
@@ -91,45 +84,10 @@ def _read(path, recording, code_book):
 
 def _read_edf(path, recording):
     annotations = read_annotations(path)
-    shift = 0.0
-    if recording is not None and not _is_same_file(path, recording):
-        shift = _shift_of(path, edf_start(path), recording)
-    return scoring_from_annotations(path, annotations, source="edf_annotations", shift_s=shift)
-
-
-def _is_same_file(path, recording) -> bool:
-    own = getattr(recording, "path", None)
-    return own is not None and pathlib.Path(own).resolve() == path.resolve()
-
-
-def _shift_of(path, start, recording) -> float:
-    """Return where in the recording a separate annotation file starts, in s."""
-    began, start_s = recording_start(recording), getattr(recording, "start_of_day_s", None)
-    if start is None or start_s is None:
-        return 0.0
-    second = start.hour * 3600 + start.minute * 60 + start.second
-    shift = circular_difference(second, int(start_s))
-    if began is not None and not (date_is_blank(began) or date_is_blank(start)):
-        shift = (start - began).total_seconds()
-    duration_s = getattr(recording, "duration_s", None)
-    if not -EPOCH_S <= shift < (duration_s if duration_s is not None else EPOCH_S):
-        # How far apart they are would tell one's date from the other's.
-        raise ScoringError(f"{path}: starts outside the recording: it belongs to another recording")
-    return shift
-
-
-def _check_overlap(path, scoring, recording) -> None:
-    duration_s = getattr(recording, "duration_s", None)
-    if duration_s is None:
-        return
-    scored = np.flatnonzero(scoring.stages >= 0)
-    onsets = [scored[0] * EPOCH_S] if len(scored) else []
-    onsets += [event.onset_s for event in scoring.events[:1]]
-    if onsets and min(onsets) >= duration_s:
-        raise ScoringError(
-            f"{path}: its first stage or event is at {min(onsets):.0f} s of a recording of "
-            f"{duration_s:.0f} s: it belongs to another recording"
-        )
+    shift_s, findings = shift_of(path, recording)
+    return scoring_from_annotations(
+        path, annotations, source="edf_annotations", shift_s=shift_s, findings=findings
+    )
 
 
 def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Path | None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from data_pipelines.findings import Finding
+
 EPOCH_S = 30
 """Length of a scored epoch (AASM manual; R&K scorings of 20 s are brought to this grid)."""
 
@@ -76,7 +78,8 @@ class Scoring:
         source: the format read, e.g. `nsrr_xml`.
         events_scored: whether somebody looked for events at all. Where False, an empty list of
             events does not mean a night without events.
-        notes: what reading had to decide (trimmed, padded, dropped), in words without file text.
+        notes: what reading had to decide and nobody needs to look at, in words without file text.
+        findings: what it had to decide and a user should look at.
     """
 
     stages: np.ndarray
@@ -84,6 +87,7 @@ class Scoring:
     source: str
     events_scored: bool = True
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def check_time(value: float, what: str, path) -> float:
@@ -163,6 +167,7 @@ def make_scoring(
     events: Iterable[Event] = (),
     events_scored: bool = True,
     notes: Sequence[str] = (),
+    findings: Sequence[Finding] = (),
 ) -> Scoring:
     """Return a checked `Scoring` from stage runs and events.
 
@@ -198,57 +203,6 @@ def make_scoring(
             f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
         )
     kept.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
-    return Scoring(epochs_from_runs(checked), kept, source, events_scored, tuple(notes))
-
-
-def align(scoring: Scoring, duration_s: float) -> tuple[Scoring, list[str]]:
-    """Bring a scoring to the length of its recording.
-
-    Epochs and events past the end are left out, missing epochs become -1, events that outlast the
-    recording are cut at its end. A last epoch that the recording fills to less than half is left
-    out, like a scoring's own half epochs.
-
-    Args:
-        scoring: as read.
-        duration_s: length of the recording in s.
-
-    Returns:
-        the scoring with exactly `floor(duration_s / 30 + 1 / 2)` epochs, and what was done.
-
-    Raises:
-        ScoringError: nothing of the scoring lies within the recording, so it belongs to another.
-    """
-    count = int(duration_s / EPOCH_S + 0.5)
-    stages, notes = scoring.stages, []
-    scored = np.flatnonzero(stages >= 0)
-    inside = [event for event in scoring.events if event.onset_s < duration_s]
-    if (len(scored) or scoring.events) and not (len(scored) and scored[0] < count) and not inside:
-        raise ScoringError(
-            f"the scoring starts {scored[0] * EPOCH_S if len(scored) else 0} s or more into a "
-            f"recording of {duration_s:g} s: it belongs to another recording"
-        )
-    if len(stages) > count:
-        lost = int((stages[count:] >= 0).sum())
-        notes.append(
-            f"scoring is {(len(stages) - count) * EPOCH_S} s longer than the recording; "
-            f"{lost} scored epochs past its end left out"
-        )
-        stages = stages[:count]
-    elif len(stages) < count:
-        notes.append(
-            f"scoring is {(count - len(stages)) * EPOCH_S} s shorter than the recording; "
-            f"{count - len(stages)} epochs are unscored"
-        )
-        stages = np.concatenate([stages, np.full(count - len(stages), -1, np.int8)])
-    if len(inside) < len(scoring.events):
-        notes.append(
-            f"{len(scoring.events) - len(inside)} events past the recording's end left out"
-        )
-    events = [
-        dataclasses.replace(event, duration_s=min(event.duration_s, duration_s - event.onset_s))
-        for event in inside
-    ]
-    aligned = dataclasses.replace(
-        scoring, stages=stages, events=events, notes=(*scoring.notes, *notes)
+    return Scoring(
+        epochs_from_runs(checked), kept, source, events_scored, tuple(notes), tuple(findings)
     )
-    return aligned, notes

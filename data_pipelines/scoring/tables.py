@@ -81,7 +81,8 @@ def read_noxturnal(path, rows: Rows, recording) -> Scoring:
     rows = [row for row in rows if _is_noxturnal_row(row)]
     starts = [parse_clock(row[0]) for row in rows]
     annotations = []
-    for row, onset in zip(rows, onsets_from_start(starts, recording, path), strict=True):
+    onsets, findings = onsets_from_start(starts, recording, path)
+    for row, onset in zip(rows, onsets, strict=True):
         if normalise(row[2]) == "plm":
             continue  # A series of leg movements; its movements have rows of their own.
         length = number_of(row[3]) if len(row) > 3 and row[3] else None
@@ -89,7 +90,7 @@ def read_noxturnal(path, rows: Rows, recording) -> Scoring:
             start, end = parse_clock(row[0]), parse_clock(row[1])
             length = (end.second_of_day - start.second_of_day) % DAY_S
         annotations.append((onset, length, row[2]))
-    return scoring_from_annotations(path, annotations, source="noxturnal_csv")
+    return scoring_from_annotations(path, annotations, source="noxturnal_csv", findings=findings)
 
 
 def _remlogic_columns(row) -> tuple[int, int, int] | None:
@@ -131,9 +132,9 @@ def read_remlogic(path, rows: Rows, recording) -> Scoring:
         found.append((length, row[event_at]))
     if not times:
         raise ScoringError(f"{path}: no event stands under its heading")
-    onsets = onsets_from_start(times, recording, path)
+    onsets, findings = onsets_from_start(times, recording, path)
     annotations = [(onset, length, text) for onset, (length, text) in zip(onsets, found)]
-    return scoring_from_annotations(path, annotations, source="remlogic_text")
+    return scoring_from_annotations(path, annotations, source="remlogic_text", findings=findings)
 
 
 _LUNA_STAGES = {"l": -1, "m": -1, "u": -1, "?": -1, "": -1, "lights": -1, "gap": -1}
@@ -168,10 +169,11 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
         start, stop = fields[2:4] if len(fields) == 4 else fields[3:5]
         rows.append((number, fields[0], fields[1], start, stop))
     clocks = [(at, _luna_clock(row[at])) for row in rows for at in (3, 4)]
-    placed = iter(())
+    placed, findings = iter(()), []
     if any(clock for _, clock in clocks):
         times = [clock for _, clock in clocks if clock]
-        placed = iter(onsets_from_start(times, recording, path))
+        onsets, findings = onsets_from_start(times, recording, path)
+        placed = iter(onsets)
     spans = []
     for number, _, _, start, stop in rows:
         onset = next(placed) if _luna_clock(start) else _luna_time(start, path, number)
@@ -205,6 +207,7 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
         events=events,
         events_scored=bool(events),
         notes=notes if dropped else (),
+        findings=findings,
     )
 
 

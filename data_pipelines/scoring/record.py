@@ -235,6 +235,8 @@ def _of_people(path, runs, named):
             f"{path}: more than {MAX_SCORERS} stages at the same time; are its durations "
             "those of the stages?"
         )
+    if len(apart) < 2:
+        return epochs_from_runs(runs), (), []
     people = padded([epochs_from_runs(rows) for rows in apart])
     people = tuple(row for row in people if (row >= 0).any())
     if len(people) < 2:

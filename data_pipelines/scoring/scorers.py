@@ -61,3 +61,8 @@ def differing(scorers: Sequence[np.ndarray], stages: np.ndarray) -> list[Finding
         " --scorer=1 takes the first"
     )
     return [Finding("several_scorers", f"{len(scorers)} scorers", note, lost, lost * 30.0)]
+
+
+def letters_of(stages: np.ndarray) -> str:
+    """Return stages as a letter an epoch, `W123R`, or `-` where there is none."""
+    return "".join("W123R"[stage] if stage >= 0 else "-" for stage in stages)

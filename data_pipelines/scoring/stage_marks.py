@@ -163,7 +163,8 @@ def _unknown_stages(marks, others, timed, unknown) -> list[float]:
             continue
         at_a_stage = any(_nearest(onsets, row.onset_s) <= _SAME_S for row in rows)
         if timed:
-            alike = all(_is_epoch(row, timed, onsets, step) for row in rows)
+            alike = all(_is_epoch(row, onsets[0], step) for row in rows)
+            alike = alike and not _overlap_any(rows, timed)
         elif step is None:
             alike = len(rows) > 1
         else:
@@ -188,17 +189,21 @@ def _nearest(onsets, onset) -> float:
     return min(abs(onset - onsets[i]) for i in (at - 1, at) if 0 <= i < len(onsets))
 
 
-def _is_epoch(row, timed, onsets, step) -> bool:
-    """Whether a row with a duration lies like a stage's: whole epochs, on the grid, of no other."""
+def _is_epoch(row, origin_s, step) -> bool:
+    """Whether a row with a duration is whole epochs of the grid."""
     if not row.duration_s or step is None:
         return False
     whole = row.duration_s > step / 2 and _on_grid(row.duration_s, step)
-    free = all(
-        mark.onset_s + mark.duration_s <= row.onset_s + _SAME_S
-        or mark.onset_s >= row.onset_s + row.duration_s - _SAME_S
-        for mark in timed
-    )
-    return whole and _on_grid(row.onset_s - onsets[0], step) and free
+    return whole and _on_grid(row.onset_s - origin_s, step)
+
+
+def _overlap_any(rows, timed) -> bool:
+    """Whether one of some rows with durations lies at the same time as one of others."""
+    starts = np.array([mark.onset_s for mark in timed])
+    latest = np.maximum.accumulate([mark.onset_s + mark.duration_s for mark in timed])
+    onsets = np.array([row.onset_s for row in rows])
+    before = np.searchsorted(starts, onsets + [row.duration_s for row in rows] - _SAME_S)
+    return bool(((before > 0) & (latest[before - 1] > onsets + _SAME_S)).any())
 
 
 def _streams(path, rows) -> list[list[Mark]]:

@@ -5,6 +5,7 @@ what is no root of a known word, no single digit or letter and no short code is 
 """
 
 import collections
+import functools
 import re
 
 from data_pipelines.findings import Finding
@@ -62,6 +63,7 @@ def looks_like(text: str) -> str | None:
     return kind if kind in (None, "stage") else "event"
 
 
+@functools.lru_cache(maxsize=8192)
 def _kind(text: str) -> str | None:
     tokens = tokens_of(text.partition("@@")[0][:200])
     roots = [_root(token) for token in tokens]
@@ -78,6 +80,7 @@ def _kind(text: str) -> str | None:
     return "stage" if "stage" in kinds or alone or only else None
 
 
+@functools.lru_cache(maxsize=8192)
 def printable(text: str) -> str:
     """Return a text with an ellipsis for whatever might name a person.
 
@@ -130,13 +133,14 @@ class Unknown:
         if _SHORTEST_S < (duration_s or 0.0) <= _LONGEST_S:
             self._timed += 1
 
-    def events_scored(self, events: list[Event]) -> bool | tuple[str, ...]:
+    def events_scored(self, events: list[Event], *, empty=False) -> bool | tuple[str, ...]:
         """Return for which events somebody looked and was understood.
 
         True: for all kinds. False: for none, or nothing of it was understood; lights and positions
         say nothing. Else the kinds that were understood, `apnea` for all of breathing: where words
         for breathing were not, or texts with durations stand where no word for breathing does, the
-        night does not count as free of apneas.
+        night does not count as free of apneas. `empty` is for formats whose files all come from
+        people who look for events: one without any is a night without any.
         """
         met = {event.kind for event in events} - _NOT_SCORED
         breathing = {kind for kind in met if kind.startswith(("apnea", "hypopnea"))}
@@ -144,7 +148,7 @@ class Unknown:
         if self._timed and not breathing:
             missed.add("breathing")
         if not met or not missed:
-            return bool(met)
+            return bool(met) or (empty and not missed)
         kinds = (met - breathing) | ({"apnea"} if breathing else set())
         kinds -= missed | ({"apnea"} if "breathing" in missed else set())
         return tuple(sorted(kinds)) or False

@@ -50,8 +50,7 @@ def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scori
         scoring = _read(path, recording, code_book)
     except OSError as error:
         raise ScoringError(f"{path}: cannot be read ({error.strerror})") from None
-    check_overlap(path, scoring, recording)
-    return scoring
+    return check_overlap(path, scoring, recording)
 
 
 def _read(path, recording, code_book):
@@ -83,10 +82,14 @@ def _read(path, recording, code_book):
 
 
 def _read_edf(path, recording):
-    annotations = read_annotations(path)
+    annotations, unread = read_annotations(path)
     shift_s, findings = shift_of(path, recording)
     return scoring_from_annotations(
-        path, annotations, source="edf_annotations", shift_s=shift_s, findings=findings
+        path,
+        annotations,
+        source="edf_annotations",
+        shift_s=shift_s,
+        findings=[*unread, *findings],
     )
 
 
@@ -140,7 +143,7 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
             return candidate
     if path.suffix.lower() in (".edf", ".bdf", ".rec") and path.is_file():
         try:
-            annotations = read_annotations(path)
+            annotations, _ = read_annotations(path)
         except (ScoringError, OSError):
             return None
         if any(stage_of(text) is not None for _, _, text in annotations):

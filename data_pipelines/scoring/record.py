@@ -43,6 +43,10 @@ EVENT_KINDS = (
 )
 
 
+SCORED_BEFORE = "scoring before the recording's start"
+"""What a finding calls the stages that were left out because they lie before the recording."""
+
+
 class ScoringError(ValueError):
     """A scoring file that cannot be read, cannot be trusted, or belongs to another recording."""
 
@@ -186,6 +190,7 @@ def make_scoring(
             f"{path}: its stages add up to more than {2 * MAX_TIME_S / 86400:g} days"
         )
     notes = list(notes)
+    findings = [*findings, *_scored_before(checked)]
     kept, before = [], 0
     for event in events:
         onset = check_time(event.onset_s, "an event's onset", path)
@@ -206,3 +211,12 @@ def make_scoring(
     return Scoring(
         epochs_from_runs(checked), kept, source, events_scored, tuple(notes), tuple(findings)
     )
+
+
+def _scored_before(runs) -> list[Finding]:
+    """What `epochs_from_runs` leaves out because it lies before time 0, from an epoch on."""
+    lost_s = sum(min(x + length, 0.0) - x for x, length, stage in runs if x < 0 <= stage)
+    if lost_s < EPOCH_S:
+        return []
+    note = f"{lost_s:.6g} s of scoring before the start of the recording left out"
+    return [Finding("scoring_trimmed", SCORED_BEFORE, note, seconds=round(lost_s, 3))]

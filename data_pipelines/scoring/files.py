@@ -57,8 +57,7 @@ def read_scoring(
         raise ScoringError(f"{path}: cannot be read ({error.strerror})") from None
     if scorer is not None:
         scoring = of_scorer(scoring, scorer, path)
-    check_overlap(path, scoring, recording)
-    return scoring
+    return check_overlap(path, scoring, recording)
 
 
 def _read(path, recording, code_book):
@@ -90,14 +89,14 @@ def _read(path, recording, code_book):
 
 
 def _read_edf(path, recording, code_book):
-    annotations = read_annotations(path)
+    annotations, unread = read_annotations(path)
     shift_s, findings = shift_of(path, recording)
     return scoring_from_annotations(
         path,
         annotations,
         source="edf_annotations",
         shift_s=shift_s,
-        findings=findings,
+        findings=[*unread, *findings],
         code_book=code_book,
     )
 
@@ -152,7 +151,7 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
             return candidate
     if path.suffix.lower() in (".edf", ".bdf", ".rec") and path.is_file():
         try:
-            annotations = read_annotations(path)
+            annotations, _ = read_annotations(path)
         except (ScoringError, OSError):
             return None
         if any(stage_of(text) is not None for _, _, text in annotations):

@@ -313,7 +313,7 @@ class ChannelCheck:
         if factor not in (None, 1.0):
             self.fix(
                 factor,
-                f"times {factor:g}: {reading.said}, and {seen:.3g} uV a second is no "
+                f"times {factor:g}: {reading.said}, and {reading.size} is no "
                 f"{reading.signal_type.upper()} ({low} to {high} uV)",
             )
             return factor

@@ -58,11 +58,14 @@ class Reading:
 
     @property
     def said(self) -> str:
+        """Its unit in words."""
         return f"declared in {self.declared!r}" if self.declared else "without a unit"
 
     @property
     def size(self) -> str:
-        return f"{self.amplitude:.3g} uV a second"
+        """Its amplitude in words."""
+        digits = ",.0f" if 1000 <= self.amplitude < 1e9 else ".3g"
+        return f"{self.amplitude:{digits}} uV a second"
 
 
 def no_contact(reading: Reading, others: list[Reading]) -> str | None:

@@ -106,6 +106,11 @@ def scoring_from_annotations(
     )
 
 
+def has_stages(annotations) -> bool:
+    """Whether one of (onset_s, duration_s or None, text) rows is a stage."""
+    return any(stage_of(split_scorer(text)[0]) is not None for _, _, text in annotations)
+
+
 def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:
     """Write a scoring as an EDF+C file of annotations alone, named by the standard's own texts.
 

@@ -5,6 +5,7 @@ import re
 
 from data_pipelines.scoring.consensus import of_scorer
 from data_pipelines.scoring.edf_annotations import (
+    has_stages,
     is_edf,
     read_annotations,
     scoring_from_annotations,
@@ -23,7 +24,6 @@ from data_pipelines.scoring.tables import (
     read_remlogic,
 )
 from data_pipelines.scoring.text import decode, read_bytes, table_of
-from data_pipelines.scoring.vocabulary import stage_of
 from data_pipelines.scoring.wfdb_annotations import read_wfdb
 from data_pipelines.scoring.xml_files import read_xml
 
@@ -155,7 +155,7 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
             annotations = read_annotations(path)
         except (ScoringError, OSError):
             return None
-        if any(stage_of(text) is not None for _, _, text in annotations):
+        if has_stages(annotations):
             return path
     return None
 

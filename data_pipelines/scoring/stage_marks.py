@@ -53,7 +53,6 @@ class Text:
     onset_s: float
     duration_s: float | None
     text: str
-    scorer: str = ""
 
 
 def split_scorer(text: str) -> tuple[str, str]:

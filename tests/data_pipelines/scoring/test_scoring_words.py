@@ -1,5 +1,6 @@
 """Words of many vendors and languages, and what becomes of those that nobody knows."""
 
+import contextlib
 import csv
 import string
 
@@ -439,6 +440,28 @@ def test_words_are_shown_by_their_roots():
     assert {text: unknown_words.printable(text) for text in shown} == shown
     likes = {"Stade 5": "stage", "Light sleep": "stage", "Schlafapnoe": "event", "Bathroom": None}
     assert {text: unknown_words.looks_like(text) for text in likes} == likes
+
+
+TIMES = st.sampled_from([0, 30, 60, 90, 120, 0.1, 45, 1e5, -30, 1e300, float("nan"), float("inf")])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            TIMES,
+            st.none() | TIMES,
+            st.sampled_from([*ENGLISH.split("|"), *INVENTED, "Apnea", "x", "N2@@Anna", "Rater 2 W"])
+            | st.text(max_size=20),
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_any_annotations_give_a_scoring_or_the_typed_error(rows):
+    with contextlib.suppress(ScoringError):
+        found = read(rows)
+        assert all(len(row) == len(found.stages) for row in found.scorers)
+        assert all(np.isfinite(finding.seconds or 0) for finding in found.findings)
 
 
 def test_many_texts_are_read_quickly():

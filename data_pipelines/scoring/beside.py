@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from data_pipelines.findings import Finding
 from data_pipelines.scoring import domino
-from data_pipelines.scoring.edf_annotations import read_annotations
+from data_pipelines.scoring.edf_annotations import has_stages, read_annotations
 from data_pipelines.scoring.event_tables import columns_of, heading_at
 from data_pipelines.scoring.files import format_of, head_of, read_scoring
 from data_pipelines.scoring.lists import looks_like_list
@@ -208,7 +208,7 @@ def _sleep_edf(path: pathlib.Path, names: Listing) -> pathlib.Path | None:
 
 def _has_stages(path) -> bool:
     try:
-        return any(stage_of(text) is not None for _, _, text in read_annotations(path)[0])
+        return has_stages(read_annotations(path)[0])
     except (ScoringError, OSError):
         return False
 

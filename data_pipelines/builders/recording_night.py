@@ -94,6 +94,7 @@ class PrepareRecording:
                 f"; {recording.labels[i]!r} cannot be read: {reason}"
                 for i, reason in list(recording.unreadable.items())[:3]
             )
+            broken += "".join(f"; {finding.note}" for finding in resolution.findings)
             raise RecordingError(
                 f"{recording.name}: none of its {len(recording.labels)} labels is a channel wanted "
                 f"here{broken}; python -m launch.check_recordings tells why, --aliases=FILE adds "

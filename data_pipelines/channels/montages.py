@@ -270,13 +270,15 @@ def _foreign_families(families: dict[str, set[int]], midline: set[str]) -> set[s
     } - _COPIES
     if len(high) > (1 if _on_scalp(families, midline) else 0):
         foreign |= {family for family, _ in high}
-    if not midline and not any(family in families for family in _TWO_LETTERS):
+    shafts = {
+        family
+        for family, numbers in families.items()
+        if family in TEN_FIVE and len(family) == 1 and numbers >= set(range(1, _SHAFT + 1))
+    }
+    rest = {family: families[family] for family in families.keys() - shafts}
+    if not _on_scalp(rest, midline) and not any(family in rest for family in _TWO_LETTERS):
         # F1 to F8 with neither Fz nor FC1 is a shaft: no cap has the row without its neighbours.
-        foreign |= {
-            family
-            for family, numbers in families.items()
-            if family in TEN_FIVE and len(family) == 1 and numbers >= set(range(1, _SHAFT + 1))
-        }
+        foreign |= shafts
     return foreign
 
 

@@ -172,7 +172,7 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
             )
     findings = ()
     if foreign is not None and _matters(misleading, blocked, bindings):
-        reasons = blocked | {i: why for i, why in reasons.items() if i in unread} | reasons
+        reasons |= {i: why for i, why in blocked.items() if i not in unread}
         findings = (_foreign_finding(labels, foreign),)
     used = {b.index for b in bindings.values()} | {b.reference for b in bindings.values()}
     unused = [

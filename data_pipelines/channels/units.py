@@ -8,6 +8,9 @@ siblings: an electrode in the air is an antenna.
 """
 
 import dataclasses
+import math
+
+from data_pipelines.recordings.base import MICROVOLTS_PER
 
 # Median standard deviation of one second, in uV, that a worn electrode gives. Each range spans less
 # than a factor of 1000, so that at most one power of 1000 can bring a reading into it.
@@ -17,7 +20,7 @@ FACTORS = (1e-3, 1e3, 1e-6, 1e6)
 # Shares of the power above 1 Hz that lie at the mains frequency and its multiples. Electrodes of
 # clinical recordings without a shielded room were met with up to 0.986, and read well once the line
 # is notched out; in the air they give more. NOTED is half of the power, and what a channel of
-# another size than its kind's must stay below to be taken for a wrong unit.
+# another size than its kind's must stay below to be taken for one in another unit.
 NOTED_HUM, LARGE_HUM, NO_CONTACT_HUM = 0.5, 0.9, 0.99
 
 _TOGETHER = {"eeg": "head", "eog": "head", "emg": "emg", "ecg": "ecg"}
@@ -57,6 +60,12 @@ class Reading:
         return next((x for x in FACTORS if low <= self.amplitude * x <= high), None)
 
     @property
+    def unit(self) -> float | str:
+        """Its unit to compare with that of others, whatever its spelling."""
+        spelt = self.declared.casefold().replace("μ", "µ")
+        return MICROVOLTS_PER.get(spelt, spelt)
+
+    @property
     def said(self) -> str:
         """Its unit in words."""
         return f"declared in {self.declared!r}" if self.declared else "without a unit"
@@ -75,47 +84,59 @@ def no_contact(reading: Reading, others: list[Reading]) -> str | None:
         reading: The channel.
         others: The channels of the recording that were read; itself may be among them.
     """
-    _, high = PLAUSIBLE_UV[reading.signal_type]
-    large = reading.amplitude > high
     hum = f"{reading.hum:.0%} of its power is {reading.line_hz} Hz hum"
-    if reading.hum >= (LARGE_HUM if large and reading.in_volts else NO_CONTACT_HUM):
-        return f"no contact: {reading.size}, and {hum}"
+    _, high = PLAUSIBLE_UV[reading.signal_type]
     factor = reading.factor
+    large = factor == 1 and reading.amplitude > high and reading.in_volts
+    if reading.hum >= (LARGE_HUM if large else NO_CONTACT_HUM):
+        return f"no contact: {reading.size}, and {hum}"
     if factor is None:
         return None
-    if factor != 1 and reading.hum >= NOTED_HUM:
-        return f"no contact: {reading.size}, no {_kind(reading)}, and {hum}"
     siblings = [
         other
         for other in others
         if other.name != reading.name
         and _TOGETHER[other.signal_type] == _TOGETHER[reading.signal_type]
-        and other.declared.casefold() == reading.declared.casefold()
-        and other.hum < NOTED_HUM
+        and other.unit == reading.unit
         and other.factor is not None
     ]
-    fitting = [other for other in siblings if other.factor == 1]
     agreeing = [other for other in siblings if other.factor == factor]
-    if factor != 1 and fitting:
-        of_its_kind = [other for other in siblings if other.signal_type == reading.signal_type]
-        if of_its_kind and all(other.factor == factor for other in of_its_kind):
-            return None  # all eyes, or all of the EEG: a gain of their own that is declared wrong
-        if factor > 1 and len(agreeing) >= len(fitting):
-            return None
-        return (
-            f"no contact: {reading.size} is no {_kind(reading)}, while {fitting[0].name}, "
-            f"{fitting[0].said} too, reads {fitting[0].size}"
-        )
-    if factor == 1 and reading.hum >= NOTED_HUM and not fitting:
-        wrong = [other for other in siblings if other.factor > 1]
-        if len(wrong) > 1:
-            return (
-                f"no contact: {hum}, and {reading.size} fits {reading.declared} only as declared; "
-                f"{wrong[0].name} and {wrong[1].name} show that the unit is wrong by "
-                f"{wrong[0].factor:g}"
-            )
-    return None
+    # Hum of a loose electrode may look plausible in a unit in which the others are too small.
+    telling = [other for other in siblings if factor < 1 or other.hum < NOTED_HUM]
+    if factor == 1:
+        return _lost_though_plausible(reading, telling, hum)
+    size = f"no contact: {reading.size} is no {reading.signal_type.upper()}"
+    nearer = [x for x in telling if _distance(x.factor) < _distance(factor)]
+    if reading.hum >= NOTED_HUM and (nearer or not agreeing):
+        return f"{size}, and {hum}"
+    fitting = [other for other in nearer if other.factor == 1]
+    if not nearer or _is_gain_of_its_kind(reading, telling):
+        return None
+    if fitting and factor > 1 and len(agreeing) >= len(fitting):
+        return None  # too small for a wrong unit to be an accident: a loose one may look plausible
+    sibling = (fitting or nearer)[0]
+    return (
+        f"{size} in a unit in which {sibling.name}, {sibling.said} too, reads "
+        f"{sibling.amplitude * sibling.factor:.3g} uV"
+    )
 
 
-def _kind(reading: Reading) -> str:
-    return reading.signal_type.upper()
+def _lost_though_plausible(reading: Reading, telling: list[Reading], hum: str) -> str | None:
+    """A loose electrode that fits uV by accident, where the unit is wrong for all others."""
+    wrong = {other.factor for other in telling}
+    if reading.hum < NOTED_HUM or len(telling) < 2 or len(wrong) != 1 or wrong == {1.0}:
+        return None
+    return (
+        f"no contact: {hum}, and {telling[0].name} and {telling[1].name}, {reading.said} too, show "
+        f"that the unit is wrong by {wrong.pop():g}"
+    )
+
+
+def _is_gain_of_its_kind(reading: Reading, telling: list[Reading]) -> bool:
+    """Whether all eyes, or all of the EEG, need one factor: a gain that is declared wrong."""
+    same = [other for other in telling if other.signal_type == reading.signal_type]
+    return bool(same) and all(other.factor == reading.factor for other in same)
+
+
+def _distance(factor: float) -> float:
+    return abs(math.log10(factor))

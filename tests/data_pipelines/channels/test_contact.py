@@ -107,7 +107,8 @@ def test_one_sibling_is_enough(tmp_path):
     loose = drift(4, 15_000)
     _, quality = check(tmp_path, {"C3-M2": (brain(1), "uV"), "C4-M1": (loose, "uV")})
     assert statuses(quality) == {"eeg_c3": "ok", "eeg_c4": "refused"}
-    assert "while eeg_c3, declared in 'uV' too, reads 19.9 uV" in quality.findings[0].note
+    note = quality.findings[0].note
+    assert "no EEG in a unit in which eeg_c3, declared in 'uV' too, reads 19.9 uV" in note
 
 
 @pytest.mark.parametrize("factor, unit", [(1e3, "mV"), (1e-3, "uV"), (1e6, "V"), (1, "uV")])
@@ -125,6 +126,22 @@ def test_a_unit_that_is_wrong_for_all_is_set_right(tmp_path, factor, unit):
     np.testing.assert_allclose(read, brain(1), atol=0.2)
     repaired = [what for kind, what in kinds(quality) if kind == "repaired_unit"]
     assert repaired == ([] if factor == 1 else ["eeg_c3", "eog_e1", "eeg_f3"])
+
+
+@pytest.mark.parametrize("numbers", [1e3, 1e-3])
+def test_a_wrong_unit_is_set_right_in_the_hum_of_a_ward(tmp_path, numbers):
+    """Hum of four times the EEG in every channel, as met in clinics, is no reason to refuse it."""
+    signals = {
+        label: (numbers * (x + hum(7, 80, rest=0)), "uV") for label, (x, _) in SIBLINGS.items()
+    }
+    loose = drift(4, 15_000) if numbers > 1 else hum(4, 15_000)
+    _, quality = check(tmp_path, signals | {"C4-M1": (numbers * loose, "uV")})
+    assert statuses(quality) == {
+        "eeg_c3": "fixed",
+        "eeg_c4": "refused",
+        "eog_e1": "fixed",
+        "eeg_f3": "fixed",
+    }
 
 
 def test_each_declared_unit_and_each_kind_is_judged_for_itself(tmp_path):

@@ -43,9 +43,9 @@ def split_of(subject: str, *, fractions: Sequence[float] = (0.8, 0.1, 0.1), salt
 # Cohorts whose file names say which person several nights are of.
 _SUBJECT_RULES = (
     # Sleep-EDF cassette and telemetry: SC4ssN, ST7ssN (N the night, then two letters).
-    re.compile(r"(?P<subject>SC4\d\d|ST7\d\d)[0-9][A-Z][0-9A-Z](-PSG)?"),
+    re.compile(r"(?P<upper>SC4\d\d|ST7\d\d)[0-9][A-Z][0-9A-Z](-PSG)?", re.I),
     # MIT-BIH Polysomnographic Database: slp01a and slp01b are one person's night in two parts.
-    re.compile(r"(?P<subject>slp\d\d)[a-z]?"),
+    re.compile(r"(?P<lower>slp\d\d)[a-z]?", re.I),
     # NSRR: visit, then the person (shhs1-200001, mros-visit1-aa0001, chat-baseline-300001).
     re.compile(r"(?P<cohort>shhs)[12]-(?P<subject>\d+)", re.I),
     re.compile(r"(?P<cohort>mros)-visit[12]-(?P<subject>[a-z0-9]+)", re.I),
@@ -68,6 +68,10 @@ def person_in_name(stem: str) -> str | None:
         match = rule.fullmatch(stem)
         if match:
             parts = match.groupdict()
+            if "upper" in parts:
+                return parts["upper"].upper()
+            if "lower" in parts:
+                return parts["lower"].lower()
             cohort = parts.get("cohort")
             return f"{cohort.lower()}-{parts['subject']}" if cohort else parts["subject"]
     return None

@@ -12,6 +12,7 @@ from data_pipelines.findings import Finding
 SUFFIXES = (".edf", ".bdf", ".rec", ".hea")
 # Files of these names hold scoring only, and are found from the recording they belong to.
 SCORING_NAMES = ("hypnogram", "sleepscoring")
+TABLES = ("participants.csv", "participants.tsv")
 
 
 def find_recordings(
@@ -36,10 +37,10 @@ def find_recordings(
     paths, copies = recordings_below(folder, SUFFIXES, findings)
     found, doubles = {}, []
     for path in paths:
-        if any(word in path.stem.lower() for word in SCORING_NAMES):
+        if is_scoring(path):
             continue
         within = path.relative_to(folder)
-        name = within.with_suffix("").as_posix()
+        name = name_of(path, folder)
         if name in found:
             reason = f"{found[name].path.name} beside it has the same name"
             doubles.append((within.as_posix(), reason))
@@ -51,6 +52,16 @@ def find_recordings(
     return found, doubles
 
 
+def is_scoring(path: pathlib.Path) -> bool:
+    """Whether a file of a recording's suffix holds scoring only, by its name."""
+    return any(word in path.stem.lower() for word in SCORING_NAMES)
+
+
+def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """The name of a recording below a folder: its path within it without the suffix."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
 def recordings_below(
     folder: pathlib.Path, suffixes: Collection[str], findings: list[Finding] | None = None
 ) -> tuple[list[pathlib.Path], list[tuple[pathlib.Path, pathlib.Path]]]:
@@ -60,7 +71,7 @@ def recordings_below(
         folder: The folder; links to folders are followed, hidden folders left out.
         suffixes: Those of recordings, in small letters. Links of these suffixes that lead nowhere
             are in the list: opening one says so.
-        findings: Where to add what was found about links.
+        findings: Where to add what was found about links, and tables of participants not read.
 
     Returns:
         the paths, sorted, and links to a file that is there already as ``(link, file)``.
@@ -68,6 +79,7 @@ def recordings_below(
     below = walk(folder)
     if findings is not None:
         findings += _about_links(below)
+        findings += _about_tables(below, folder)
     wanted = [
         path
         for path in sorted([*below.paths, *below.broken])
@@ -97,6 +109,19 @@ def recordings_below(
             )
         )
     return [path for path in wanted if path not in doubles], copies
+
+
+def _about_tables(below, folder):
+    """Tables of participants that are not where one is read."""
+    tables = [path for path in below.paths if path.name.lower() in TABLES]
+    if tables and not any(path.parent == folder for path in tables):
+        yield Finding(
+            "person",
+            "tables of participants in folders below",
+            f"{len(tables)} tables of participants lie in folders below, where none is read: join "
+            "them to one in the folder itself, or name it by --subjects",
+            count=len(tables),
+        )
 
 
 def _about_links(below):

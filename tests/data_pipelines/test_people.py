@@ -178,7 +178,8 @@ def test_people_of_bids_with_or_without_sub(tmp_path, header, ids):
 def test_boas_recordings_of_one_person_stay_together(test_data):
     path = test_data / "boas" / "participants.tsv"
     with open(path) as file:
-        expected = {row["participant_id"]: row["pid"] for row in csv.DictReader(file, delimiter="\t")}
+        rows = csv.DictReader(file, delimiter="\t")
+        expected = {row["participant_id"]: row["pid"] for row in rows}
     kinds = ("task-Sleep_acq-psg_eeg", "task-Sleep_acq-headband_eeg")
     names = {f"{key}_{kind}": pid for key, pid in expected.items() for kind in kinds}
     people = participants.match([participants.read_table(path)], names)

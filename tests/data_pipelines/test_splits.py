@@ -58,6 +58,8 @@ def test_impossible_shares_are_refused(fractions):
         ("ST7132J0-PSG", "ST713"),
         ("slp01a", "slp01"),
         ("slp01b", "slp01"),
+        ("SLP01A", "slp01"),
+        ("sc4002e0-psg", "SC400"),
         ("slp14", "slp14"),
         ("shhs1-200001", "shhs-200001"),
         ("shhs2-200001", "shhs-200001"),

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 
 from data_pipelines.findings import Finding
+from data_pipelines.recordings.base import RecordingError
+from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring import domino
 from data_pipelines.scoring.edf_annotations import read_annotations
 from data_pipelines.scoring.event_tables import columns_of, heading_at
@@ -221,7 +223,7 @@ def _reason(candidate: Candidate, code_book: str | None) -> str | None:
         return f"{suffix or 'a file of no suffix'} is not read here"
     try:
         return _reason_within(candidate, code_book)
-    except ScoringError as error:
+    except (ScoringError, RecordingError) as error:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
@@ -235,9 +237,9 @@ def _reason_within(candidate, code_book) -> str | None:
     text = decode(head)
     kind = format_of(path, head)
     if kind == "edf":
-        if candidate.said or _has_stages(path):
+        if candidate.said or (not EdfRecording(path).labels and _has_stages(path)):
             return None
-        return "no sleep stage is among its annotations"
+        return "it is a recording, or no sleep stage is among its annotations"
     if kind == "xml":
         roots = ("PSGAnnotation", "ScoredEvent", "CMPStudyConfig", "PatientStudy")
         return None if any(root in text for root in roots) else "it is XML of another kind"

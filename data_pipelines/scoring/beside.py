@@ -28,7 +28,7 @@ from data_pipelines.scoring.names import (
 )
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
 from data_pipelines.scoring.text import decode, table_of
-from data_pipelines.scoring.vocabulary import event_of, stage_of
+from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
 
 _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
 # What a name has beside the recording's, where that alone says the format; the first one first.
@@ -102,7 +102,11 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
     for candidate in own:
         if not candidate.said and _reason(candidate, code_book) is None:
             return candidate.path
-    if path.suffix.lower() in (".edf", ".bdf", ".rec") and path.is_file() and _has_stages(path):
+    if (
+        path.suffix.lower() in (".edf", ".bdf", ".rec")
+        and path.is_file()
+        and _has_stages(path, code_book)
+    ):
         return path
     for candidate in candidates:
         if candidate.rest is None and _reason(candidate, code_book) is None:
@@ -208,9 +212,11 @@ def _sleep_edf(path: pathlib.Path, names: Listing) -> pathlib.Path | None:
     return None
 
 
-def _has_stages(path) -> bool:
+def _has_stages(path, code_book) -> bool:
+    codes = code_book_of(code_book, path).stages if code_book is not None else {}
     try:
-        return any(stage_of(text) is not None for _, _, text in read_annotations(path))
+        texts = [text for _, _, text in read_annotations(path)]
+        return any(text.strip() in codes or stage_of(text) is not None for text in texts)
     except (ScoringError, OSError):
         return False
 
@@ -237,7 +243,7 @@ def _reason_within(candidate, code_book) -> str | None:
     text = decode(head)
     kind = format_of(path, head)
     if kind == "edf":
-        if candidate.said or (not EdfRecording(path).labels and _has_stages(path)):
+        if candidate.said or (not EdfRecording(path).labels and _has_stages(path, code_book)):
             return None
         return "it is a recording, or no sleep stage is among its annotations"
     if kind == "xml":
@@ -290,7 +296,7 @@ def _json_reason(path, text, code_book):
 
 
 def read_beside(
-    recording_path, *, recording=None, code_book: str | None = None
+    recording_path, *, recording=None, code_book: str | None = None, scorer: int | None = None
 ) -> tuple[Scoring | None, list[Finding]]:
     """Find and read the scoring of a recording, with the lists of events that belong to it.
 
@@ -305,7 +311,7 @@ def read_beside(
     found = find_scoring(path, code_book=code_book)
     if found is None:
         return None, _unread(path, code_book)
-    scored = read_scoring(found, recording=recording, code_book=code_book)
+    scored = read_scoring(found, recording=recording, code_book=code_book, scorer=scorer)
     if found == path:
         return scored, []
     return _with_others(path, found, scored, recording, code_book)
@@ -330,7 +336,7 @@ def _with_others(path, found, scored, recording, code_book):
             findings += _compare(path, found, other, scored, more)
         elif more.events and not (scored.events and reason is None):
             events += more.events
-            events_scored |= more.events_scored
+            events_scored = _both_scored(events_scored, more.events_scored)
             notes += [f"its events were read from {other.path.name}", *more.notes]
             findings += more.findings
     events.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
@@ -342,6 +348,14 @@ def _with_others(path, found, scored, recording, code_book):
         findings=(*scored.findings, *findings),
     )
     return scored, []
+
+
+def _both_scored(first, second):
+    """Join what two files say of the events that somebody looked for."""
+    if True in (first, second):
+        return True
+    kinds = {kind for said in (first, second) for kind in said or ()}
+    return tuple(sorted(kinds)) or False
 
 
 def _others(path, found, names: Listing) -> list[Candidate]:

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from data_pipelines.scoring.consensus import of_scorer
 from data_pipelines.scoring.domino import is_domino, read_domino
 from data_pipelines.scoring.edf_annotations import (
     is_edf,
@@ -31,7 +32,9 @@ from data_pipelines.scoring.wfdb_annotations import read_wfdb
 from data_pipelines.scoring.xml_files import read_xml
 
 
-def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scoring:
+def read_scoring(
+    path, *, recording=None, code_book: str | None = None, scorer: int | None = None
+) -> Scoring:
     """Read stages and events from a scoring file of any format known here.
 
     Args:
@@ -40,6 +43,8 @@ def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scori
             `start_of_day_s` and `duration_s` are looked at). Exports with wall-clock times need
             it; with it, a scoring that lies outside the recording is refused.
         code_book: what bare entries of a plain list mean, one of `CODE_BOOKS`.
+        scorer: whose stages to take where the file holds several people's, 1 for the first; by
+            default those on which they agree.
 
     Returns:
         stages and events from the start of the recording; not yet cut to its length (`align`).
@@ -52,6 +57,8 @@ def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scori
         scoring = _read(path, recording, code_book)
     except OSError as error:
         raise ScoringError(f"{path}: cannot be read ({error.strerror})") from None
+    if scorer is not None:
+        scoring = of_scorer(scoring, scorer, path)
     check_overlap(path, scoring, recording)
     return scoring
 
@@ -96,7 +103,7 @@ def _read(path, recording, code_book):
     if path.is_file():
         kind = format_of(path, head_of(path))
     if kind == "edf":
-        return _read_edf(path, recording)
+        return _read_edf(path, recording, code_book)
     if kind == "wfdb":
         return read_wfdb(path)
     data = read_bytes(path)
@@ -123,9 +130,14 @@ def _read(path, recording, code_book):
     return read_event_table(path, rows, recording, code_book=code_book)
 
 
-def _read_edf(path, recording):
+def _read_edf(path, recording, code_book):
     annotations = read_annotations(path)
     shift_s, findings = shift_of(path, recording)
     return scoring_from_annotations(
-        path, annotations, source="edf_annotations", shift_s=shift_s, findings=findings
+        path,
+        annotations,
+        source="edf_annotations",
+        shift_s=shift_s,
+        findings=findings,
+        code_book=code_book,
     )

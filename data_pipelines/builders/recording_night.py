@@ -153,10 +153,7 @@ class PrepareRecording:
         path, scored, findings = pending.scoring, None, []
         if path is None:
             scored, findings = scoring.read_beside(
-                pending.path,
-                recording=recording,
-                code_book=self.code_book,
-                scorer=self.scorer,
+                pending.path, recording=recording, code_book=self.code_book, scorer=self.scorer
             )
         elif path:
             scored = scoring.read_scoring(

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 
 from data_pipelines.findings import Finding
+from data_pipelines.recordings.base import RecordingError
+from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring import domino
 from data_pipelines.scoring.edf_annotations import has_stages, read_annotations
 from data_pipelines.scoring.event_tables import columns_of, heading_at
@@ -26,7 +28,7 @@ from data_pipelines.scoring.names import (
 )
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
 from data_pipelines.scoring.text import decode, table_of
-from data_pipelines.scoring.vocabulary import event_of, stage_of
+from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
 
 _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
 # What a name has beside the recording's, where that alone says the format; the first one first.
@@ -100,7 +102,11 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
     for candidate in own:
         if not candidate.said and _reason(candidate, code_book) is None:
             return candidate.path
-    if path.suffix.lower() in (".edf", ".bdf", ".rec") and path.is_file() and _has_stages(path):
+    if (
+        path.suffix.lower() in (".edf", ".bdf", ".rec")
+        and path.is_file()
+        and _has_stages(path, code_book)
+    ):
         return path
     for candidate in candidates:
         if candidate.rest is None and _reason(candidate, code_book) is None:
@@ -206,9 +212,11 @@ def _sleep_edf(path: pathlib.Path, names: Listing) -> pathlib.Path | None:
     return None
 
 
-def _has_stages(path) -> bool:
+def _has_stages(path, code_book) -> bool:
+    codes = code_book_of(code_book, path).stages if code_book is not None else {}
     try:
-        return has_stages(read_annotations(path)[0])
+        annotations, _ = read_annotations(path)
+        return has_stages(annotations) or any(text.strip() in codes for _, _, text in annotations)
     except (ScoringError, OSError):
         return False
 
@@ -221,7 +229,7 @@ def _reason(candidate: Candidate, code_book: str | None) -> str | None:
         return f"{suffix or 'a file of no suffix'} is not read here"
     try:
         return _reason_within(candidate, code_book)
-    except ScoringError as error:
+    except (ScoringError, RecordingError) as error:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
@@ -235,9 +243,9 @@ def _reason_within(candidate, code_book) -> str | None:
     text = decode(head)
     kind = format_of(path, head)
     if kind == "edf":
-        if candidate.said or _has_stages(path):
+        if candidate.said or (not EdfRecording(path).labels and _has_stages(path, code_book)):
             return None
-        return "no sleep stage is among its annotations"
+        return "it is a recording, or no sleep stage is among its annotations"
     if kind == "xml":
         roots = ("PSGAnnotation", "ScoredEvent", "CMPStudyConfig", "PatientStudy")
         return None if any(root in text for root in roots) else "it is XML of another kind"
@@ -309,13 +317,6 @@ def read_beside(
     return _with_others(path, found, scored, recording, code_book)
 
 
-def _either(one, other):
-    """Kinds of events that somebody looked for, by one of two scorings; True is all."""
-    if True in (one, other):
-        return True
-    return tuple(dict.fromkeys([*(one or ()), *(other or ())])) or False
-
-
 def _with_others(path, found, scored, recording, code_book):
     """Add the events of lists beside a scoring; compare with other scorings of the night."""
     names = listing(path.parent)
@@ -335,7 +336,7 @@ def _with_others(path, found, scored, recording, code_book):
             findings += _compare(path, found, other, scored, more)
         elif more.events and not (scored.events and reason is None):
             events += more.events
-            events_scored = _either(events_scored, more.events_scored)
+            events_scored = _both_scored(events_scored, more.events_scored)
             notes += [f"its events were read from {other.path.name}", *more.notes]
             findings += more.findings
     events.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
@@ -347,6 +348,14 @@ def _with_others(path, found, scored, recording, code_book):
         findings=(*scored.findings, *findings),
     )
     return scored, []
+
+
+def _both_scored(first, second):
+    """Join what two files say of the events that somebody looked for."""
+    if True in (first, second):
+        return True
+    kinds = {kind for said in (first, second) for kind in said or ()}
+    return tuple(sorted(kinds)) or False
 
 
 def _others(path, found, names: Listing) -> list[Candidate]:

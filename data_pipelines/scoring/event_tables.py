@@ -10,7 +10,7 @@ from data_pipelines.scoring import headings
 from data_pipelines.scoring.clock import DAY_S, parse_clock
 from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.lists import code_stage
-from data_pipelines.scoring.record import MAX_ROWS, STAGES, Scoring, ScoringError, make_scoring
+from data_pipelines.scoring.record import MAX_ROWS, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.time_units import (
     FACTORS,
@@ -23,7 +23,9 @@ from data_pipelines.scoring.vocabulary import CODE_BOOKS, code_book_of, normalis
 Rows = list[list[str]]
 
 # Where several columns could be the text, the earlier word is the one that names the stage.
-_TEXT_ORDER = ("stage hum", "sleep stage", "stage", "trial type", "event", "annotation", "name")
+_BIDS_ORDER = ("stage hum", "sleep stage", "stage", "trial type", "value")
+# Elsewhere a row of an event may say in which stage it lies.
+_TEXT_ORDER = ("event", "annotation", "description", "sleep stage", "stage", "name", "type")
 _START_ORDER = ("onset", "recording onset", "start sec", "start time", "start")
 _MISSING = ("", "n/a", "na", "nan", "none", "-")
 
@@ -50,7 +52,7 @@ def columns_of(heading: list[str]) -> Columns | None:
 
     start = place(headings.TIME, _START_ORDER)
     length, end = place(headings.LENGTH), place(headings.END)
-    text = place(headings.TEXT, _TEXT_ORDER)
+    text = place(headings.TEXT, _BIDS_ORDER if is_bids([heading]) else _TEXT_ORDER)
     if start is None or text is None or (length is None and end is None):
         return None
     return Columns(start, length, end, text)
@@ -118,10 +120,13 @@ def read_event_table(path, rows: Rows, recording=None, *, code_book: str | None 
     onsets = [onset * by for onset in onsets]
     lengths = [None if length is None else length * by_length for length in lengths]
     if book is None or not all(bare):
-        if book is not None:
-            texts = [_named(text, book) for text in texts]
-        rows = list(zip(onsets, lengths, texts))
-        scoring = scoring_from_annotations(path, rows, source=source, findings=findings)
+        scoring = scoring_from_annotations(
+            path,
+            list(zip(onsets, lengths, texts)),
+            source=source,
+            findings=findings,
+            code_book=None if book is None else code_book,
+        )
         return dataclasses.replace(scoring, notes=(*notes, *scoring.notes))
     runs = []
     for (number, _), onset, length, code in zip(body, onsets, lengths, texts):
@@ -139,14 +144,6 @@ def read_event_table(path, rows: Rows, recording=None, *, code_book: str | None 
 
 def _stage(text: str, book) -> int | None:
     return stage_of(text) if book is None else code_stage(text, book)
-
-
-def _named(text: str, book) -> str:
-    """Return the name of the stage that a bare number is; other text as it is."""
-    if number_of(text) is None:
-        return text
-    stage = code_stage(text, book)
-    return "?" if stage in (None, -1) else STAGES[stage]
 
 
 def _onsets(path, heading, body, columns, recording):

@@ -144,8 +144,15 @@ def looks_like_list(text: str, code_book: str | None, path) -> str | None:
     clocks = [entry for entry in entries if _clock(entry)]
     if len(numbers) + len(words) + len(clocks) < 0.8 * len(entries):
         return "it is no list of stages"
-    if len(words) * 3 >= len(entries) or book:
+    if len(words) * 3 >= len(entries):
         return None
+    if book:
+        width = min(len(fields) for _, fields in rows)
+        shares = [
+            sum(code_stage(fields[place], book) is not None for _, fields in rows) / len(rows)
+            for place in range(width)
+        ]
+        return None if max(shares) > 0.8 else "it is no list of stages of this code book"
     if len({len(fields) for _, fields in rows}) > 1 or len(rows[0][1]) > 3:
         return "it is no list of stages"
     codes = {number_of(fields[-1]) for _, fields in rows}

@@ -192,12 +192,17 @@ def own_files(path: pathlib.Path, names: Listing) -> dict[str, str]:
         if short not in folded:
             continue
         for name in written:
-            stem = os.path.splitext(name)[0]
+            stem, suffix = os.path.splitext(name)
+            itself = stem if suffix.lower() in RECORDING_SUFFIXES else None
             for key in keys:
                 rest = rest_of(stem, key)
                 if rest is None or name == path.name:
                     continue
-                longer = [x for x, _ in near if len(x) > len(key) and rest_of(stem, x) is not None]
+                longer = [
+                    x
+                    for x, other in near
+                    if len(x) > len(key) and other != itself and rest_of(stem, x) is not None
+                ]
                 # `a.txt` is not the scoring of `A.edf` where there is an `a.edf` too.
                 twins = len(names.recordings.get(path.stem.casefold(), ())) > 1
                 if not longer and not (twins and key not in stem):

@@ -47,4 +47,11 @@ def read_respiratory_list(path, text: str, recording) -> Scoring:
     onsets, findings = onsets_from_start([time for time, _, _ in found], recording, path)
     events = [Event(kind, onset, length) for onset, (_, kind, length) in zip(onsets, found)]
     notes = [f"{dropped} rows that are no apnoea or hypopnoea left out"] * bool(dropped)
-    return make_scoring(path, "ucddb_respevt", events=events, notes=notes, findings=findings)
+    return make_scoring(
+        path,
+        "ucddb_respevt",
+        events=events,
+        events_scored=("apnea",),
+        notes=notes,
+        findings=findings,
+    )

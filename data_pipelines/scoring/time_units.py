@@ -330,14 +330,16 @@ def scales_of(
     rates = [rate for rate in rates_of(recording) if rate > 1]
     known = {1000.0: MILLISECOND} | {rate: SAMPLE for rate in rates if rate != 1000}
 
-    def within(seconds):
-        return duration_s is None or seconds <= 1.1 * duration_s + 60
+    def within(seconds, low=0.0):
+        if duration_s is None:
+            return True
+        return low * duration_s <= seconds <= 1.1 * duration_s + 60
 
     if 0.2 < gap / length < 5:
         shortest = float(spans.min())
         if shortest < 900 or (duration_s is not None and within(end)):
             return 1.0, 1.0, []
-        fits = {f: u for f, u in known.items() if _is_step(shortest / f) and within(end / f)}
+        fits = {f: u for f, u in known.items() if _is_step(shortest / f) and within(end / f, 0.5)}
         if not fits and duration_s is None:
             fits = {float(f): SAMPLE for f in COMMON_RATES_HZ if _is_step(shortest / f)}
         if not fits:

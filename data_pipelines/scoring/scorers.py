@@ -13,6 +13,9 @@ MAX_SCORERS = 6
 """More stages than this at one time are durations gone wrong, not people."""
 
 _ROUNDING_S = 2.0
+_NO_CHANCE = 10
+# Places of W, N1, N2, N3, R by the alphabet: N1 ... R, W; REM, S0 ... S4; and by their codes.
+_ORDERS = ((4, 0, 1, 2, 3), (1, 2, 3, 4, 0), (0, 1, 2, 3, 4))
 
 
 def layers(runs: Sequence[Run]) -> list[list[Run]]:
@@ -49,6 +52,22 @@ def agreed(scorers: Sequence[np.ndarray]) -> np.ndarray:
     high = np.max(scorers, axis=0)
     low = np.min([np.where(row < 0, high, row) for row in scorers], axis=0)
     return np.where(low == high, high, -1).astype(np.int8)
+
+
+def are_sorted(scorers: Sequence[np.ndarray]) -> bool:
+    """Whether the stages at one time stand in the order of their names, so that it tells nobody.
+
+    Some programs (mne is one) sort annotations by onset and then by text. Ten epochs in order are
+    no chance.
+    """
+    for order in _ORDERS:
+        rank = np.array([*order, -1])  # the last one for -1
+        ranks = np.array([rank[row] for row in scorers])
+        both = (ranks >= 0).all(0) & (ranks.min(0) < ranks.max(0))
+        steps = np.diff(ranks[:, both], axis=0)
+        if both.sum() >= _NO_CHANCE and ((steps >= 0).all() or (steps <= 0).all()):
+            return True
+    return False
 
 
 def differing(scorers: Sequence[np.ndarray], stages: np.ndarray) -> list[Finding]:

@@ -291,6 +291,5 @@ def _of_people(path, runs, named):
     if not told:
         return epochs_from_runs(runs), people if named else (), []
     # A few rows that overlap others are a correction; with holes, one's rows fill another's.
-    whole = 10 * scored.sum(1).min() >= 9 * scored.sum(1).max()
-    apart = named or (whole and not are_sorted(people))
-    return stages, people if apart else (), told
+    whole = 10 * scored.sum(1).min() >= 9 * scored.sum(1).max() and not are_sorted(people, apart)
+    return stages, people if named or whole else (), told

@@ -54,12 +54,21 @@ def agreed(scorers: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(low == high, high, -1).astype(np.int8)
 
 
-def are_sorted(scorers: Sequence[np.ndarray]) -> bool:
-    """Whether the stages at one time stand in the order of their names, so that it tells nobody.
+def are_sorted(scorers: Sequence[np.ndarray], apart: Sequence[Sequence[Run]]) -> bool:
+    """Whether runs of one time stand in an order of their own, so that it tells no person.
 
-    Some programs (mne is one) sort annotations by onset and then by text. Ten epochs in order are
-    no chance.
+    Some programs sort annotations by onset and then by text, others (mne is one) by onset and then
+    by duration. Ten in such an order are no chance.
+
+    Args:
+        scorers: the stages of each layer.
+        apart: the layers.
     """
+    lengths = [{onset: length for onset, length, _ in layer} for layer in apart[:2]]
+    longer = np.array([lengths[0][at] - lengths[1][at] for at in lengths[0] if at in lengths[1]])
+    longer = longer[np.abs(longer) > _ROUNDING_S]
+    if len(longer) >= _NO_CHANCE and ((longer > 0).all() or (longer < 0).all()):
+        return True
     for order in _ORDERS:
         rank = np.array([*order, -1])  # the last one for -1
         ranks = np.array([rank[row] for row in scorers])

@@ -183,6 +183,15 @@ def test_whose_is_whose_is_not_told_by_the_alphabet():
     assert people(read(named)) == [first, second]
 
 
+def test_whose_is_whose_is_not_told_by_the_longer_run():
+    first, second = "W1122R" * 6, "22RW11" * 6
+    by_file = runs(first) + runs(second)
+    assert people(read(by_file)) == [first, second]
+    found = read(sorted(by_file, key=lambda row: row[:2]))
+    assert found.scorers == ()
+    assert letters_of(found.stages) == letters_of(read(by_file).stages)
+
+
 def test_changes_of_several_people_without_names_are_refused():
     first = [(at, None, text) for at, _, text in runs("WW11112222RR")]
     second = [(at, None, text) for at, _, text in runs("22WW11122RRR")]

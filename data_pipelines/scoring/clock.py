@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.clock_changes import Rows, clock_changes, count_outside
+from data_pipelines.scoring.clock_changes import CHANGES_S, Rows, clock_changes, count_outside
 from data_pipelines.scoring.record import ScoringError
 
 DAY_S = 86400.0
@@ -73,10 +73,12 @@ def parse_clock(text: str) -> ClockTime | None:
 def length_between(start: ClockTime, end: ClockTime) -> float:
     """Return how long a row lasts that has no duration, in s.
 
-    An end less than an hour before the start is of a clock that was set back meanwhile.
+    An end less than half an hour or an hour before the start is of a clock that was set back by so
+    much meanwhile.
     """
     length = (end.second_of_day - start.second_of_day) % DAY_S
-    return length - DAY_S + 3600 if length > DAY_S - 3600 else length
+    back = next((x for x in sorted(CHANGES_S) if length > DAY_S - x), DAY_S)
+    return length - DAY_S + back if back < DAY_S else length
 
 
 def edf_start(path) -> datetime.datetime | None:
@@ -198,6 +200,9 @@ def _readings(times, recording, start_s, path) -> list[tuple[np.ndarray, str]]:
     if all(time.date is None for time in times):
         days = [near, near + DAY_S] if near < 0 else [near]
         readings = [(by_clock - by_clock[0] + first, "") for first in days]
+        if (np.diff(by_clock) < 0).any() and (getattr(recording, "duration_s", None) or 0) < DAY_S:
+            # Rows in no order of time: each at the one place that a day has for it.
+            readings.append(((seconds - start_s) % DAY_S, ""))
         if seconds[0] < 1 and abs(near) > _SAME_START_S:
             note = "its clock begins at 0:00:00: read as the time since the recording's start"
             readings.append((by_clock - by_clock[0], note))

@@ -271,8 +271,8 @@ def main(argv: list[str]) -> None:
     else:
         print(f"{checked} checked, {len(errors)} could not be read")
         print("to look at:" if summary else "nothing to look at")
-        for line in findings.lines_of(summary, "recordings"):
-            print(line)
+        lines = findings.lines_of(findings.summarise(of_recordings), "recordings")
+        print("\n".join([*lines, *findings.lines_of_run(of_run)]))
     sys.exit(1 if errors or (_STRICT.value and summary) else 0)
 
 

@@ -64,6 +64,13 @@ STRICT = flags.DEFINE_bool(
 )
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
+SCORER = flags.DEFINE_integer(
+    "scorer",
+    None,
+    "Whose stages to take where a scoring holds several people's, 1 for the first; by default those"
+    " on which they agree.",
+    lower_bound=1,
+)
 BEAM = flags.DEFINE_string(
     "beam", None, "Prepare on Apache Beam with these options, e.g. '--runner=DirectRunner'."
 )
@@ -154,8 +161,9 @@ def choose():
         "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
         "aliases": resolve.load_aliases(ALIASES.value) if ALIASES.value else None,
         "code_book": CODE_BOOK.value,
+        "scorer": SCORER.value,
     }
-    provenance = {name: how[name] for name in ("mains_hz", "aliases", "code_book")}
+    provenance = {name: how[name] for name in ("mains_hz", "aliases", "code_book", "scorer")}
     provenance |= {"cohort": COHORT.value, **recipe.provenance}
     return recipe, names, recording_night.PrepareRecording(recipe, names, **how), provenance
 

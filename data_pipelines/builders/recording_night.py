@@ -13,6 +13,7 @@ from data_pipelines.channels.quality import check_quality
 from data_pipelines.recipes import Recipe
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.opening import open_recording
+from data_pipelines.scoring.scorers import letters_of
 from data_pipelines.store import Night
 
 DEFAULT_MAINS_HZ = 50  # the published default, where neither the user nor the spectrum tells
@@ -51,6 +52,8 @@ class PrepareRecording:
         mains_hz: 50 or 60; None infers it from each recording's spectrum, 50 where that is silent.
         aliases: As :func:`channels.load_aliases` returns it.
         code_book: What plain lists of stages mean, one of ``scoring.CODE_BOOKS``.
+        scorer: Whose stages to take where a file holds several people's, 1 for the first; by
+            default those on which they agree.
     """
 
     recipe: Recipe
@@ -58,6 +61,7 @@ class PrepareRecording:
     mains_hz: int | None = None
     aliases: dict[str, list] | None = None
     code_book: str | None = None
+    scorer: int | None = None
 
     def __call__(self, pending: Pending) -> Night:
         """Read, check, preprocess.
@@ -90,6 +94,7 @@ class PrepareRecording:
                 f"; {recording.labels[i]!r} cannot be read: {reason}"
                 for i, reason in list(recording.unreadable.items())[:3]
             )
+            broken += "".join(f"; {finding.note}" for finding in resolution.findings)
             raise RecordingError(
                 f"{recording.name}: none of its {len(recording.labels)} labels is a channel wanted "
                 f"here{broken}; python -m launch.check_recordings tells why, --aliases=FILE adds "
@@ -118,7 +123,7 @@ class PrepareRecording:
             "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
         }
         metadata = dict(pending.metadata) | facts
-        if recording.start_of_day_s is not None:
+        if recording.start_of_day_s is not None and not recording.start_is_filler:
             metadata["start_of_day_s"] = recording.start_of_day_s
         return Night(
             recording=pending.name,
@@ -145,15 +150,23 @@ class PrepareRecording:
         Raises:
             ScoringError: It cannot be read, or belongs to another recording.
         """
-        path = pending.scoring
+        path, scored, findings = pending.scoring, None, []
         if path is None:
-            path = scoring.find_scoring(pending.path, code_book=self.code_book)
-        if not path:
+            scored, findings = scoring.read_beside(
+                pending.path, recording=recording, code_book=self.code_book, scorer=self.scorer
+            )
+        elif path:
+            scored = scoring.read_scoring(
+                path, recording=recording, code_book=self.code_book, scorer=self.scorer
+            )
+        if scored is None:
+            _ = recording.annotations  # those that cannot be read become findings of the recording
             epochs = int(recording.duration_s / scoring.EPOCH_S + 0.5)
-            return np.full(epochs, -1, np.int8), [], {"notes": [], "findings": []}
-        scored = scoring.read_scoring(path, recording=recording, code_book=self.code_book)
+            return np.full(epochs, -1, np.int8), [], {"notes": [], "findings": findings}
         scored, _ = scoring.align(scored, recording.duration_s)
         facts = {"scoring": scored.source, "events_scored": scored.events_scored}
+        if scored.scorers:
+            facts["scorers"] = [letters_of(row) for row in scored.scorers]
         return (
             scored.stages,
             scored.events,

@@ -5,14 +5,25 @@ annotation lists and standard texts).
 """
 
 import datetime
+import math
 import pathlib
 
 import numpy as np
 
+from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.scoring.record import EPOCH_S, Event, ScoringError, make_scoring
-from data_pipelines.scoring.vocabulary import event_of, stage_of
+from data_pipelines.scoring.record import (
+    EPOCH_S,
+    Event,
+    ScoringError,
+    check_duration,
+    check_time,
+    make_scoring,
+)
+from data_pipelines.scoring.stage_marks import Mark, Text, runs_of_marks, split_scorer
+from data_pipelines.scoring.unknown_words import Unknown
+from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
 
 _STAGE_NAMES = ("W", "N1", "N2", "N3", "R")
 _EVENT_TEXTS = {
@@ -36,56 +47,85 @@ def is_edf(head: bytes) -> bool:
     return head[:8] in (b"0       ", b"\xffBIOSEMI")
 
 
-def read_annotations(path) -> list[tuple[float, float | None, str]]:
+def read_annotations(path) -> tuple[list[tuple[float, float | None, str]], list[Finding]]:
     """Return the (onset_s, duration_s or None, text) of an EDF+ or BDF+ file, by onset.
+
+    Also returns what of its annotations could not be read.
 
     Raises:
         ScoringError: it is not such a file, or is damaged.
     """
     try:
-        return EdfRecording(path).annotations
+        recording = EdfRecording(path)
+        annotations = recording.annotations
     except RecordingError as error:
         raise ScoringError(str(error)) from None
+    return annotations, [x for x in recording.findings if x.kind == "unread_annotation"]
 
 
-def scoring_from_annotations(path, annotations, *, source: str, shift_s=0.0, findings=()):
+def scoring_from_annotations(
+    path, annotations, *, source: str, shift_s=0.0, findings=(), code_book: str | None = None
+):
     """Return the `Scoring` that (onset_s, duration_s or None, text) rows hold.
 
-    A stage without a duration lasts until the next stage row, at most one epoch if it is the last
-    one. Rows that name neither a stage nor an event are left out.
+    A stage without a duration lasts until the next stage row (`stage_marks`). Words that are not
+    known are told as findings; texts that look like neither a stage nor an event are left out.
+    What follows `@@` in a text is the channel that EDF+ links it to.
+
+    Args:
+        path: for messages.
+        annotations: the rows, in the file's order.
+        source: the format read.
+        shift_s: where in the recording the rows' time 0 lies.
+        findings: of the reader.
+        code_book: what bare entries mean, one of `CODE_BOOKS`; without it they mean nothing.
 
     Raises:
-        ScoringError: none of the rows is a stage or an event, or a time is out of bounds.
+        ScoringError: none of the rows is a stage or an event, a time is out of bounds, or several
+            people's stages without durations cannot be told apart.
     """
     rows = [(float(onset) + shift_s, length, str(text)) for onset, length, text in annotations]
     rows.sort(key=lambda row: row[0])
-    stage_rows, events, dropped = [], [], 0
+    book = code_book_of(code_book, path).stages if code_book else {}
+    unknown, events = Unknown(), []
+    marks, others = [], []
     for onset, length, text in rows:
-        stage = stage_of(text)
+        text, scorer = split_scorer(text)
+        stage = book.get(text.strip()) if text.strip() in book else stage_of(text)
+        event = event_of(text) if stage is None else None
         if stage is not None:
-            stage_rows.append((onset, length, stage))
-            continue
-        event = event_of(text)
-        if event is None:
-            dropped += 1
-            continue
-        events.append(Event(event[0], onset, length or 0.0, event[1]))
-    runs = []
-    for index, (onset, length, stage) in enumerate(stage_rows):
-        if not length:
-            after = stage_rows[index + 1][0] if index + 1 < len(stage_rows) else onset + EPOCH_S
-            length = after - onset
-        runs.append((onset, length, stage))
-    notes = [f"{dropped} annotations that are neither a stage nor an event left out"]
+            onset = check_time(onset, "a stage's onset", path)
+            if length is not None:
+                length = check_duration(length, "a stage's duration", path)
+            marks.append(Mark(onset, length, stage, scorer))
+        elif event is not None:
+            events.append(Event(event[0], onset, length or 0.0, event[1]))
+        elif math.isfinite(onset):
+            known = length is not None and math.isfinite(length)
+            others.append(Text(onset, length if known else None, text))
+    people, told = runs_of_marks(path, marks, others, unknown)
+    runs = [run for person in people for run in person]
+    if not runs and not events:
+        words = ", ".join(repr(finding.what) for finding in unknown.findings()[:5])
+        raise ScoringError(
+            f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
+            + (f"; words that are not known: {words}" if words else "")
+        )
     return make_scoring(
         path,
         source,
         runs=runs,
         events=events,
-        events_scored=bool(events),
-        notes=notes if dropped else [],
-        findings=findings,
+        events_scored=unknown.events_scored(events),
+        notes=unknown.notes(),
+        findings=[*findings, *told, *unknown.findings()],
+        scorers=people if len(people) > 1 else (),
     )
+
+
+def has_stages(annotations) -> bool:
+    """Whether one of (onset_s, duration_s or None, text) rows is a stage."""
+    return any(stage_of(split_scorer(text)[0]) is not None for _, _, text in annotations)
 
 
 def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:

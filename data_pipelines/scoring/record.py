@@ -4,6 +4,7 @@ Every format ends here, so the bounds that protect the rest of the program are h
 finite and within `MAX_TIME_S`, event kinds are known, and no free text of a file survives.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
+from data_pipelines.scoring.scorers import MAX_SCORERS, agreed, differing, layers, padded
 
 EPOCH_S = 30
 """Length of a scored epoch (AASM manual; R&K scorings of 20 s are brought to this grid)."""
@@ -41,6 +43,10 @@ EVENT_KINDS = (
     "lights_off",
     "lights_on",
 )
+
+
+SCORED_BEFORE = "scoring before the recording's start"
+"""What a finding calls the stages that were left out because they lie before the recording."""
 
 
 class ScoringError(ValueError):
@@ -77,17 +83,22 @@ class Scoring:
         events: ordered by onset.
         source: the format read, e.g. `nsrr_xml`.
         events_scored: whether somebody looked for events at all. Where False, an empty list of
-            events does not mean a night without events.
+            events does not mean a night without events. Where it is kinds of events, somebody
+            looked for these alone, as far as the file's words are understood (`apnea` stands for
+            all apneas and hypopneas).
         notes: what reading had to decide and nobody needs to look at, in words without file text.
         findings: what it had to decide and a user should look at.
+        scorers: int8 `[E]` of each person, in the file's order, where it holds several people's
+            stages; their names are not kept.
     """
 
     stages: np.ndarray
     events: list[Event]
     source: str
-    events_scored: bool = True
+    events_scored: bool | tuple[str, ...] = True
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    scorers: tuple[np.ndarray, ...] = ()
 
 
 def check_time(value: float, what: str, path) -> float:
@@ -165,11 +176,24 @@ def make_scoring(
     *,
     runs: Sequence[tuple[float, float, int]] = (),
     events: Iterable[Event] = (),
-    events_scored: bool = True,
+    events_scored: bool | tuple[str, ...] = True,
     notes: Sequence[str] = (),
     findings: Sequence[Finding] = (),
+    scorers: Sequence[Sequence[tuple[float, float, int]]] = (),
 ) -> Scoring:
     """Return a checked `Scoring` from stage runs and events.
+
+    Runs that overlap and differ are several people's: epochs where they differ are unscored.
+
+    Args:
+        path: for messages.
+        source: the format read.
+        runs: (onset_s, duration_s, stage code) of everybody.
+        events: in any order.
+        events_scored: as in `Scoring`.
+        notes: as in `Scoring`.
+        findings: as in `Scoring`.
+        scorers: the runs of each person, where the file names them; together they are `runs`.
 
     Raises:
         ScoringError: a time is not finite, negative where it may not be, or absurd; or the file
@@ -186,6 +210,7 @@ def make_scoring(
             f"{path}: its stages add up to more than {2 * MAX_TIME_S / 86400:g} days"
         )
     notes = list(notes)
+    findings = [*findings, *_scored_before(checked)]
     kept, before = [], 0
     for event in events:
         onset = check_time(event.onset_s, "an event's onset", path)
@@ -203,6 +228,75 @@ def make_scoring(
             f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
         )
     kept.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
-    return Scoring(
-        epochs_from_runs(checked), kept, source, events_scored, tuple(notes), tuple(findings)
+    if kept and len(kept) > 1 and min(collections.Counter(kept).values()) > 1:
+        kept = list(dict.fromkeys(kept))
+        notes.append("every event is written more than once: taken once")
+    stages, people, told = _of_people(path, checked, scorers)
+    if people and events_scored and _overlap(kept):
+        events_scored = False
+        told.append(Finding("several_scorers", "events", _EVENTS_OF_SEVERAL))
+    findings = (*findings, *told)
+    return Scoring(stages, kept, source, events_scored, tuple(notes), findings, people)
+
+
+_EVENTS_OF_SEVERAL = (
+    "events of one kind overlap, so they are several people's: they count as not scored"
+)
+
+
+def _overlap(events) -> bool:
+    """Whether one in ten events or more begins well before the last one of its kind has ended."""
+    ends: dict[str, float] = {}
+    early = 0
+    for event in events:
+        early += event.onset_s < ends.get(event.kind, -math.inf) - 2.0
+        end = event.onset_s + event.duration_s
+        ends[event.kind] = max(end, ends.get(event.kind, -math.inf))
+    return early > 0 and 10 * early >= len(events)
+
+
+def _short(runs, stages) -> list[Finding]:
+    """The finding that most of the time with a stage is in epochs that come out without."""
+    given_s = sum(x + length - max(x, 0.0) for x, length, stage in runs if x + length > 0 <= stage)
+    scored_s = float((stages >= 0).sum()) * EPOCH_S
+    if given_s < EPOCH_S or scored_s >= given_s / 2:
+        return []
+    note = (
+        f"the stages last {given_s:.6g} s in all, so short that they give a stage to {scored_s:g} s"
+        " of epochs: are their durations right?"
     )
+    return [Finding("stage_marks", "short durations", note, seconds=round(given_s, 3))]
+
+
+def _of_people(path, runs, named):
+    """Return the stages, each person's where there are several, and the findings."""
+    apart = [list(rows) for rows in named] or layers(runs)
+    if len(apart) > MAX_SCORERS:
+        raise ScoringError(
+            f"{path}: more than {MAX_SCORERS} stages at the same time; are its durations "
+            "those of the stages?"
+        )
+    if len(apart) < 2:
+        stages = epochs_from_runs(runs)
+        return stages, (), _short(runs, stages)
+    people = padded([epochs_from_runs(rows) for rows in apart])
+    people = tuple(row for row in people if (row >= 0).any())
+    scored = np.array([row >= 0 for row in people])
+    if len(people) < 2 or (named and 2 * (scored.sum(0) > 1).sum() < scored.sum(1).min()):
+        return epochs_from_runs(runs), (), []
+    stages = agreed(people)
+    told = differing(people, stages)
+    if not told:
+        return epochs_from_runs(runs), people if named else (), []
+    # A few rows that overlap others are a correction; with holes, one's rows fill another's.
+    whole = 10 * scored.sum(1).min() >= 9 * scored.sum(1).max()
+    return stages, people if named or whole else (), told
+
+
+def _scored_before(runs) -> list[Finding]:
+    """What `epochs_from_runs` leaves out because it lies before time 0, from an epoch on."""
+    lost_s = sum(min(x + length, 0.0) - x for x, length, stage in runs if x < 0 <= stage)
+    if lost_s < EPOCH_S:
+        return []
+    note = f"{lost_s:.6g} s of scoring before the start of the recording left out"
+    return [Finding("scoring_trimmed", SCORED_BEFORE, note, seconds=round(lost_s, 3))]

@@ -1,66 +1,20 @@
-"""Scoring in tables: BIDS events, Noxturnal and RemLogic exports, Luna annotations."""
+"""Scoring in tables of vendors: Noxturnal and RemLogic exports, Luna annotations."""
 
 import re
 
-from data_pipelines.scoring.clock import DAY_S, ClockTime, onsets_from_start, parse_clock
+from data_pipelines.scoring.clock import (
+    ClockTime,
+    length_between,
+    onsets_from_start,
+    parse_clock,
+)
 from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.vocabulary import (
-    CODE_BOOKS,
-    code_book_of,
-    event_of,
-    normalise,
-    stage_of,
-)
+from data_pipelines.scoring.unknown_words import Unknown, looks_like
+from data_pipelines.scoring.vocabulary import event_of, is_known, normalise, stage_of
 
 Rows = list[list[str]]
-
-
-def is_bids(rows: Rows) -> bool:
-    """Whether the first line has the columns that every BIDS events file has."""
-    return bool(rows) and {"onset", "duration"} <= set(rows[0])
-
-
-def read_bids(path, rows: Rows, *, code_book: str | None = None) -> Scoring:
-    """Read a BIDS `_events.tsv`.
-
-    The stage is in the column `stage_hum` (BOAS: codes of its own, 4 is R, 8 an artefact), else in
-    `trial_type`, `stage`, `sleep_stage` or `value` as words; bare numbers there need a code book.
-
-    Raises:
-        ScoringError: no such column, a row without a number as onset, or an unknown code.
-    """
-    header = rows[0]
-    choices = ("stage_hum", "sleep_stage", "stage", "trial_type", "value")
-    column = next((header.index(name) for name in choices if name in header), None)
-    if column is None:
-        raise ScoringError(f"{path}: BIDS events without a column {', '.join(choices)}")
-    book = CODE_BOOKS["boas"] if header[column] == "stage_hum" else None
-    onset_at, length_at = header.index("onset"), header.index("duration")
-    values = [row[column] for row in rows[1:] if len(row) > column]
-    if book is None and values and all(number_of(value) is not None for value in values):
-        book = code_book_of(code_book, path)
-    annotations, runs = [], []
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) <= max(column, onset_at, length_at):
-            raise ScoringError(f"{path}: line {number} has {len(row)} fields of {len(header)}")
-        onset, length = number_of(row[onset_at]), number_of(row[length_at])
-        if onset is None or (length is None and row[length_at] not in ("", "n/a")):
-            raise ScoringError(f"{path}: line {number} has no number as onset or duration")
-        if book is None:
-            annotations.append((onset, length, row[column]))
-            continue
-        code = row[column]
-        if code not in book.stages and code not in ("", "n/a"):
-            raise ScoringError(
-                f"{path}: line {number} has a stage code that is not in {book.about}"
-            )
-        length = book.step_s if length is None else length
-        runs.append((onset, length, book.stages.get(code, -1)))
-    if book is None:
-        return scoring_from_annotations(path, annotations, source="bids_events")
-    return make_scoring(path, "bids_events", runs=runs, events_scored=False)
 
 
 def is_noxturnal(rows: Rows) -> bool:
@@ -80,15 +34,17 @@ def read_noxturnal(path, rows: Rows, recording) -> Scoring:
     """
     rows = [row for row in rows if _is_noxturnal_row(row)]
     starts = [parse_clock(row[0]) for row in rows]
+    ends = [parse_clock(row[1]) for row in rows]
+    lengths = [number_of(row[3]) if len(row) > 3 and row[3] else None for row in rows]
+    lengths = [
+        length_between(start, end) if length is None else length
+        for start, end, length in zip(starts, ends, lengths)
+    ]
     annotations = []
-    onsets, findings = onsets_from_start(starts, recording, path)
-    for row, onset in zip(rows, onsets, strict=True):
+    onsets, findings = onsets_from_start(starts, recording, path, lengths_s=lengths, ends=ends)
+    for row, onset, length in zip(rows, onsets, lengths, strict=True):
         if normalise(row[2]) == "plm":
             continue  # A series of leg movements; its movements have rows of their own.
-        length = number_of(row[3]) if len(row) > 3 and row[3] else None
-        if length is None:
-            start, end = parse_clock(row[0]), parse_clock(row[1])
-            length = (end.second_of_day - start.second_of_day) % DAY_S
         annotations.append((onset, length, row[2]))
     return scoring_from_annotations(path, annotations, source="noxturnal_csv", findings=findings)
 
@@ -107,8 +63,14 @@ def _remlogic_columns(row) -> tuple[int, int, int] | None:
 
 
 def is_remlogic(rows: Rows) -> bool:
-    """Whether a heading with the columns time, event and duration stands in the first rows."""
-    return any(_remlogic_columns(row) for row in rows[:100])
+    """Whether a heading with the columns time, event and duration stands in the first rows.
+
+    RemLogic writes lines about the export above it, or names the form of its times.
+    """
+    at = next((at for at, row in enumerate(rows[:100]) if _remlogic_columns(row)), None)
+    if at is None:
+        return False
+    return at > 0 or any(normalise(name).startswith("time hh") for name in rows[at])
 
 
 def read_remlogic(path, rows: Rows, recording) -> Scoring:
@@ -132,7 +94,8 @@ def read_remlogic(path, rows: Rows, recording) -> Scoring:
         found.append((length, row[event_at]))
     if not times:
         raise ScoringError(f"{path}: no event stands under its heading")
-    onsets, findings = onsets_from_start(times, recording, path)
+    lengths = [length for length, _ in found]
+    onsets, findings = onsets_from_start(times, recording, path, lengths_s=lengths)
     annotations = [(onset, length, text) for onset, (length, text) in zip(onsets, found)]
     return scoring_from_annotations(path, annotations, source="remlogic_text", findings=findings)
 
@@ -186,7 +149,7 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
         else:
             length = _luna_time(stop, path, number, ends=True) - onset
         spans.append((onset, length))
-    runs, events, dropped = [], [], 0
+    runs, events, unknown = [], [], Unknown()
     for index, ((_, label, instance, _, _), (onset, length)) in enumerate(zip(rows, spans)):
         if length is None:
             length = spans[index + 1][0] - onset if index + 1 < len(spans) else float(EPOCH_S)
@@ -197,17 +160,19 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             runs.append((onset, length, stage))
         elif event:
             events.append(Event(event[0], onset, length, event[1]))
+        elif normalise(label) in _LUNA_STAGE_CLASSES or looks_like(named) == "stage":
+            unknown.stage(named, length)
+            runs.append((onset, length, -1))
         else:
-            dropped += 1
-    notes = [f"{dropped} annotations that are neither a stage nor an event left out"]
+            unknown.add(label if is_known(label) else f"{label} {instance}".strip(" ."), length)
     return make_scoring(
         path,
         "luna_annot",
         runs=runs,
         events=events,
-        events_scored=bool(events),
-        notes=notes if dropped else (),
-        findings=findings,
+        events_scored=unknown.events_scored(events),
+        notes=unknown.notes(),
+        findings=[*findings, *unknown.findings()],
     )
 
 

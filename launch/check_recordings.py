@@ -228,7 +228,7 @@ def main(argv: list[str]) -> None:
     reader = recording_night.PrepareRecording(
         recipes.find_recipe("hypnos"), (), aliases=aliases, code_book=_CODE_BOOK.value
     )
-    recordings, errors, of_run, checked = [], [], [], 0
+    recordings, errors, of_run, checked, unknown = [], [], [], 0, 0
     of_recordings = collections.defaultdict(list)
 
     def cannot(path, reason):
@@ -249,6 +249,7 @@ def main(argv: list[str]) -> None:
             try:
                 report = check(path, reader, _COHORT.value, _MAINS_HZ.value)
                 checked += 1
+                unknown += bool(report.recording.labels and not report.quality.channels)
                 of_recordings[path.with_suffix("").as_posix()] += (
                     finding.to_json() for finding in report.findings
                 )
@@ -270,9 +271,11 @@ def main(argv: list[str]) -> None:
         print()
     else:
         print(f"{checked} checked, {len(errors)} could not be read")
+        if unknown:
+            print(f"recordings without any known channel: {unknown}")
         print("to look at:" if summary else "nothing to look at")
-        for line in findings.lines_of(summary, "recordings"):
-            print(line)
+        lines = findings.lines_of(findings.summarise(of_recordings), "recordings")
+        print("\n".join([*lines, *findings.lines_of_run(of_run)]))
     sys.exit(1 if errors or (_STRICT.value and summary) else 0)
 
 

@@ -35,7 +35,7 @@ _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
 _ENDS = (
     *("-nsrr.xml", "-profusion.xml", ".xml", ".rml", ".annot", ".eannot"),
     *("_hypnogram.tsv", "_events.tsv", "-hypnogram.edf", "_hypnogram.edf", "_sleepscoring.edf"),
-    *("_hypno.edf", "-hypno.edf", "hypno.edf", " hypnogram.edf", " base.edf", "_base.edf"),
+    *("_hypno.edf", "-hypno.edf", "hypno.edf", " hypnogram.edf"),
     *(".st", ".hyp", ".edf.hyp", ".bdf.hyp", ".rec.hyp"),
 )
 _XML_ENDS = ("-nsrr.xml", "-profusion.xml", ".xml", ".rml")

@@ -27,7 +27,8 @@ from data_pipelines.scoring.names import (
     words_of,
 )
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
-from data_pipelines.scoring.text import decode, table_of
+from data_pipelines.scoring.text import decode, number_of, table_of
+from data_pipelines.scoring.unknown_words import looks_like
 from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
 
 _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
@@ -41,8 +42,11 @@ _ENDS = (
 _XML_ENDS = ("-nsrr.xml", "-profusion.xml", ".xml", ".rml")
 _TEXTS = (".csv", ".txt", ".tsv", ".json", ".xml", ".rml", ".annot", ".eannot")
 # Formats of programs for scoring that are not read; they are told by name.
-_VENDORS = (".xls", ".xlsx", ".ods", ".rtf", ".sco", ".sta", ".stg", ".esedb", ".hypno", ".ebs")
-_EVENT_LIST = "a list of events"
+_VENDORS = (".sco", ".sta", ".stg", ".esedb", ".hypno", ".ebs")
+_SHEETS = (".xls", ".xlsx", ".ods", ".rtf")
+_BINARY = (".mat", ".hyp", ".st")
+_EVENT_LIST = "it is a list of events"
+_NO_LIST = "it is JSON, and no list of stages"
 _LATER = 100
 
 
@@ -130,7 +134,11 @@ def _candidates(path: pathlib.Path, names: Listing) -> list[Candidate]:
         for name in names.all():
             words = words_of(os.path.splitext(name)[0])
             suffix = os.path.splitext(name)[1].lower()
-            if name in taken or name == path.name or suffix not in (*_TEXTS, *_VENDORS, ".edf"):
+            if (
+                name in taken
+                or name == path.name
+                or suffix not in (*_TEXTS, *_VENDORS, *_SHEETS, ".edf")
+            ):
                 continue
             if says_scoring(words):
                 found.append(Candidate(names.folder / name, None, (60, len(words), name)))
@@ -145,6 +153,8 @@ def _rank(name: str, rest: str) -> tuple[int, int]:
     end = (rest + suffix).casefold()
     if end in _ENDS:
         return _ENDS.index(end), 0
+    if rest.casefold() in (".edf", ".bdf", ".rec"):
+        rest = ""
     words = words_of(rest)
     order = (*_TEXTS, ".edf", ".bdf").index(suffix) if suffix in (*_TEXTS, ".edf", ".bdf") else 99
     if order == 99:
@@ -273,16 +283,19 @@ def _table_reason(candidate, text, code_book):
         return "none of its columns is known to hold stages"
     place = columns_of(rows[at]).text
     texts = [row[place] for row in rows[at + 1 :] if len(row) > place]
-    if candidate.said or any(stage_of(text) is not None for text in texts):
+    if any(stage_of(text) is not None or looks_like(text) == "stage" for text in texts):
         return None
+    numbers = any(number_of(text) is not None for text in texts)
     if any(event_of(text) for text in texts):
-        return None if code_book is not None and not texts else _EVENT_LIST
+        return None if candidate.said or (numbers and code_book) else _EVENT_LIST
+    if candidate.said:
+        return None if numbers else "none of its words is known for a stage or an event"
     return looks_like_list("\n".join(texts[:5000]), code_book, candidate.path)
 
 
 def _json_reason(path, text, code_book):
     if text.lstrip()[:1] != "[":
-        return "it is JSON, and no list of stages"
+        return _NO_LIST
     try:
         content = json.loads(decode(path.read_bytes())) if path.stat().st_size < 2**22 else None
     except (ValueError, RecursionError):
@@ -291,7 +304,7 @@ def _json_reason(path, text, code_book):
     if flat and all(isinstance(x, list) for x in flat):
         flat = [entry for entries in flat for entry in entries]
     if not flat or not all(type(entry) in (int, str) for entry in flat):
-        return "it is JSON, and no list of stages"
+        return _NO_LIST
     return looks_like_list("\n".join(map(str, flat)), code_book, path)
 
 
@@ -436,20 +449,20 @@ def _unread(path: pathlib.Path, code_book) -> list[Finding]:
 def _unread_reason(path, candidate: Candidate, code_book) -> str | None:
     """Return why a file was not read, None if it does not look like a scoring at all."""
     suffix = candidate.path.suffix.lower()
-    if candidate.rank[0] >= _LATER and suffix not in (*_TEXTS, *_VENDORS, ".mat", ".hyp", ".st"):
+    if candidate.rank[0] >= _LATER and suffix not in (*(*_TEXTS, *_VENDORS, *_SHEETS, *_BINARY),):
         return None
-    if path.suffix.lower() == ".hea" and suffix in (".mat", ".dat"):
-        return None
+    if path.suffix.lower() == ".hea" and suffix == ".mat":
+        return None  # the recording's signals
     reason = _reason(candidate, code_book)
-    words = words_of(candidate.rest or "") if candidate.rest is not None else []
-    if candidate.rank[0] < _LATER or mentions_scoring(words) or candidate.rest is None:
-        if suffix == ".json" and reason and "no list" in reason and not mentions_scoring(words):
-            return None
-        return reason or f"its name says more than {path.stem} and the word hypnogram"
-    if suffix in _VENDORS or (suffix in (".mat", ".hyp", ".st") and not candidate.rest):
-        return reason or f"{suffix} is not read here"
-    if suffix in _TEXTS and reason is None:
-        return f"its name says more than the recording's; as {path.stem}_hypnogram{suffix} it is"
-    if reason and ("bare numbers" in reason or reason == _EVENT_LIST):
-        return reason
-    return None
+    rest = candidate.rest
+    words = [] if rest is None else words_of(rest)
+    says = rest is None or mentions_scoring(words)
+    if suffix == ".json" and reason == _NO_LIST and not says:
+        return reason if mentions_scoring(words_of(decode(head_of(candidate.path)))) else None
+    if says or candidate.rank[0] < _LATER or suffix in _VENDORS:
+        return reason or f"its name has more than words for scoring beside {path.stem}"
+    if suffix in (*_SHEETS, *_BINARY):
+        return reason if all(word.isdigit() for word in words) else None
+    if reason is None:
+        return f"its name has more than words for scoring; as {path.stem}_hypnogram{suffix} it is"
+    return reason if "bare numbers" in reason or reason == _EVENT_LIST else None

@@ -11,6 +11,7 @@ from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError, make_s
 from data_pipelines.scoring.tables import luna_stage
 from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.time_units import axis_of
+from data_pipelines.scoring.unknown_words import Unknown
 from data_pipelines.scoring.vocabulary import (
     CODE_BOOKS,
     CodeBook,
@@ -23,12 +24,15 @@ _WRAPPED = 8
 """From so many entries a line on, lines are a list that was wrapped, not columns."""
 
 
+_NAMES = {name.casefold(): stage for name, stage in CODE_BOOKS["names"].stages.items()}
+
+
 def _word_stage(entry: str) -> int | None:
     """Return the stage that a word names; bare numbers name none."""
     if number_of(entry) is not None:
         return None
     stage = stage_of(entry)
-    return CODE_BOOKS["names"].stages.get(entry) if stage is None else stage
+    return _NAMES.get(entry.casefold()) if stage is None else stage
 
 
 def stage_of_entry(entry: str, book: CodeBook, path, place: str) -> int:
@@ -57,14 +61,20 @@ def code_stage(entry: str, book: CodeBook) -> int | None:
 
 
 def book_of_entries(entries: Sequence[str], name: str | None, path) -> CodeBook:
-    """Return the code book called `name`; without one, that of names where all entries are names.
+    """Return the code book called `name`; without one, that of names where the entries are names.
 
     Raises:
         ScoringError: there is no such book, or bare numbers and no name.
     """
-    if name is None and entries and all(_word_stage(entry) is not None for entry in entries):
+    if name is None and _are_names(entries):
         return CODE_BOOKS["names"]
     return code_book_of(name, path)
+
+
+def _are_names(entries: Sequence[str]) -> bool:
+    """Whether entries are names of stages; a few may be words that are not known."""
+    known = sum(_word_stage(entry) is not None for entry in entries)
+    return 2 * known > len(entries) and all(number_of(entry) is None for entry in entries)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +192,22 @@ def read_list(path, text: str, *, code_book: str | None, recording=None) -> Scor
     else:
         entries = [(fields[stage_at], f"line {number}") for number, fields in parsed.rows]
     book = book_of_entries([entry for entry, _ in entries], code_book, path)
+    unknown = Unknown()
+    if _are_names([entry for entry, _ in entries]):
+        for entry, _ in entries:
+            if code_stage(entry, book) is None:
+                unknown.stage(entry, book.step_s)
+        entries = [(x if code_stage(x, book) is not None else "?", place) for x, place in entries]
     stages = [stage_of_entry(entry, book, path, place) for entry, place in entries]
     if time_at is None:
         _check_step(path, len(stages), book, recording)
-        return make_scoring(path, "list", runs=runs_of(stages, book.step_s), events_scored=False)
+        return make_scoring(
+            path,
+            "list",
+            runs=runs_of(stages, book.step_s),
+            events_scored=False,
+            findings=unknown.findings(),
+        )
     axis = axis_of(
         [fields[time_at] for _, fields in parsed.rows],
         step_s=book.step_s,
@@ -200,7 +222,7 @@ def read_list(path, text: str, *, code_book: str | None, recording=None) -> Scor
         runs=list(zip(axis.onsets, axis.lengths, stages)),
         events_scored=False,
         notes=axis.notes,
-        findings=axis.findings,
+        findings=[*axis.findings, *unknown.findings()],
     )
 
 
@@ -273,8 +295,8 @@ def _grows(column: Sequence[str]) -> bool:
 
 
 def _are_stages(column: Sequence[str], book: CodeBook | None) -> bool:
-    if book is None:
-        return all(_word_stage(field) is not None for field in column)
+    if book is None or _are_names(column):
+        return _are_names(column)
     return all(code_stage(field, book) is not None for field in column)
 
 

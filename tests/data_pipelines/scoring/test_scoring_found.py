@@ -94,6 +94,7 @@ def folder(tmp_path):
         ("night.edf", "night.txt", b"\xef\xbb\xbf" + WORD_LIST.replace("\n", "\r\n").encode()),
         ("night.edf", "night.txt", WORD_LIST.encode("utf-16")),
         ("night.rec", "night_1.txt", WORD_LIST),
+        ("night.edf", "night.edf.csv", CSV),
     ],
 )
 def test_the_scoring_of_a_recording_is_found(folder, recording, beside, content):
@@ -218,6 +219,9 @@ def test_scorings_that_contradict_are_told(folder):
         ("night.xml", "<html/>", "*.xml"),
         ("night_hypnogram.json", '{"stages": [1, 2]}', "*_hypnogram.json"),
         ("Hypnogram.xlsx", b"PK", "Hypnogram.xlsx"),
+        ("night_1.xlsx", b"PK", "*.xlsx"),
+        ("night.json", '{"hypnogram": [0, 1, 2]}', "*.json"),
+        ("night_events.tsv", "onset\tduration\ttrial_type\n5\t1\ttone\n", "*_events.tsv"),
         ("night_respevt.txt", "                     Respiratory Event List\n", "*.txt"),
     ],
 )
@@ -235,7 +239,8 @@ def test_what_lies_beside_a_night_without_scoring_is_told(folder, name, content,
 
 
 def test_a_night_with_nothing_beside_it_says_so(folder):
-    there = folder({"night.edf": b"", "night_channels.tsv": "name\ttype\n", "night.pdf": b"%PDF"})
+    beside = {"night_channels.tsv": "name\ttype\n", "night.pdf": b"%PDF", "night.json": "{}"}
+    there = folder({"night.edf": b"", "night_questions.xlsx": b"PK"} | beside)
     found, (finding,) = read_beside(there / "night.edf")
     assert found is None
     assert finding.note == "no scoring was found"

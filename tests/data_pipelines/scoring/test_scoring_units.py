@@ -193,6 +193,18 @@ def test_a_scoring_that_begins_at_midnight_is_told(read):
     assert late.stages.tolist() == [-1, -1, *STAGES]
 
 
+def test_an_unknown_name_in_a_list_is_unscored_and_told(read):
+    names = [WORDS[stage] for stage in STAGES]
+    text = "\n".join([*names[:4], "Quiet", *names[5:]])
+    for book in (None, "aasm5"):
+        found = read(text, code_book=book)
+        assert found.stages.tolist() == [*STAGES[:4], -1, *STAGES[5:]]
+        assert [finding.kind for finding in found.findings] == ["unknown_stage"]
+    with pytest.raises(ScoringError, match="line 5 is not in its code book"):
+        read("\n".join(map(str, [*STAGES[:4], "Quiet", *STAGES[5:]])))
+    assert read("WAKE\nART\nuns\nN2\nREM\n", code_book=None).stages.tolist() == [0, -1, -1, 2, 4]
+
+
 def test_missing_epochs_are_unscored(read):
     kept = [0, 1, 2, 5, 6, 7, 8, 9, 10, 11]
     text = rows(kept, [STAGES[e] for e in kept], heading="Epoch,Stage")

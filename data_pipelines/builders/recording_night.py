@@ -124,7 +124,7 @@ class PrepareRecording:
             "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
         }
         metadata = dict(pending.metadata) | facts
-        if recording.start_of_day_s is not None:
+        if recording.start_of_day_s is not None and not recording.start_is_filler:
             metadata["start_of_day_s"] = recording.start_of_day_s
         return Night(
             recording=pending.name,
@@ -158,6 +158,7 @@ class PrepareRecording:
                 path, recording=recording, code_book=self.code_book, scorer=self.scorer
             )
         if scored is None:
+            _ = recording.annotations  # those that cannot be read become findings of the recording
             epochs = int(recording.duration_s / scoring.EPOCH_S + 0.5)
             return np.full(epochs, -1, np.int8), [], {"notes": [], "findings": findings}
         scored, _ = scoring.align(scored, recording.duration_s)

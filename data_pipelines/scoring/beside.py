@@ -225,7 +225,7 @@ def _sleep_edf(path: pathlib.Path, names: Listing) -> pathlib.Path | None:
 def _has_stages(path, code_book) -> bool:
     codes = code_book_of(code_book, path).stages if code_book is not None else {}
     try:
-        annotations = read_annotations(path)
+        annotations, _ = read_annotations(path)
         return has_stages(annotations) or any(text.strip() in codes for _, _, text in annotations)
     except (ScoringError, OSError):
         return False

@@ -337,20 +337,24 @@ def _with_others(path, found, scored, recording, code_book):
     events, events_scored, notes = list(scored.events), scored.events_scored, []
     for other in _others(path, found, names):
         reason = _reason(other, code_book)
-        if reason not in (None, _EVENT_LIST):
+        is_events = reason == _EVENT_LIST and _goes_with(other.path, found)
+        if not is_events and (reason is not None or other.rank[0] >= _LATER):
             continue
-        if reason == _EVENT_LIST and not _goes_with(other.path, found):
-            continue
+        name = other.path.name
         try:
             more = read_scoring(other.path, recording=recording, code_book=code_book)
-        except ScoringError:
+        except ScoringError as error:
+            if "that is known" not in str(error):  # a list of snores, of spindles
+                said = str(error).replace(f"{other.path.parent}/", "")
+                what = pattern_of(name, other.rest)
+                findings.append(Finding("unread_file", what, f"beside {found.name}: {said}"))
             continue
         if (more.stages >= 0).any():
             findings += _compare(path, found, other, scored, more)
         elif more.events and not (scored.events and reason is None):
             events += more.events
             events_scored = _both_scored(events_scored, more.events_scored)
-            notes += [f"its events were read from {other.path.name}", *more.notes]
+            notes += [f"its events were read from {name}", *more.notes]
             findings += more.findings
     events.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
     scored = dataclasses.replace(

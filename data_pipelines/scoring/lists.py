@@ -1,6 +1,7 @@
 """Plain lists of stages: one entry per step, or rows with a time or an epoch number."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from data_pipelines.scoring.vocabulary import (
     stage_of,
 )
 
+_SCORER = re.compile(r"\b(scorer|rater|expert|reader|annotator|technician|auswerter|scoreur)")
 _WRAPPED = 8
 """From so many entries a line on, lines are a list that was wrapped, not columns."""
 
@@ -187,10 +189,12 @@ def read_list(path, text: str, *, code_book: str | None, recording=None) -> Scor
     book = code_book_of(code_book, path) if code_book is not None else None
     parsed = _parse(text, book)
     time_at, stage_at = _columns(parsed, book, path)
-    if stage_at is None:
+    if len(stage_at) > 1:
+        return _people(path, parsed, time_at, stage_at, code_book, recording)
+    if not stage_at:
         entries = [(field, f"line {number}") for number, fields in parsed.rows for field in fields]
     else:
-        entries = [(fields[stage_at], f"line {number}") for number, fields in parsed.rows]
+        entries = [(fields[stage_at[0]], f"line {number}") for number, fields in parsed.rows]
     book = book_of_entries([entry for entry, _ in entries], code_book, path)
     unknown = Unknown()
     if _are_names([entry for entry, _ in entries]):
@@ -226,6 +230,37 @@ def read_list(path, text: str, *, code_book: str | None, recording=None) -> Scor
     )
 
 
+def _people(path, parsed, time_at, stage_at, code_book, recording) -> Scoring:
+    """Read a list with a column for each of several scorers."""
+    entries = [fields[place] for _, fields in parsed.rows for place in stage_at]
+    book = book_of_entries(entries, code_book, path)
+    rows = [
+        [
+            stage_of_entry(fields[place], book, path, f"line {number}")
+            for number, fields in parsed.rows
+        ]
+        for place in stage_at
+    ]
+    times = [str(index) for index in range(len(parsed.rows))]
+    heading = "epoch"
+    if time_at is not None:
+        times = [fields[time_at] for _, fields in parsed.rows]
+        heading = parsed.heading[time_at]
+    axis = axis_of(
+        times, step_s=book.step_s, heading=heading, repeats=True, recording=recording, path=path
+    )
+    people = [list(zip(axis.onsets, axis.lengths, stages)) for stages in rows]
+    return make_scoring(
+        path,
+        "list",
+        runs=[run for person in people for run in person],
+        events_scored=False,
+        notes=axis.notes,
+        findings=axis.findings,
+        scorers=people,
+    )
+
+
 def _check_step(path, count, book, recording) -> None:
     """Refuse a list that says by its length that its entries stand for shorter steps.
 
@@ -243,11 +278,11 @@ def _check_step(path, count, book, recording) -> None:
             )
 
 
-def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, int | None]:
-    """Return the places of the times and of the stages; None for none, (None, None) for a list."""
+def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, list[int]]:
+    """Return the places of the times (None: none) and of the stages; no place for a plain list."""
     width, rows, heading = parsed.width, parsed.rows, parsed.heading
     if width is None or width == 1 or not rows:
-        return None, None
+        return None, []
     if heading and len(heading) == width:
         names = [normalise(name) for name in heading]
         stage_at = [i for i, name in enumerate(names) if name in headings.STAGE]
@@ -256,22 +291,25 @@ def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, in
         time_at = time_at or [i for i, name in enumerate(names) if name in headings.EPOCH]
         time_at = time_at or [i for i, name in enumerate(names[:1]) if name in headings.INDEX]
         stage_at = [i for i in stage_at if i not in time_at[:1]]
+        people = [i for i, name in enumerate(names) if _SCORER.search(name)]
+        if len(people) > 1 and not set(stage_at) - set(people):
+            return (time_at[0] if time_at else None), people
         if len(stage_at) == 1:
-            return (time_at[0] if time_at else None), stage_at[0]
+            return (time_at[0] if time_at else None), stage_at
         if len(stage_at) > 1:
             raise ScoringError(f"{path}: several of its columns could be stages; keep one of them")
     columns = [[fields[place] for _, fields in rows] for place in range(width)]
     growing = [_grows(column) for column in columns]
     stages = [not grows and _are_stages(column, book) for column, grows in zip(columns, growing)]
     if width >= _WRAPPED or (len(rows) == 1 and not (width == 2 and growing[0])):
-        return None, None
+        return None, []
     if width == 2 and growing[0] and (len(rows) == 1 or not growing[1]):
-        return 0, 1
+        return 0, [1]
     found = [place for place, stage in enumerate(stages) if stage]
     if growing[0] and len(found) == 1:
-        return 0, found[0]
+        return 0, found
     if width == 2 and growing[1] and found == [0] and number_of(columns[1][0]) == 0:
-        return 1, 0
+        return 1, [0]
     raise ScoringError(
         f"{path}: has {width} columns, and neither a heading nor a first column of growing times "
         "says which of them are the stages; expected one column, or times and stages"

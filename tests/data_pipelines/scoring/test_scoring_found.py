@@ -266,6 +266,24 @@ def test_lists_of_events_are_read_with_the_stages(folder):
     assert len(read_beside(there / "night.edf", recording=NIGHT)[0].events) == 1
 
 
+def test_a_list_of_events_that_cannot_be_placed_is_told(folder):
+    there = folder(
+        {
+            "night.edf": b"",
+            "night_stages.txt": WORD_LIST,
+            "night_events.csv": "start time,duration,event\n22:01:00,9,Hypopnea\n",
+        }
+    )
+    nobody = types.SimpleNamespace(path=None, start_of_day_s=None, duration_s=480.0)
+    found, _ = read_beside(there / "night.edf", recording=nobody)
+    (finding,) = found.findings
+    assert (finding.kind, finding.what) == ("unread_file", "*_events.csv")
+    assert "night_events.csv" in finding.note and str(there) not in finding.note
+    found, _ = read_beside(there / "night.edf", recording=NIGHT)
+    assert [event.onset_s for event in found.events] == [60.0]
+    assert found.stages.tolist() == STAGES
+
+
 def _events(path):
     return [line for line in path.read_text().splitlines() if line[2:3] == ":"]
 

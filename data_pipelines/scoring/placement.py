@@ -23,7 +23,10 @@ _NOON_S = 3600.0
 _FEW_EPOCHS = 20  # in a shorter recording one epoch is no small share
 _LEAST_SHARE = 0.1  # of the recording or of the scoring, whichever is shorter, must overlap
 # Formats that say when something was, or that count from the first sample by definition.
-_ABSOLUTE_SOURCES = ("edf_annotations", "noxturnal_csv", "remlogic_text", "bids_events")
+_ABSOLUTE_SOURCES = (
+    *("edf_annotations", "noxturnal_csv", "remlogic_text", "bids_events"),
+    *("domino_text", "ucddb_respevt", "philips_rml"),
+)
 
 
 def _is_same_file(path, recording) -> bool:

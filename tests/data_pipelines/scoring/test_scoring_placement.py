@@ -1,6 +1,7 @@
 """A scoring on the time axis of its recording: cut recordings, first records, units, lengths."""
 
 import datetime
+import re
 import types
 
 import edf_files
@@ -139,7 +140,7 @@ def test_times_that_count_from_the_first_sample_or_the_header_are_told(folder):
     factor=st.sampled_from([1000, 256, 100, 1]),
 )
 @hypothesis.settings(max_examples=40, deadline=None)
-def test_times_in_milliseconds_or_samples_are_refused(folder, runs, factor):
+def test_times_in_milliseconds_or_samples_are_told_or_refused(folder, runs, factor):
     stages = np.repeat([stage for stage, _ in runs], [count for _, count in runs])
     if len(np.flatnonzero(np.diff(stages))) < 2:
         return
@@ -160,6 +161,20 @@ def test_times_in_milliseconds_or_samples_are_refused(folder, runs, factor):
     if factor == 1:
         assert read_scoring(path, recording=opened).stages.tolist() == stages.tolist()
         return
+    try:
+        found = read_scoring(path, recording=opened)
+    except ScoringError as error:
+        assert re.search("another unit|seem to be in|look like (milliseconds|samples)", str(error))
+    else:
+        assert found.stages.tolist() == stages.tolist()
+        assert [finding.kind for finding in found.findings] == ["time_axis"]
+    xml = "".join(
+        f"<ScoredEvent><EventType>Stages|Stages</EventType><EventConcept>{text}</EventConcept>"
+        f"<Start>{start}</Start><Duration>{length}</Duration></ScoredEvent>"
+        for start, length, text in (row.split("\t") for row in rows)
+    )
+    path = folder / "a-nsrr.xml"
+    path.write_text(f"<PSGAnnotation><ScoredEvents>{xml}</ScoredEvents></PSGAnnotation>")
     with pytest.raises(ScoringError, match="another unit|look like (milliseconds|samples)"):
         read_scoring(path, recording=opened)
 

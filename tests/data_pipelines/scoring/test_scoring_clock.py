@@ -318,3 +318,10 @@ def test_luna_and_remlogic_times_of_a_set_clock(folder):
             found = read(path, recording(folder, start, len(stages)))
             assert found.stages.tolist() == stages.tolist()
             assert [x.what for x in found.findings] == ["clock set back"]
+
+
+def test_rows_whose_times_are_none_are_counted(folder):
+    path = changed("05/03/2021 23:56:00;", "unknown;", rows=[2, 3])(folder)
+    found = read(path, recording(folder, EVENING, len(STAGES)))
+    assert found.stages.tolist() == [0, -1, -1, *STAGES[3:]]
+    assert [(x.kind, x.count) for x in found.findings] == [("unread_annotation", 2)]

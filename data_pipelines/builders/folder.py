@@ -13,6 +13,7 @@ SUFFIXES = (".edf", ".bdf", ".rec", ".hea")
 # Files of these names hold scoring only, and are found from the recording they belong to.
 SCORING_NAMES = ("hypnogram", "sleepscoring")
 TABLES = ("participants.csv", "participants.tsv")
+TABLES_BELOW = "tables of participants in folders below"
 NAMED = 5  # ours: links that a sentence names
 
 
@@ -111,9 +112,9 @@ def _about_tables(below, folder):
     if tables and not any(path.parent == folder for path in tables):
         yield Finding(
             "person",
-            "tables of participants in folders below",
-            "tables of participants in folders below, where none is read (join them in the folder "
-            f"itself, or name one by --subjects): {len(tables)}",
+            TABLES_BELOW,
+            f"{TABLES_BELOW}, where none is read (join them in the folder itself, or name one by "
+            f"--subjects): {len(tables)}",
             count=len(tables),
         )
 

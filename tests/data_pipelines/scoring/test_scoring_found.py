@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import scoring
-from data_pipelines.scoring import Scoring, find_scoring, read_beside
+from data_pipelines.scoring import Event, Scoring, find_scoring, read_beside
 
 WORDS = ["W", "W", "N1", "N2", "N3", "N3", "R", "W"] * 2
 STAGES = [0, 0, 1, 2, 3, 3, 4, 0] * 2
@@ -264,6 +264,25 @@ def test_lists_of_events_are_read_with_the_stages(folder):
     assert read_beside(there / "night.edf", recording=NIGHT)[0].events == []
     (there / "Flow D.txt").rename(there / "night Flow D.txt")
     assert len(read_beside(there / "night.edf", recording=NIGHT)[0].events) == 1
+
+
+def test_events_beside_stages_within_the_recording_or_alone(folder):
+    tsv = "onset\tduration\ttrial_type\n65\t12\tHypopnea\n150\t3\tArousal\n"
+    there = folder({"sub-1_eeg.edf": annotations, "sub-1_events.tsv": tsv})
+    found, _ = read_beside(there / "sub-1_eeg.edf")
+    assert found.stages.tolist() == STAGES
+    assert [event.kind for event in found.events] == ["hypopnea", "arousal"]
+    # What stands within the recording is not taken twice.
+    events = [Event("hypopnea", 65.0, 12.0)]
+    made = Scoring(np.array(STAGES, np.int8), events, "made")
+    start = datetime.datetime(2001, 1, 1)
+    scoring.write_edf_annotations(there / "sub-1_eeg.edf", made, start=start)
+    found, _ = read_beside(there / "sub-1_eeg.edf")
+    assert [event.kind for event in found.events] == ["hypopnea", "arousal"]
+    (there / "sub-1_eeg.edf").write_bytes(b"")
+    found, _ = read_beside(there / "sub-1_eeg.edf")
+    assert (found.stages < 0).all()
+    assert [event.kind for event in found.events] == ["hypopnea", "arousal"]
 
 
 def test_a_list_of_events_that_cannot_be_placed_is_told(folder):

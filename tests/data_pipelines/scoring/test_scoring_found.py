@@ -238,6 +238,17 @@ def test_what_lies_beside_a_night_without_scoring_is_told(folder, name, content,
     assert str(there) not in first.note + second.note
 
 
+def test_a_link_that_leads_nowhere_is_told(folder):
+    there = folder({"night.edf": b""})
+    for name in ("night_hypnogram.tsv", "night-nsrr.xml", "night.txt"):
+        (there / name).symlink_to(there / ".git" / "annex" / "gone")
+        found, findings = read_beside(there / "night.edf")
+        assert found is None
+        assert "a link that leads nowhere" in findings[1].note
+        assert name in findings[0].note
+        (there / name).unlink()
+
+
 def test_a_night_with_nothing_beside_it_says_so(folder):
     beside = {"night_channels.tsv": "name\ttype\n", "night.pdf": b"%PDF", "night.json": "{}"}
     there = folder({"night.edf": b"", "night_questions.xlsx": b"PK"} | beside)

@@ -100,6 +100,9 @@ def folder(tmp_path):
 def test_the_scoring_of_a_recording_is_found(folder, recording, beside, content):
     there = folder({recording: b"", beside: content, "other.edf2": b"", "participants.csv": CSV})
     assert find_scoring(there / recording) == there / beside
+    found, findings = read_beside(there / recording, recording=NIGHT)
+    assert findings == []
+    assert found.stages[0] == 0
 
 
 @pytest.mark.parametrize(

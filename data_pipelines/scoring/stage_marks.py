@@ -127,7 +127,12 @@ def _people(marks):
         min(end, last) - start > 0.5 * min(last - first, end - start)
         for (first, last), (start, end) in zip(spans, spans[1:])
     )
-    return list(named.values()) if beside else [marks]
+    return [named[key] for key in sorted(named, key=_natural)] if beside else [marks]
+
+
+def _natural(key: str) -> list:
+    """`scorer 2` before `scorer 10`."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", key)]
 
 
 def _are_tokens(marks) -> list[float]:

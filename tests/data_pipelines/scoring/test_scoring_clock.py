@@ -246,7 +246,11 @@ def test_a_clock_that_counts_from_the_start_of_the_recording(folder):
     path = export(folder, rows_of(STAGES, start.replace(hour=0, minute=0)), date="none")
     found = read(path, recording(folder, start, len(STAGES)))
     assert found.stages.tolist() == STAGES.tolist()
-    assert "0:00:00" in found.findings[0].note
+    assert "time since the recording's start" in found.findings[0].note
+    # Scored from midnight on, or by a clock that starts with the recording: told.
+    found = read(path, recording(folder, start, 960))
+    assert found.stages[180 : 180 + len(STAGES)].tolist() == STAGES.tolist()
+    assert "read as midnight" in found.findings[0].note
 
 
 @pytest.mark.parametrize("date", ["01.01.85", "01.01.00", "00.00.00", "xx.xx.xx", "01.01.70"])
@@ -266,6 +270,9 @@ def test_a_blanked_start_is_no_time_of_day(folder, date):
     noon = EVENING.replace(hour=12, minute=1, second=30)
     found = read(export(folder, rows_of(STAGES, noon)), opened(date, "12.00.00"))
     assert [x.kind for x in found.findings][0] == "time_axis"
+    later = EVENING.replace(hour=0, minute=1, second=30)  # perhaps likewise, perhaps real
+    fits = export(folder, rows_of(STAGES[:-4], later), date="none")
+    assert [x.kind for x in read(fits, opened(date, "00.00.00")).findings][0] == "time_axis"
     likewise = export(folder, rows_of(STAGES, EVENING.replace(hour=0, minute=0)), date="none")
     found = read(likewise, opened(date, "00.00.00"))
     assert found.stages.tolist() == STAGES.tolist() and not found.findings

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import scoring
+from data_pipelines.builders.folder import find_recordings
 from data_pipelines.scoring import Event, Scoring, find_scoring, read_beside
 
 WORDS = ["W", "W", "N1", "N2", "N3", "N3", "R", "W"] * 2
@@ -353,3 +354,16 @@ def test_real_folders_hold_what_they_held(test_data, tmp_path):
     assert find_scoring(test_data / "dreams" / "subject1.edf", code_book="dreams") == (
         test_data / "dreams" / "HypnogramAASM_subject1.txt"
     )
+
+
+def test_files_of_scoring_alone_are_no_recordings(folder):
+    names = [
+        "01 PSG.edf",
+        "01 Base.edf",
+        "a base.edf",
+        "nightHypno.edf",
+        "x-Hypnogram.EDF",
+        "a.edf",
+    ]
+    found, _ = find_recordings(folder(dict.fromkeys(names, b"")))
+    assert sorted(found) == ["01 PSG", "a", "a base"]

@@ -12,22 +12,9 @@ import numpy as np
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring.record import EPOCH_S, Event, ScoringError, make_scoring
-from data_pipelines.scoring.vocabulary import event_of, stage_of
+from data_pipelines.scoring.vocabulary import event_of, events_scored_of, stage_of
+from data_pipelines.scoring.written_words import EDF_STAGES, edf_text, events_mark
 
-_STAGE_NAMES = ("W", "N1", "N2", "N3", "R")
-_EVENT_TEXTS = {
-    "apnea_obstructive": "Obstructive apnea",
-    "apnea_central": "Central apnea",
-    "apnea_mixed": "Mixed apnea",
-    "hypopnea": "Hypopnea",
-    "apnea_hypopnea": "Apnea or hypopnea",
-    "desaturation": "Oxygen desaturation",
-    "arousal": "EEG arousal",
-    "rera": "RERA",
-    "leg_movement": "Limb movement",
-    "lights_off": "Lights off",
-    "lights_on": "Lights on",
-}
 _ANNOTATION_BYTES = 2000
 
 
@@ -59,13 +46,16 @@ def scoring_from_annotations(path, annotations, *, source: str, shift_s=0.0, fin
     """
     rows = [(float(onset) + shift_s, length, str(text)) for onset, length, text in annotations]
     rows.sort(key=lambda row: row[0])
-    stage_rows, events, dropped = [], [], 0
+    stage_rows, events, dropped, events_scored = [], [], 0, None
     for onset, length, text in rows:
         stage = stage_of(text)
         if stage is not None:
             stage_rows.append((onset, length, stage))
             continue
         event = event_of(text)
+        if event is None and events_scored_of(text) is not None:
+            events_scored = events_scored_of(text)
+            continue
         if event is None:
             dropped += 1
             continue
@@ -82,7 +72,7 @@ def scoring_from_annotations(path, annotations, *, source: str, shift_s=0.0, fin
         source,
         runs=runs,
         events=events,
-        events_scored=bool(events),
+        events_scored=bool(events) if events_scored is None else events_scored,
         notes=notes if dropped else [],
         findings=findings,
     )
@@ -103,14 +93,17 @@ def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:
     edges = np.flatnonzero(np.diff(scoring.stages)) + 1
     starts = [0, *edges.tolist()] if len(scoring.stages) else []
     for first, stop in zip(starts, [*starts[1:], len(scoring.stages)], strict=True):
-        stage = int(scoring.stages[first])
-        text = f"Sleep stage {_STAGE_NAMES[stage] if stage >= 0 else '?'}"
+        text = EDF_STAGES[int(scoring.stages[first])]
         rows.append((first * EPOCH_S, (stop - first) * EPOCH_S, text))
     for event in scoring.events:
-        text = _EVENT_TEXTS.get(event.kind, f"Position {event.value}")
-        rows.append((event.onset_s, event.duration_s, text))
+        text = edf_text(event)
+        if text:
+            rows.append((event.onset_s, event.duration_s, text))
     rows.sort()
     lists = [_annotation(0, None, "")]
+    mark = events_mark(scoring, guess=bool(scoring.events))
+    if mark:
+        lists.append(_annotation(0, None, mark))
     lists += [_annotation(*row) for row in rows]
     blocks, block = [], b""
     for item in lists:

@@ -25,6 +25,7 @@ from data_pipelines.scoring.text import decode, read_bytes, table_of
 from data_pipelines.scoring.vocabulary import stage_of
 from data_pipelines.scoring.wfdb_annotations import read_wfdb
 from data_pipelines.scoring.xml_files import read_xml
+from data_pipelines.scoring.yasa_hypnogram import is_yasa, read_yasa
 
 _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
 
@@ -79,6 +80,8 @@ def _read(path, recording, code_book):
         return read_noxturnal(path, rows, recording)
     if is_remlogic(rows):
         return read_remlogic(path, rows, recording)
+    if is_yasa(rows):
+        return read_yasa(path, rows)
     return read_list(path, text, code_book=code_book)
 
 
@@ -157,4 +160,4 @@ def _is_export(path) -> bool:
             rows = table_of(decode(file.read(2**16)), path)
     except (ScoringError, OSError):
         return False
-    return is_bids(rows) or is_noxturnal(rows) or is_remlogic(rows)
+    return is_bids(rows) or is_noxturnal(rows) or is_remlogic(rows) or is_yasa(rows)

@@ -10,6 +10,7 @@ from data_pipelines.scoring.vocabulary import (
     CODE_BOOKS,
     code_book_of,
     event_of,
+    events_scored_of,
     normalise,
     stage_of,
 )
@@ -186,7 +187,7 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
         else:
             length = _luna_time(stop, path, number, ends=True) - onset
         spans.append((onset, length))
-    runs, events, dropped = [], [], 0
+    runs, events, dropped, events_scored = [], [], 0, None
     for index, ((_, label, instance, _, _), (onset, length)) in enumerate(zip(rows, spans)):
         if length is None:
             length = spans[index + 1][0] - onset if index + 1 < len(spans) else float(EPOCH_S)
@@ -197,6 +198,8 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             runs.append((onset, length, stage))
         elif event:
             events.append(Event(event[0], onset, length, event[1]))
+        elif events_scored_of(label) is not None:
+            events_scored = events_scored_of(label)
         else:
             dropped += 1
     notes = [f"{dropped} annotations that are neither a stage nor an event left out"]
@@ -205,7 +208,7 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
         "luna_annot",
         runs=runs,
         events=events,
-        events_scored=bool(events),
+        events_scored=bool(events) if events_scored is None else events_scored,
         notes=notes if dropped else (),
         findings=findings,
     )

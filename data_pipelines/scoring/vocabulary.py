@@ -77,6 +77,7 @@ _EVENT_WORDS = {
     ("arousal", "leg_movement"): "arousal plm|arousal lm|arousal limb|plm arousal|lm arousal|"
     "arousal aro limb|arousal resulting from periodic leg movement|limb movement arousal|"
     "arousal resulting from limb movement|leg movement arousal",
+    ("arousal", "periodic_leg_movement"): "periodic limb movement arousal",
     ("rera", ""): "rera|resp rera|respiratory effort related arousal|"
     "respiratory event related arousal|sdo respiratoryeffortrelatedarousalfinding",
     ("leg_movement", ""): "plm|lm|mj|plms|plm lm|leg movement|limb movement|limb movement left|"
@@ -110,8 +111,21 @@ def stage_of(text: str) -> int | None:
 
 
 def event_of(text: str) -> tuple[str, str] | None:
-    """Return (kind, value) of the event that `text` names, None if it names none."""
-    return EVENT_WORDS.get(normalise(text))
+    """Return (kind, value) of the event that `text` names, None if it names none.
+
+    `Hypopnea (epoch)` is one of which only the 30-s epoch is known, as `written_words` has it.
+    """
+    word = normalise(text)
+    found = EVENT_WORDS.get(word)
+    if found is None and word.endswith(" epoch"):
+        found = EVENT_WORDS.get(word.removesuffix(" epoch"))
+        return found and (found[0], "epoch")
+    return found
+
+
+def events_scored_of(text: str) -> bool | None:
+    """Return what a row that says whether events were scored says, None if it is none."""
+    return {"events scored": True, "events not scored": False}.get(normalise(text))
 
 
 @dataclasses.dataclass(frozen=True)

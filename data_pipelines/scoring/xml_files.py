@@ -17,7 +17,7 @@ from data_pipelines.scoring.record import (
     make_scoring,
 )
 from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.vocabulary import CODE_BOOKS, event_of, stage_of
+from data_pipelines.scoring.vocabulary import CODE_BOOKS, event_of, events_scored_of, stage_of
 
 START_TOLERANCE_S = 60.0
 
@@ -82,15 +82,17 @@ def _event(concepts, onset, length) -> Event | None:
         if concept.casefold() == "unsure":
             # NSRR: a hypopnea of more than 50 % of flow or with a 3 % desaturation.
             return Event("hypopnea", onset, length)
-        found = event_of(concept)
-        if found:
-            return Event(found[0], onset, length, found[1])
-    return None
+    found = [event for event in map(event_of, concepts) if event]
+    if not found:
+        return None
+    # `Hypopnea|Hypopnea (epoch)`: the part that says more.
+    kind, value = max(found, key=lambda event: bool(event[1]))
+    return Event(kind, onset, length, value)
 
 
 def _nsrr(path, root, recording) -> Scoring:
     """Both dialects: `EventType` and `Stage 2 sleep|2`, or bare `SDO:...` concepts."""
-    runs, events, dropped, unknown = [], [], 0, 0
+    runs, events, dropped, unknown, events_scored = [], [], 0, 0, True
     scored = (node for node in root.iter() if _name(node) == "ScoredEvent")
     for number, node in enumerate(scored, 1):
         fields = _fields(node)
@@ -104,6 +106,9 @@ def _nsrr(path, root, recording) -> Scoring:
         if kind == "stages" and stage is None:
             stage, unknown = -1, unknown + 1
         event = None if stage is not None else _event(concepts, 0.0, 0.0)
+        if stage is None and event is None and events_scored_of(concept) is not None:
+            events_scored = events_scored_of(concept)
+            continue
         if stage is None and event is None:
             dropped += 1
             continue
@@ -117,7 +122,9 @@ def _nsrr(path, root, recording) -> Scoring:
         dropped
     )
     notes += [f"{unknown} stages of unknown names taken as unscored"] * bool(unknown)
-    return make_scoring(path, "nsrr_xml", runs=runs, events=events, notes=notes)
+    return make_scoring(
+        path, "nsrr_xml", runs=runs, events=events, events_scored=events_scored, notes=notes
+    )
 
 
 def _check_recording(path, fields, recording) -> None:

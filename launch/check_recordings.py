@@ -3,21 +3,26 @@ r"""Say of each recording how its labels resolve, why the others do not, and whe
     python -m launch.check_recordings night.edf /folder/of/recordings
     python -m launch.check_recordings --cohort=shhs shhs1-200001.edf
     python -m launch.check_recordings --aliases=our_labels.toml night.edf
+    python -m launch.check_recordings --figure=PICTURES /folder/of/recordings
 
-Reads headers and a few minutes of each channel; writes nothing. The exit code is 1 where any file
+Reads headers and a few minutes of each channel; writes nothing but, with ``--figure``, a picture of
+each recording. The exit code is 1 where any file
 cannot be read; the other files are still checked.
 """
 
+import importlib.util
 import pathlib
 import sys
 
 from absl import app, flags
 
+from data_pipelines import scoring
 from data_pipelines.channels import resolve
 from data_pipelines.channels.quality import RecordingQuality, check_quality
 from data_pipelines.channels.table import COHORTS
 from data_pipelines.recordings.base import Recording, RecordingError
 from data_pipelines.recordings.opening import SUFFIXES, open_recording
+from hypnos_jax.reports import recording_figure
 
 _ALIASES = flags.DEFINE_string(
     "aliases", None, "JSON or TOML file of canonical channel -> list of this site's labels."
@@ -26,6 +31,12 @@ _COHORT = flags.DEFINE_enum(
     "cohort", None, sorted(COHORTS), "Cohort whose generic labels (EEG, EMG ...) are documented."
 )
 _MAINS_HZ = flags.DEFINE_integer("mains_hz", None, "50 or 60; by default seen in the spectrum.")
+_FIGURE = flags.DEFINE_string(
+    "figure",
+    None,
+    "Folder to draw a page of each recording into (PNG): pieces of the channels, their spectra, the"
+    " hypnogram on the recording's time axis.",
+)
 
 # In a folder, a record is found by its header, not by its signal files too.
 _FOLDER_SUFFIXES = set(SUFFIXES) - {".dat", ".mat"}
@@ -73,6 +84,26 @@ def describe(
     return "\n".join(lines) + "\n"
 
 
+def draw(pages: recording_figure.Pages, recording: Recording, quality: RecordingQuality) -> bool:
+    """Draw the page of a recording and say where it is; whether that went well."""
+    if not recording.labels:
+        return True
+    scored, told = None, []
+    try:
+        path = scoring.find_scoring(recording.path)
+        if path is not None:
+            scored = scoring.read_scoring(path, recording=recording)
+    except scoring.ScoringError as error:
+        why = str(error).replace(f"{recording.path.parent}/", "")
+        told.append(f"the scoring is not drawn: {why}")
+    try:
+        print(f"  drawn: {pages.draw(recording, quality, scored=scored, told=told)}\n", flush=True)
+    except Exception as error:  # whatever is odd about one recording must not stop the others
+        print(f"CANNOT BE DRAWN  {recording.path}: {error!r}\n", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
 def _how(binding: resolve.Binding) -> list[str]:
     """How the channel comes about, where the columns do not already say it."""
     plain = binding.reference is not None or binding.how == "as labelled"
@@ -110,7 +141,10 @@ def main(argv: list[str]) -> None:
         aliases = None if _ALIASES.value is None else resolve.load_aliases(_ALIASES.value)
     except resolve.AliasError as error:
         raise app.UsageError(str(error)) from None
-    checked = unread = 0
+    if _FIGURE.value is not None and importlib.util.find_spec("matplotlib") is None:
+        raise app.UsageError("--figure needs matplotlib, which the extra `probe` installs")
+    pages = None if _FIGURE.value is None else recording_figure.Pages(_FIGURE.value)
+    checked = unread = undrawn = 0
     for argument in argv[1:]:
         paths = find_recordings(pathlib.Path(argument))
         if not paths:
@@ -128,11 +162,15 @@ def main(argv: list[str]) -> None:
                 quality = check_quality(recording, resolution, mains_hz=_MAINS_HZ.value)
                 print(describe(recording, resolution, quality), flush=True)
                 checked += 1
+                if pages is not None:
+                    undrawn += not draw(pages, recording, quality)
             except RecordingError as error:
                 print(f"CANNOT BE READ  {error}\n", file=sys.stderr, flush=True)
                 unread += 1
     print(f"{checked} checked, {unread} could not be read")
-    sys.exit(1 if unread else 0)
+    if undrawn:
+        print(f"{undrawn} could not be drawn")
+    sys.exit(1 if unread or undrawn else 0)
 
 
 if __name__ == "__main__":

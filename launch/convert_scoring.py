@@ -27,6 +27,9 @@ _OUTPUT = flags.DEFINE_string(
 )
 _RECORDING = flags.DEFINE_string("recording", None, "Recording that the scoring belongs to.")
 _CODE_BOOK = flags.DEFINE_string("code_book", None, "What bare entries of a list mean.")
+_SCORER = flags.DEFINE_integer(
+    "scorer", None, "Whose stages, 1 for the first, where the file holds several people's.", 1
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output where it exists.")
 
 
@@ -39,7 +42,9 @@ def describe(scored: scoring.Scoring) -> list[str]:
     lines = [f"  {len(scored.stages)} epochs of {scoring.EPOCH_S} s: {stages}"]
     kinds = collections.Counter(event.kind for event in scored.events)
     events = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-    looked = "events were looked for" if scored.events_scored else "nobody looked for events"
+    looked = {True: "all were looked for", False: "nobody looked for them"}.get(
+        scored.events_scored, f"looked for: {scored.events_scored}"
+    )
     lines.append(f"  {len(scored.events)} events" + f": {events}" * bool(events) + f" ({looked})")
     lines += [f"  note: {note}" for note in scored.notes]
     return lines + [f"  LOOK AT: {finding.note}" for finding in scored.findings]
@@ -69,7 +74,9 @@ def convert(source: pathlib.Path, output: pathlib.Path) -> None:
     path = None if _RECORDING.value is None else pathlib.Path(_RECORDING.value)
     _refuse_to_lose(source, path, output)
     recording = None if path is None else open_recording(path)
-    scored = scoring.read_scoring(source, recording=recording, code_book=_CODE_BOOK.value)
+    scored = scoring.read_scoring(
+        source, recording=recording, code_book=_CODE_BOOK.value, scorer=_SCORER.value
+    )
     start = duration_s = None
     if recording is not None:
         start, duration_s = recording.start_of_day_s, recording.duration_s

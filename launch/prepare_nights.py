@@ -56,6 +56,13 @@ ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further cha
 SUBJECTS = flags.DEFINE_string("subjects", None, "CSV or TSV file of recording,subject.")
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
+SCORER = flags.DEFINE_integer(
+    "scorer",
+    None,
+    "Whose stages to take where a scoring holds several people's, 1 for the first; by default those"
+    " on which they agree.",
+    lower_bound=1,
+)
 BEAM = flags.DEFINE_string(
     "beam", None, "Prepare on Apache Beam with these options, e.g. '--runner=DirectRunner'."
 )
@@ -133,8 +140,9 @@ def choose():
         "aliases": resolve.load_aliases(ALIASES.value) if ALIASES.value else None,
         "subjects": splits.load_subject_map(subjects) if subjects else None,
         "code_book": CODE_BOOK.value,
+        "scorer": SCORER.value,
     }
-    provenance = {name: how[name] for name in ("mains_hz", "aliases", "code_book")}
+    provenance = {name: how[name] for name in ("mains_hz", "aliases", "code_book", "scorer")}
     provenance |= {"cohort": COHORT.value, **recipe.provenance}
     return recipe, names, recording_night.PrepareRecording(recipe, names, **how), provenance
 

@@ -13,6 +13,7 @@ from data_pipelines.channels.quality import check_quality
 from data_pipelines.recipes import Recipe
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.opening import open_recording
+from data_pipelines.scoring.scorers import letters_of
 from data_pipelines.store import Night
 
 DEFAULT_MAINS_HZ = 50  # the published default, where neither the user nor the spectrum tells
@@ -52,6 +53,8 @@ class PrepareRecording:
         aliases: As :func:`channels.load_aliases` returns it.
         subjects: Recording -> subject, for people with several recordings.
         code_book: What plain lists of stages mean, one of ``scoring.CODE_BOOKS``.
+        scorer: Whose stages to take where a file holds several people's, 1 for the first; by
+            default those on which they agree.
     """
 
     recipe: Recipe
@@ -60,6 +63,7 @@ class PrepareRecording:
     aliases: dict[str, list] | None = None
     subjects: dict[str, str] | None = None
     code_book: str | None = None
+    scorer: int | None = None
 
     def __call__(self, pending: Pending) -> Night:
         """Read, check, preprocess.
@@ -150,9 +154,13 @@ class PrepareRecording:
         if not path:
             epochs = int(recording.duration_s / scoring.EPOCH_S + 0.5)
             return np.full(epochs, -1, np.int8), [], {"notes": [], "findings": []}
-        scored = scoring.read_scoring(path, recording=recording, code_book=self.code_book)
+        scored = scoring.read_scoring(
+            path, recording=recording, code_book=self.code_book, scorer=self.scorer
+        )
         scored, _ = scoring.align(scored, recording.duration_s)
         facts = {"scoring": scored.source, "events_scored": scored.events_scored}
+        if scored.scorers:
+            facts["scorers"] = [letters_of(row) for row in scored.scorers]
         return (
             scored.stages,
             scored.events,

@@ -1,10 +1,11 @@
-"""The consensus of several scorers of one night."""
+"""Several scorers of one night: their consensus, and one of them alone."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.scoring.record import STAGES, ScoringError
+from data_pipelines.scoring.record import STAGES, Scoring, ScoringError
 
 
 def consensus(stages: Sequence[Sequence[int]], path="consensus") -> np.ndarray:
@@ -51,3 +52,23 @@ def consensus(stages: Sequence[Sequence[int]], path="consensus") -> np.ndarray:
     result = score.argmax(axis=1)
     result[2 * total.sum(axis=1) <= len(chosen)] = -1
     return result.astype(np.int8)
+
+
+def of_scorer(scoring: Scoring, scorer: int, path) -> Scoring:
+    """Return a scoring with the stages of one scorer, 1 for the first of the file.
+
+    A file of one scorer has the first alone. `scorers` stays as it is.
+
+    Raises:
+        ScoringError: the file has no such scorer.
+    """
+    people = scoring.scorers or (scoring.stages,)
+    if not 1 <= scorer <= len(people):
+        raise ScoringError(f"{path}: holds {len(people)} scorers; number {scorer} is none of them")
+    if not scoring.scorers:
+        return scoring
+    findings = tuple(x for x in scoring.findings if x.kind != "several_scorers")
+    note = f"the stages are those of scorer {scorer} of {len(people)}, as asked for"
+    return dataclasses.replace(
+        scoring, stages=people[scorer - 1], findings=findings, notes=(*scoring.notes, note)
+    )

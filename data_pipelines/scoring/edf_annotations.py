@@ -12,7 +12,9 @@ import numpy as np
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring.record import EPOCH_S, Event, ScoringError, make_scoring
-from data_pipelines.scoring.vocabulary import event_of, events_scored_of, stage_of
+from data_pipelines.scoring.stage_marks import Mark, Text, runs_of_marks, split_scorer
+from data_pipelines.scoring.unknown_words import Unknown
+from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
 from data_pipelines.scoring.written_words import EDF_STAGES, edf_text, events_mark
 
 _ANNOTATION_BYTES = 2000
@@ -35,46 +37,59 @@ def read_annotations(path) -> list[tuple[float, float | None, str]]:
         raise ScoringError(str(error)) from None
 
 
-def scoring_from_annotations(path, annotations, *, source: str, shift_s=0.0, findings=()):
+def scoring_from_annotations(
+    path, annotations, *, source: str, shift_s=0.0, findings=(), code_book: str | None = None
+):
     """Return the `Scoring` that (onset_s, duration_s or None, text) rows hold.
 
-    A stage without a duration lasts until the next stage row, at most one epoch if it is the last
-    one. Rows that name neither a stage nor an event are left out.
+    A stage without a duration lasts until the next stage row (`stage_marks`). Words that are not
+    known are told as findings; texts that look like neither a stage nor an event are left out.
+    What follows `@@` in a text is the channel that EDF+ links it to.
+
+    Args:
+        path: for messages.
+        annotations: the rows, in the file's order.
+        source: the format read.
+        shift_s: where in the recording the rows' time 0 lies.
+        findings: of the reader.
+        code_book: what bare entries mean, one of `CODE_BOOKS`; without it they mean nothing.
 
     Raises:
-        ScoringError: none of the rows is a stage or an event, or a time is out of bounds.
+        ScoringError: none of the rows is a stage or an event, a time is out of bounds, or several
+            people's stages without durations cannot be told apart.
     """
     rows = [(float(onset) + shift_s, length, str(text)) for onset, length, text in annotations]
     rows.sort(key=lambda row: row[0])
-    stage_rows, events, dropped, events_scored = [], [], 0, None
+    book = code_book_of(code_book, path).stages if code_book else {}
+    unknown, events = Unknown(), []
+    marks, others = [], []
     for onset, length, text in rows:
-        stage = stage_of(text)
+        text, scorer = split_scorer(text)
+        stage = book.get(text.strip()) if text.strip() in book else stage_of(text)
+        event = event_of(text) if stage is None else None
         if stage is not None:
-            stage_rows.append((onset, length, stage))
-            continue
-        event = event_of(text)
-        if event is None and events_scored_of(text) is not None:
-            events_scored = events_scored_of(text)
-            continue
-        if event is None:
-            dropped += 1
-            continue
-        events.append(Event(event[0], onset, length or 0.0, event[1]))
-    runs = []
-    for index, (onset, length, stage) in enumerate(stage_rows):
-        if not length:
-            after = stage_rows[index + 1][0] if index + 1 < len(stage_rows) else onset + EPOCH_S
-            length = after - onset
-        runs.append((onset, length, stage))
-    notes = [f"{dropped} annotations that are neither a stage nor an event left out"]
+            marks.append(Mark(onset, length, stage, scorer))
+        elif event is not None:
+            events.append(Event(event[0], onset, length or 0.0, event[1]))
+        else:
+            others.append(Text(onset, length, text, scorer))
+    people, told = runs_of_marks(path, marks, others, unknown)
+    runs = [run for person in people for run in person]
+    if not runs and not events:
+        words = ", ".join(repr(finding.what) for finding in unknown.findings()[:5])
+        raise ScoringError(
+            f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
+            + (f"; words that are not known: {words}" if words else "")
+        )
     return make_scoring(
         path,
         source,
         runs=runs,
         events=events,
-        events_scored=bool(events) if events_scored is None else events_scored,
-        notes=notes if dropped else [],
-        findings=findings,
+        events_scored=unknown.events_scored(events),
+        notes=unknown.notes(),
+        findings=[*findings, *told, *unknown.findings()],
+        scorers=people if len(people) > 1 else (),
     )
 
 
@@ -101,7 +116,7 @@ def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:
             rows.append((event.onset_s, event.duration_s, text))
     rows.sort()
     lists = [_annotation(0, None, "")]
-    mark = events_mark(scoring, guess=bool(scoring.events))
+    mark = events_mark(scoring)
     if mark:
         lists.append(_annotation(0, None, mark))
     lists += [_annotation(*row) for row in rows]

@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+from data_pipelines.scoring.consensus import of_scorer
 from data_pipelines.scoring.edf_annotations import (
     is_edf,
     read_annotations,
@@ -30,7 +31,9 @@ from data_pipelines.scoring.yasa_hypnogram import is_yasa, read_yasa
 _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
 
 
-def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scoring:
+def read_scoring(
+    path, *, recording=None, code_book: str | None = None, scorer: int | None = None
+) -> Scoring:
     """Read stages and events from a scoring file of any format known here.
 
     Args:
@@ -39,6 +42,8 @@ def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scori
             `start_of_day_s` and `duration_s` are looked at). Exports with wall-clock times need
             it; with it, a scoring that lies outside the recording is refused.
         code_book: what bare entries of a plain list mean, one of `CODE_BOOKS`.
+        scorer: whose stages to take where the file holds several people's, 1 for the first; by
+            default those on which they agree.
 
     Returns:
         stages and events from the start of the recording; not yet cut to its length (`align`).
@@ -51,6 +56,8 @@ def read_scoring(path, *, recording=None, code_book: str | None = None) -> Scori
         scoring = _read(path, recording, code_book)
     except OSError as error:
         raise ScoringError(f"{path}: cannot be read ({error.strerror})") from None
+    if scorer is not None:
+        scoring = of_scorer(scoring, scorer, path)
     check_overlap(path, scoring, recording)
     return scoring
 
@@ -60,7 +67,7 @@ def _read(path, recording, code_book):
     if path.is_file():
         with path.open("rb") as file:
             if is_edf(file.read(8)):
-                return _read_edf(path, recording)
+                return _read_edf(path, recording, code_book)
     if suffix in (".st", ".hyp"):
         return read_wfdb(path)
     data = read_bytes(path)
@@ -85,11 +92,16 @@ def _read(path, recording, code_book):
     return read_list(path, text, code_book=code_book)
 
 
-def _read_edf(path, recording):
+def _read_edf(path, recording, code_book):
     annotations = read_annotations(path)
     shift_s, findings = shift_of(path, recording)
     return scoring_from_annotations(
-        path, annotations, source="edf_annotations", shift_s=shift_s, findings=findings
+        path,
+        annotations,
+        source="edf_annotations",
+        shift_s=shift_s,
+        findings=findings,
+        code_book=code_book,
     )
 
 

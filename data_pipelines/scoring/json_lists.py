@@ -1,11 +1,18 @@
 """Stages in JSON: a list of codes, a list per scorer, or a file per scorer (Dreem)."""
 
+import dataclasses
 import json
 import pathlib
 
 from data_pipelines.scoring.consensus import consensus
 from data_pipelines.scoring.lists import runs_of, stage_of_entry
-from data_pipelines.scoring.record import Scoring, ScoringError, make_scoring
+from data_pipelines.scoring.record import (
+    Scoring,
+    ScoringError,
+    epochs_from_runs,
+    make_scoring,
+)
+from data_pipelines.scoring.scorers import padded
 from data_pipelines.scoring.text import decode, read_bytes
 from data_pipelines.scoring.vocabulary import code_book_of
 
@@ -36,11 +43,16 @@ def read_json(path, data: bytes, *, code_book: str | None) -> Scoring:
     book = code_book_of(code_book, path)
     several = isinstance(content, list) and content and all(isinstance(x, list) for x in content)
     if several:
-        stages = consensus([_stages(path, entries, book) for entries in content], path)
-    else:
-        stages = _stages(path, content, book)
-    source = "json_consensus" if several else "json"
-    return make_scoring(path, source, runs=runs_of(stages, book.step_s), events_scored=False)
+        return _consensus(path, [_stages(path, entries, book) for entries in content], book)
+    runs = runs_of(_stages(path, content, book), book.step_s)
+    return make_scoring(path, "json", runs=runs, events_scored=False)
+
+
+def _consensus(path, scorers, book) -> Scoring:
+    runs = runs_of(consensus(scorers, path), book.step_s)
+    agreed = make_scoring(path, "json_consensus", runs=runs, events_scored=False)
+    people = [epochs_from_runs(runs_of(stages, book.step_s)) for stages in scorers]
+    return dataclasses.replace(agreed, scorers=padded(people) if len(people) > 1 else ())
 
 
 def read_consensus(paths, *, code_book: str = "dod") -> Scoring:
@@ -59,7 +71,4 @@ def read_consensus(paths, *, code_book: str = "dod") -> Scoring:
         raise ScoringError("a consensus needs the file of at least one scorer")
     book = code_book_of(code_book, paths[0])
     scorers = [_stages(path, _content(path, read_bytes(path)), book) for path in paths]
-    stages = consensus(scorers, paths[0])
-    return make_scoring(
-        paths[0], "json_consensus", runs=runs_of(stages, book.step_s), events_scored=False
-    )
+    return _consensus(paths[0], scorers, book)

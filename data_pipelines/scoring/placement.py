@@ -13,6 +13,7 @@ from data_pipelines.scoring.clock import (
     recording_start,
 )
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
+from data_pipelines.scoring.scorers import padded
 
 
 def _is_same_file(path, recording) -> bool:
@@ -110,6 +111,10 @@ def align(scoring: Scoring, duration_s: float) -> tuple[Scoring, list[str]]:
         for event in inside
     ]
     aligned = dataclasses.replace(
-        scoring, stages=stages, events=events, notes=(*scoring.notes, *notes)
+        scoring,
+        stages=stages,
+        events=events,
+        notes=(*scoring.notes, *notes),
+        scorers=tuple(row[:count] for row in padded([*scoring.scorers, stages])[:-1]),
     )
     return aligned, notes

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
+from data_pipelines.scoring.scorers import MAX_SCORERS, agreed, differing, layers, padded
 
 EPOCH_S = 30
 """Length of a scored epoch (AASM manual; R&K scorings of 20 s are brought to this grid)."""
@@ -77,17 +78,22 @@ class Scoring:
         events: ordered by onset.
         source: the format read, e.g. `nsrr_xml`.
         events_scored: whether somebody looked for events at all. Where False, an empty list of
-            events does not mean a night without events.
+            events does not mean a night without events. Where it is kinds of events, somebody
+            looked for these alone, as far as the file's words are understood (`apnea` stands for
+            all apneas and hypopneas).
         notes: what reading had to decide and nobody needs to look at, in words without file text.
         findings: what it had to decide and a user should look at.
+        scorers: int8 `[E]` of each person, in the file's order, where it holds several people's
+            stages; their names are not kept.
     """
 
     stages: np.ndarray
     events: list[Event]
     source: str
-    events_scored: bool = True
+    events_scored: bool | tuple[str, ...] = True
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    scorers: tuple[np.ndarray, ...] = ()
 
 
 def check_time(value: float, what: str, path) -> float:
@@ -165,11 +171,24 @@ def make_scoring(
     *,
     runs: Sequence[tuple[float, float, int]] = (),
     events: Iterable[Event] = (),
-    events_scored: bool = True,
+    events_scored: bool | tuple[str, ...] = True,
     notes: Sequence[str] = (),
     findings: Sequence[Finding] = (),
+    scorers: Sequence[Sequence[tuple[float, float, int]]] = (),
 ) -> Scoring:
     """Return a checked `Scoring` from stage runs and events.
+
+    Runs that overlap and differ are several people's: epochs where they differ are unscored.
+
+    Args:
+        path: for messages.
+        source: the format read.
+        runs: (onset_s, duration_s, stage code) of everybody.
+        events: in any order.
+        events_scored: as in `Scoring`.
+        notes: as in `Scoring`.
+        findings: as in `Scoring`.
+        scorers: the runs of each person, where the file names them; together they are `runs`.
 
     Raises:
         ScoringError: a time is not finite, negative where it may not be, or absurd; or the file
@@ -203,6 +222,29 @@ def make_scoring(
             f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
         )
     kept.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
-    return Scoring(
-        epochs_from_runs(checked), kept, source, events_scored, tuple(notes), tuple(findings)
-    )
+    stages, people, told = _of_people(path, checked, scorers)
+    findings = (*findings, *told)
+    return Scoring(stages, kept, source, events_scored, tuple(notes), findings, people)
+
+
+def _of_people(path, runs, named):
+    """Return the stages, each person's where there are several, and the findings."""
+    apart = [list(rows) for rows in named] or layers(runs)
+    if len(apart) > MAX_SCORERS:
+        raise ScoringError(
+            f"{path}: more than {MAX_SCORERS} stages at the same time; are its durations "
+            "those of the stages?"
+        )
+    if len(apart) < 2:
+        return epochs_from_runs(runs), (), []
+    people = padded([epochs_from_runs(rows) for rows in apart])
+    people = tuple(row for row in people if (row >= 0).any())
+    if len(people) < 2:
+        return epochs_from_runs(runs), (), []
+    stages = agreed(people)
+    told = differing(people, stages)
+    if not told:
+        return epochs_from_runs(runs), people if named else (), []
+    most = max((row >= 0).sum() for row in people)
+    whole = all(2 * (row >= 0).sum() >= most for row in people)
+    return stages, people if named or whole else (), told

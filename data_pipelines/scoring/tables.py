@@ -6,11 +6,12 @@ from data_pipelines.scoring.clock import DAY_S, ClockTime, onsets_from_start, pa
 from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import number_of
+from data_pipelines.scoring.unknown_words import Unknown, looks_like
 from data_pipelines.scoring.vocabulary import (
     CODE_BOOKS,
     code_book_of,
     event_of,
-    events_scored_of,
+    is_known,
     normalise,
     stage_of,
 )
@@ -187,7 +188,7 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
         else:
             length = _luna_time(stop, path, number, ends=True) - onset
         spans.append((onset, length))
-    runs, events, dropped, events_scored = [], [], 0, None
+    runs, events, unknown = [], [], Unknown()
     for index, ((_, label, instance, _, _), (onset, length)) in enumerate(zip(rows, spans)):
         if length is None:
             length = spans[index + 1][0] - onset if index + 1 < len(spans) else float(EPOCH_S)
@@ -198,19 +199,19 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             runs.append((onset, length, stage))
         elif event:
             events.append(Event(event[0], onset, length, event[1]))
-        elif events_scored_of(label) is not None:
-            events_scored = events_scored_of(label)
+        elif normalise(label) in _LUNA_STAGE_CLASSES or looks_like(named) == "stage":
+            unknown.stage(named, length)
+            runs.append((onset, length, -1))
         else:
-            dropped += 1
-    notes = [f"{dropped} annotations that are neither a stage nor an event left out"]
+            unknown.add(label if is_known(label) else f"{label} {instance}".strip(" ."), length)
     return make_scoring(
         path,
         "luna_annot",
         runs=runs,
         events=events,
-        events_scored=bool(events) if events_scored is None else events_scored,
-        notes=notes if dropped else (),
-        findings=findings,
+        events_scored=unknown.events_scored(events),
+        notes=unknown.notes(),
+        findings=[*findings, *unknown.findings()],
     )
 
 

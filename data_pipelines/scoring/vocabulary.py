@@ -1,131 +1,199 @@
 """The words that scoring files use for stages and events, and the code books of bare numbers.
 
-A word is compared whole, after `normalise`, never by substring: `R` is not in `RERA`. Words of the
-languages met in real exports are here beside the English ones. What is in no table is dropped:
-free text of a scorer never passes.
+The words are tables in `words/`, one row a word, with its source: adding a language or a vendor is
+adding rows. `stages.csv` and `events.csv` hold words as files write them; `tokens.csv` says what a
+single token means in other languages and spellings, so that `Apnée centrale`, `Zentrale Apnoe` and
+`CentralApnea` are one row. `code_books.csv` holds the meaning of bare entries.
+
+A word is compared whole, token by token, never by substring: `R` is not in `RERA`. The order of its
+tokens is free. What is in no table is no word: free text of a scorer never passes.
 """
 
+import csv
 import dataclasses
+import functools
+import pathlib
 import re
 import unicodedata
+from collections.abc import Iterator
 
-from data_pipelines.scoring.record import ScoringError
+from data_pipelines.scoring.record import EVENT_KINDS, STAGES, ScoringError
 
-_SEPARATORS = re.compile(r"[^0-9a-z?+&]+")
+WORDS = pathlib.Path(__file__).parent / "words"
+"""Folder of the tables."""
+
+_SEPARATORS = re.compile(r"(?:[^\w?+&]|_)+")
+_CAMEL = re.compile(r"(?<=[a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])|(?<=[A-Z])(?=[A-Z][a-z])")
+_LETTERS_AND_DIGITS = re.compile(r"(?<=[^\W\d_]{3})(?=\d)|(?<=\d)(?=[^\W\d_]{3})")
+# Letters that Unicode does not take apart into a letter and an accent.
+_LETTERS = str.maketrans({"ø": "o", "ł": "l", "æ": "ae", "œ": "oe", "đ": "d", "ı": "i", "ð": "d"})
+_STAGE_CODES = {name: code for code, name in enumerate(STAGES)} | {"none": -1}
+_CHARACTERS = 200  # longer texts are sentences
+
+Key = tuple[str, ...]
 
 
 def normalise(text: str) -> str:
     """Return `text` without accents, case and punctuation: `A. Centrale` is `a centrale`."""
-    text = unicodedata.normalize("NFKD", text).casefold()
+    text = unicodedata.normalize("NFKD", text).casefold().translate(_LETTERS)
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
     return _SEPARATORS.sub(" ", text).strip()
 
 
-_STAGE_WORDS = {
-    0: "w|wake|awake|wakefulness|stage w|stage wake|sleep stage w|sleep stage wake|sleep s0|s0|"
-    "sleep w|sleep wake|stage 0|wake stage|sdo wakestate|eveil|veille|wach|vigilia|vigilie|sw",
-    1: "n1|nrem1|nrem 1|s1|sn1|stage 1|stage n1|stage 1 sleep|stage n1 sleep|sleep stage 1|"
-    "sleep stage n1|sleep s1|sleep n1|sdo nonrapideyemovementsleep n1|non rem 1",
-    2: "n2|nrem2|nrem 2|s2|sn2|stage 2|stage n2|stage 2 sleep|stage n2 sleep|sleep stage 2|"
-    "sleep stage n2|sleep s2|sleep n2|sdo nonrapideyemovementsleep n2|non rem 2",
-    3: "n3|nrem3|nrem 3|nrem4|nrem 4|n4|s3|s4|sn3|sn4|stage 3|stage 4|stage n3|stage n4|"
-    "stage 3 sleep|stage 4 sleep|stage n3 sleep|sleep stage 3|sleep stage 4|sleep stage n3|"
-    "sleep stage n4|sleep s3|sleep s4|sleep n3|sdo nonrapideyemovementsleep n3|"
-    "sdo nonrapideyemovementsleep n4|non rem 3|non rem 4|stage 3 4 sleep",
-    4: "r|rem|rem sleep|stage r|stage rem|stage rem sleep|stage r sleep|sleep stage r|"
-    "sleep stage rem|sleep rem|sleep r|sdo rapideyemovementsleep|sr|paradoxical sleep",
-    -1: "?|sleep stage ?|unknown|unscored|stage ?|not scored|sleep unscored|unscored stage|"
-    "movement|movement time|mt|m|sleep mt|sleep stage m|sleep stage mt|stage m|stage mt|"
-    "stage movement|sleep movement|sdo movementtime|indeterminate|stage unscored|"
-    "sleep stage n|nicht bewertet|non score|u|unsure stage|stage unknown|sleep stage unknown|"
-    "no stage|stage no stage|stage undefined|undefined",
-}
-STAGE_WORDS: dict[str, int] = {
-    word: stage for stage, words in _STAGE_WORDS.items() for word in words.split("|")
-}
-"""Normalised words for a stage; -1 for those that say the epoch has none."""
-
-_EVENT_WORDS = {
-    ("apnea_obstructive", ""): "obstructive apnea|obstructive apnoea|apnea obstructive|"
-    "apnoea obstructive|a obstructive|oa|osa|osas|apnee obstructive|obstruktive apnoe|"
-    "sdo obstructiveapneafinding|apneaobstructive|obstructive a",
-    (
-        "apnea_central",
-        "",
-    ): "central apnea|central apnoea|apnea central|apnoea central|a centrale|ca|"
-    "apnee centrale|zentrale apnoe|sdo centralapneafinding|central a|a central",
-    ("apnea_mixed", ""): "mixed apnea|mixed apnoea|apnea mixed|apnoea mixed|a mixte|ma|apnee mixte|"
-    "gemischte apnoe|sdo mixedapneafinding|mixed a|a mixed",
-    ("hypopnea", ""): "hypopnea|hypopnoea|hypopnee|hypopnoe|hyp|obstructive hypopnea|"
-    "hypopnea obstructive|central hypopnea|hypopnea central|mixed hypopnea|hypopnea mixed|"
-    "sdo hypopneafinding|h obstructive|h central|h mixed|h|h centrale|h mixte",
-    ("apnea_hypopnea", ""): "apnea or hypopnea|apnea hypopnea",
-    (
-        "desaturation",
-        "",
-    ): "spo2 desaturation|desaturation|desat|desaturation spo2|oxygen desaturation|"
-    "o2 desaturation|sdo hemoglobinoxygendesaturationfinding|entsattigung|sao2 desaturation|"
-    "spo2 desat|desaturation en oxygene|relative desaturation",
-    ("arousal", ""): "arousal|eeg arousal|asda arousal|micro eveil|microeveil|mikroarousal|"
-    "micro arousal|microarousal|sdo sleeparousalfinding|sdo arousalfinding|arousal asda|"
-    "external arousal|arousal cheshire|weckreaktion|arousal external|arousal adsa",
-    ("arousal", "spontaneous"): "spontaneous arousal|arousal spont|arousal spontaneous|"
-    "arousal aro spont|spont arousal|spontane arousal|arousal spon aro|arousal apon aro",
-    ("arousal", "respiratory"): "arousal resulting from respiratory effort|arousal resp|"
-    "respiratory arousal|arousal respiratory|arousal apnea|arousal hypopnea|arousal rera|"
-    "arousal aro res|arousal resp aro|arousal desat|arousal snore",
-    ("arousal", "leg_movement"): "arousal plm|arousal lm|arousal limb|plm arousal|lm arousal|"
-    "arousal aro limb|arousal resulting from periodic leg movement|limb movement arousal|"
-    "arousal resulting from limb movement|leg movement arousal",
-    ("arousal", "periodic_leg_movement"): "periodic limb movement arousal",
-    ("rera", ""): "rera|resp rera|respiratory effort related arousal|"
-    "respiratory event related arousal|sdo respiratoryeffortrelatedarousalfinding",
-    ("leg_movement", ""): "plm|lm|mj|plms|plm lm|leg movement|limb movement|limb movement left|"
-    "limb movement right|periodic leg movement|periodic limb movement|plm left|plm right|left plm|"
-    "right plm|periodic leg movement left|periodic leg movement right|leg movement left|"
-    "leg movement right|sdo periodiclegmovementfinding|mpj|beinbewegung|mouvement de jambe|"
-    "limb movement plm|lmm|isolated lm|sdo limbmovementfinding",
-    ("position", "supine"): "supine|dos|position supine|back|body position supine|rucken|"
-    "ruckenlage|sur le dos|body position back",
-    ("position", "prone"): "prone|ventre|position prone|front|body position prone|bauchlage|"
-    "body position front|stomach",
-    ("position", "left"): "left|gauche|position left|body position left|links|linkslage|"
-    "left side|position left side",
-    ("position", "right"): "right|droite|position right|body position right|rechts|rechtslage|"
-    "right side|position right side",
-    ("position", "upright"): "upright|debout|position upright|sitting|aufrecht|assis|"
-    "body position upright|position sitting",
-    ("lights_off", ""): "lights off|light off|lights out|lightsoff|lights off event|licht aus|"
-    "extinction des feux|extinction|lumieres eteintes|lo",
-    ("lights_on", ""): "lights on|light on|lightson|lights on event|licht an|lumieres allumees",
-}
-EVENT_WORDS: dict[str, tuple[str, str]] = {
-    word: kind for kind, words in _EVENT_WORDS.items() for word in words.split("|")
-}
-"""Normalised words for an event: its kind, and its value where the word says one."""
+def tokens_of(text: str) -> list[str]:
+    """Return the normalised tokens of a text; `stage2` is two of them, `n2` is one."""
+    return _LETTERS_AND_DIGITS.sub(" ", normalise(text)).split()
 
 
+def read_rows(path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Return (where it stands, the row) for each row of a table of words.
+
+    Raises:
+        ValueError: other columns than these, another number of fields, or an empty first field or
+            source; the message names the file and the row.
+    """
+    with pathlib.Path(path).open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        heading = next(rows, [])
+        if tuple(heading) != columns:
+            raise ValueError(f"{path}: columns {heading}; expected {', '.join(columns)}")
+        for row in rows:
+            where = f"{path}, row {rows.line_num}"
+            if len(row) != len(columns):
+                raise ValueError(f"{where}: {len(row)} fields; expected {len(columns)}")
+            fields = dict(zip(columns, (field.strip() for field in row)))
+            if not fields[columns[0]] or fields.get("source") == "":
+                raise ValueError(f"{where}: {columns[0]} and source must not be empty")
+            yield where, fields
+
+
+def add_word(table: dict, key, meaning, where: str) -> None:
+    """Put a word into a table.
+
+    Raises:
+        ValueError: the word is there with another meaning.
+    """
+    if table.setdefault(key, meaning) != meaning:
+        raise ValueError(f"{where}: contradicts another row, which says {table[key]!r}")
+
+
+def load_tokens(path=WORDS / "tokens.csv") -> dict[str, list[str]]:
+    """Return token -> the tokens that it stands for; none for articles and prepositions."""
+    table: dict[str, list[str]] = {}
+    for where, row in read_rows(path, ("token", "means", "language", "source")):
+        add_word(table, normalise(row["token"]), row["means"].split(), where)
+    return table
+
+
+_TOKENS = load_tokens()
+
+
+def _key(tokens: list[str]) -> Key:
+    """Return what a word is looked up by: its tokens in English, in the order of the alphabet."""
+    english = [part for token in tokens for part in _TOKENS.get(token, (token,))]
+    joined: list[str] = []
+    for token in english:
+        # `S 2` is `s2`; `2 s` is not.
+        if joined and joined[-1] in ("n", "s") and token in ("0", "1", "2", "3", "4"):
+            token = joined.pop() + token
+        joined.append(token)
+    return tuple(sorted(joined))
+
+
+def keys_of(text: str) -> list[Key]:
+    """Return what a text of a file may be looked up by.
+
+    As it stands, and with CamelCase taken apart (`NonREM2`); both also for a text in UTF-8 that was
+    decoded as Latin-1. What follows `@@`, the channel that EDF+ links an annotation to (standard
+    texts, 3.3), is left off.
+    """
+    text = text.partition("@@")[0]
+    if len(text) > _CHARACTERS:
+        return []
+    forms = [text]
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            forms.append(text.encode(encoding).decode("utf-8"))
+        except UnicodeError:
+            continue
+    forms += [_CAMEL.sub(" ", form) for form in forms]
+    keys = [_key(tokens_of(form)) for form in dict.fromkeys(forms)]
+    return [key for key in dict.fromkeys(keys) if key]
+
+
+def load_stages(path=WORDS / "stages.csv") -> dict[Key, int]:
+    """Return what stands for a stage: key -> stage code, -1 for `none`.
+
+    Raises:
+        ValueError: a row is damaged, has an unknown meaning, or contradicts another.
+    """
+    table: dict[Key, int] = {}
+    for where, row in read_rows(path, ("word", "stage", "language", "source")):
+        if row["stage"] not in _STAGE_CODES:
+            raise ValueError(
+                f"{where}: stage {row['stage']!r} is none of {', '.join(_STAGE_CODES)}"
+            )
+        add_word(table, _key(tokens_of(row["word"])), _STAGE_CODES[row["stage"]], where)
+    return table
+
+
+def load_events(path=WORDS / "events.csv") -> dict[Key, tuple[str, str]]:
+    """Return what stands for an event: key -> (kind, value).
+
+    The kind is one of `EVENT_KINDS`, or `none` for words that are known and not kept.
+
+    Raises:
+        ValueError: a row is damaged, has an unknown meaning, or contradicts another.
+    """
+    table: dict[Key, tuple[str, str]] = {}
+    for where, row in read_rows(path, ("word", "kind", "value", "language", "source")):
+        if row["kind"] not in (*EVENT_KINDS, "none"):
+            raise ValueError(f"{where}: kind {row['kind']!r} is none of {', '.join(EVENT_KINDS)}")
+        add_word(table, _key(tokens_of(row["word"])), (row["kind"], row["value"]), where)
+    return table
+
+
+STAGE_WORDS = load_stages()
+EVENT_WORDS = load_events()
+
+# Tokens that may be there or not, one group after the other.
+_STAGE_EXTRAS = ({"sleep"}, {"sleep", "stage"})
+_EVENT_EXTRAS = (
+    {"event", "episode", "body", "position", "respiratory", "eeg"},
+    {"event", "episode", "body", "position", "respiratory", "eeg", "autonomic"},
+    {"event", "episode", "body", "respiratory", "left", "right", "bilateral", "both", "side"},
+)
+
+
+def _find(table, text, extras):
+    for key in keys_of(text):
+        for extra in (set(), *extras):
+            found = table.get(tuple(token for token in key if token not in extra))
+            if found is not None:
+                return found
+    return None
+
+
+@functools.lru_cache(maxsize=8192)
 def stage_of(text: str) -> int | None:
     """Return the stage code that `text` names (-1: named as unscored), None if it names none."""
-    return STAGE_WORDS.get(normalise(text))
+    return _find(STAGE_WORDS, text, _STAGE_EXTRAS)
+
+
+@functools.lru_cache(maxsize=8192)
+def _event(text: str) -> tuple[str, str] | None:
+    return _find(EVENT_WORDS, text, _EVENT_EXTRAS)
 
 
 def event_of(text: str) -> tuple[str, str] | None:
-    """Return (kind, value) of the event that `text` names, None if it names none.
-
-    `Hypopnea (epoch)` is one of which only the 30-s epoch is known, as `written_words` has it.
-    """
-    word = normalise(text)
-    found = EVENT_WORDS.get(word)
-    if found is None and word.endswith(" epoch"):
-        found = EVENT_WORDS.get(word.removesuffix(" epoch"))
-        return found and (found[0], "epoch")
-    return found
+    """Return (kind, value) of the event that `text` names, None if it names none kept here."""
+    found = _event(text)
+    return None if found is None or found[0] == "none" else found
 
 
-def events_scored_of(text: str) -> bool | None:
-    """Return what a row that says whether events were scored says, None if it is none."""
-    return {"events scored": True, "events not scored": False}.get(normalise(text))
+def is_known(text: str) -> bool:
+    """Whether `text` is in the tables, be it only as a word of no stage and no event kept here."""
+    return stage_of(text) is not None or _event(text) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,58 +211,26 @@ class CodeBook:
     about: str
 
 
-def _book(about, step_s=30.0, /, **stages):
-    mapping = {}
-    for stage, entries in zip((0, 1, 2, 3, 4, -1), stages.values(), strict=True):
-        mapping |= dict.fromkeys(entries.split(), stage)
-    return CodeBook(mapping, step_s, about)
+def load_code_books(
+    books=WORDS / "books.csv", entries=WORDS / "code_books.csv"
+) -> dict[str, CodeBook]:
+    """Return the code books by name.
+
+    Raises:
+        ValueError: a row is damaged, has an unknown meaning, or contradicts another.
+    """
+    found: dict[str, CodeBook] = {}
+    for where, row in read_rows(books, ("book", "step_s", "about", "source")):
+        book = CodeBook({}, float(row["step_s"]), row["about"])
+        add_word(found, row["book"], book, where)
+    for where, row in read_rows(entries, ("book", "entry", "stage")):
+        if row["book"] not in found or row["stage"] not in _STAGE_CODES:
+            raise ValueError(f"{where}: no such book in {books}, or no such stage")
+        add_word(found[row["book"]].stages, row["entry"], _STAGE_CODES[row["stage"]], where)
+    return found
 
 
-CODE_BOOKS: dict[str, CodeBook] = {
-    "aasm5": _book("0 W, 1 N1, 2 N2, 3 N3, 4 R", w="0", n1="1", n2="2", n3="3", r="4", x="-1"),
-    "rk5": _book(
-        "Rechtschaffen and Kales, NSRR and Profusion: 0 W, 1-4 stages, 5 R, 6 movement, 9 unscored",
-        w="0",
-        n1="1",
-        n2="2",
-        n3="3 4",
-        r="5",
-        x="-1 6 7 9 10",
-    ),
-    "dod": _book("Dreem Open Datasets", w="0", n1="1", n2="2", n3="3", r="4", x="-1"),
-    "boas": _book(
-        "Bitbrain BOAS: 4 R, 8 artefact", w="0", n1="1", n2="2", n3="3", r="4", x="8 -1 -2"
-    ),
-    "yasa": _book(
-        "YASA: -1 artefact, -2 unscored", w="0", n1="1", n2="2", n3="3", r="4", x="-1 -2"
-    ),
-    "dreams": _book(
-        "DREAMS, one entry per 5 s: 5 W, 4 R, 3 N1, 2 N2, 1 N3",
-        5.0,
-        w="5",
-        n1="3",
-        n2="2",
-        n3="1",
-        r="4",
-        x="0 -1 -2 -3",
-    ),
-    "dynamo": _book(
-        "DYNAM-O: 5 W, 4 R, 3 N1, 2 N2, 1 N3", w="5", n1="3", n2="2", n3="1", r="4", x="0 -1 6"
-    ),
-    "ucddb": _book(
-        "UCDDB: 0 W, 1 R, 2-5 stages 1-4", w="0", n1="2", n2="3", n3="4 5", r="1", x="6 7 8"
-    ),
-    "walch": _book("Walch et al. 2019", w="0", n1="1", n2="2", n3="3 4", r="5", x="-1"),
-    "names": _book(
-        "stage names",
-        w="W w Wake wake",
-        n1="N1 n1 S1",
-        n2="N2 n2 S2",
-        n3="N3 n3 S3 S4",
-        r="R r REM rem",
-        x="? U M MT A Art Artefact Uns -1 L",
-    ),
-}
+CODE_BOOKS = load_code_books()
 """The codings of bare entries by name. They contradict each other: 1 is N1, N3 or R."""
 
 

@@ -11,6 +11,7 @@ import struct
 from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import read_bytes
+from data_pipelines.scoring.unknown_words import Unknown
 
 _SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
 _NOTE = 22
@@ -62,7 +63,7 @@ def read_wfdb(path) -> Scoring:
 
 
 def _slpdb(path, rows) -> Scoring:
-    runs, events, unknown, respiratory = [], [], 0, False
+    runs, events, unknown, respiratory = [], [], Unknown(), False
     for onset, text in rows:
         nearest = round(onset / EPOCH_S) * float(EPOCH_S)
         if abs(onset - nearest) < 0.1:  # The first annotation is at sample 1.
@@ -73,11 +74,18 @@ def _slpdb(path, rows) -> Scoring:
             elif token in _SLPDB_EVENTS:
                 respiratory |= token in _RESPIRATORY
                 events += [Event(kind, onset, EPOCH_S, "epoch") for kind, _ in _SLPDB_EVENTS[token]]
+            elif place == 0:
+                unknown.stage(token, float(EPOCH_S))
+                runs.append((onset, float(EPOCH_S), -1))
             elif token not in ("MT", "M"):
-                unknown += 1
-    notes = [f"{unknown} tokens that are neither a stage nor an event left out"] * bool(unknown)
+                unknown.event(token)
     return make_scoring(
-        path, "wfdb_st", runs=runs, events=events, events_scored=respiratory, notes=notes
+        path,
+        "wfdb_st",
+        runs=runs,
+        events=events,
+        events_scored=respiratory and unknown.events_scored(events),
+        findings=unknown.findings(),
     )
 
 

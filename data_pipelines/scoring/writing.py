@@ -114,8 +114,12 @@ def _not_held(scoring: Scoring, found: Scoring) -> list[str]:
     if bare:
         told.append(f"{bare.total()} events lose what is in brackets: {_counted(bare)}")
     if found.events_scored != scoring.events_scored:
-        somebody = "somebody" if scoring.events_scored else "nobody"
-        told.append(f"it does not say that {somebody} looked for events")
+        told.append("it does not say for which events somebody looked")
+    if scoring.scorers:
+        told.append(
+            f"the stages of {len(scoring.scorers)} people are not kept apart: where they differ, "
+            "epochs are unscored"
+        )
     return told
 
 
@@ -162,7 +166,7 @@ def bids_events(scoring: Scoring, start_of_day_s=None, duration_s=None) -> bytes
         text = words.edf_text(event)
         if text:
             rows.append((_ms(event.onset_s), 1, _ms(event.duration_s), text))
-    mark = words.events_mark(scoring, guess=bool(scoring.events))
+    mark = words.events_mark(scoring)
     if mark:
         rows.append((0, 1, None, mark))
     rows.sort(key=lambda row: row[:2])
@@ -186,9 +190,10 @@ def luna_annot(scoring: Scoring, start_of_day_s=None, duration_s=None) -> bytes:
         names = words.luna_class(event)
         if names:
             rows.append((_ms(event.onset_s), 1, _ms(event.duration_s), *names))
-    mark = words.events_mark(scoring, guess=bool(scoring.events))
+    mark = words.events_mark(scoring)
     if mark:
-        rows.append((0, 1, 0, mark.lower().replace(" ", "_"), "."))
+        name, _, kinds = mark.partition(": ")
+        rows.append((0, 1, 0, name.lower().replace(" ", "_"), kinds.replace(" ", "") or "."))
     rows.sort(key=lambda row: row[:2])
     lines = [
         f"{name}\t{instance}\t.\t{_seconds(onset)}\t{_seconds(onset + length)}\t.\n"
@@ -207,7 +212,7 @@ def nsrr_xml(scoring: Scoring, start_of_day_s=None, duration_s=None) -> bytes:
     if start_of_day_s is not None:
         clock = f"<ClockTime>00.00.00 {_clock(start_of_day_s):%H.%M.%S}</ClockTime>\n"
     rows = [("", "Recording Start Time", 0, _ms(length_s), clock)]
-    mark = words.events_mark(scoring, guess=True)
+    mark = words.events_mark(scoring, empty=True)
     if mark:
         rows.append(("Technician Notes|Technician Notes", mark, 0, 0, ""))
     for event in scoring.events:

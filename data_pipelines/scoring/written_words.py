@@ -6,6 +6,7 @@ is written in plain English, which `vocabulary` reads.
 """
 
 from data_pipelines.scoring.record import Event, Scoring
+from data_pipelines.scoring.unknown_words import NOT_SCORED
 
 EDF_STAGES = {
     0: "Sleep stage W",
@@ -78,12 +79,6 @@ _EVENTS = {
         _AROUSALS,
         f"{_RESULTING} limb movement|Arousal (ARO Limb)",
     ),
-    ("arousal", "periodic_leg_movement"): (
-        "Periodic limb movement arousal",
-        "periodic_limb_movement_arousal",
-        _AROUSALS,
-        "Periodic limb movement arousal|Arousal (PLM)",
-    ),
     ("leg_movement", ""): ("Limb movement", "LM", _LIMBS, "Limb movement|Limb Movement"),
     ("lights_off", ""): ("Lights off", "lights_off", _NOTES, "Lights Off"),
     ("lights_on", ""): ("Lights on", "lights_on", _NOTES, "Lights On"),
@@ -100,9 +95,6 @@ _EVENTS |= {
 
 EPOCH = "epoch"
 """Value of an event of which only the 30-s epoch is known; a word of its own beside the event's."""
-
-SCORED, NOT_SCORED = "Events scored", "Events not scored"
-"""Rows of the kind `events_scored`, written where a reader would otherwise guess wrongly."""
 
 
 def _row(event: Event):
@@ -128,8 +120,14 @@ def nsrr_concept(event: Event) -> tuple[str, str] | None:
     return None if row is None else (row[2], row[3] + f" ({EPOCH})" * (event.value == EPOCH))
 
 
-def events_mark(scoring: Scoring, *, guess: bool) -> str | None:
-    """Return the row that says whether events were scored, None where `guess` is right."""
-    if scoring.events_scored == guess:
+def events_mark(scoring: Scoring, *, empty: bool = False) -> str | None:
+    """Return the row that says whether events were scored, None where a reader knows it without.
+
+    `empty` as in `unknown_words.Unknown.events_scored`, which reads the row.
+    """
+    met = any(event.kind not in NOT_SCORED for event in scoring.events)
+    if scoring.events_scored == (met or empty):
         return None
-    return SCORED if scoring.events_scored else NOT_SCORED
+    if isinstance(scoring.events_scored, bool):
+        return "Events scored" if scoring.events_scored else "Events not scored"
+    return f"Events scored: {', '.join(scoring.events_scored)}"

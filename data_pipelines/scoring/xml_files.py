@@ -17,7 +17,8 @@ from data_pipelines.scoring.record import (
     make_scoring,
 )
 from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.vocabulary import CODE_BOOKS, event_of, events_scored_of, stage_of
+from data_pipelines.scoring.unknown_words import Unknown, looks_like
+from data_pipelines.scoring.vocabulary import CODE_BOOKS, event_of, stage_of
 
 START_TOLERANCE_S = 60.0
 
@@ -92,7 +93,7 @@ def _event(concepts, onset, length) -> Event | None:
 
 def _nsrr(path, root, recording) -> Scoring:
     """Both dialects: `EventType` and `Stage 2 sleep|2`, or bare `SDO:...` concepts."""
-    runs, events, dropped, unknown, events_scored = [], [], 0, 0, True
+    runs, events, unknown = [], [], Unknown()
     scored = (node for node in root.iter() if _name(node) == "ScoredEvent")
     for number, node in enumerate(scored, 1):
         fields = _fields(node)
@@ -103,14 +104,15 @@ def _nsrr(path, root, recording) -> Scoring:
             _check_recording(path, fields, recording)
             continue
         stage = stage_of(concepts[0]) if kind in ("", "stages") else None
-        if kind == "stages" and stage is None:
-            stage, unknown = -1, unknown + 1
-        event = None if stage is not None else _event(concepts, 0.0, 0.0)
-        if stage is None and event is None and events_scored_of(concept) is not None:
-            events_scored = events_scored_of(concept)
-            continue
+        event = _event(concepts, 0.0, 0.0) if stage is None and kind != "stages" else None
         if stage is None and event is None:
-            dropped += 1
+            length = number_of(fields.get("Duration", ""))
+            if kind == "stages" or (not kind and looks_like(concepts[0]) == "stage"):
+                unknown.stage(concepts[0], length or 0.0)
+                onset = number_of(fields.get("Start", ""))
+                runs += [(onset, length, -1)] * (None not in (onset, length))
+            else:
+                unknown.add(concepts[0], length, breathing=kind == "respiratory")
             continue
         onset = _number(fields, "Start", path, number)
         length = _number(fields, "Duration", path, number)
@@ -118,12 +120,14 @@ def _nsrr(path, root, recording) -> Scoring:
             runs.append((onset, length, stage))
         else:
             events.append(Event(event.kind, onset, length, event.value))
-    notes = [f"{dropped} annotations that are neither a stage nor an event left out"] * bool(
-        dropped
-    )
-    notes += [f"{unknown} stages of unknown names taken as unscored"] * bool(unknown)
     return make_scoring(
-        path, "nsrr_xml", runs=runs, events=events, events_scored=events_scored, notes=notes
+        path,
+        "nsrr_xml",
+        runs=runs,
+        events=events,
+        events_scored=unknown.events_scored(events, empty=True),
+        notes=unknown.notes(),
+        findings=unknown.findings(),
     )
 
 
@@ -152,23 +156,28 @@ def _profusion(path, root) -> Scoring:
     if epoch_s is None or not 0 < check_time(epoch_s, "EpochLength", path) <= 3600:
         raise ScoringError(f"{path}: EpochLength is not a positive number of seconds")
     stages = CODE_BOOKS["rk5"].stages
-    runs, events, dropped, unknown = [], [], 0, 0
+    runs, events, unknown = [], [], Unknown()
     for index, node in enumerate(node for node in root.iter() if _name(node) == "SleepStage"):
         code = (node.text or "").strip()
-        unknown += code not in stages
+        if code not in stages:
+            unknown.stage(code, epoch_s)
         runs.append((index * epoch_s, epoch_s, stages.get(code, -1)))
     scored = (node for node in root.iter() if _name(node) == "ScoredEvent")
     for number, node in enumerate(scored, 1):
         fields = _fields(node)
         event = _event([fields.get("Name", "")], 0.0, 0.0)
         if event is None:
-            dropped += 1
+            unknown.add(fields.get("Name", ""), number_of(fields.get("Duration", "")))
             continue
         onset = check_time(_number(fields, "Start", path, number), "an event's onset", path)
         length = check_duration(_number(fields, "Duration", path, number), "an event", path)
         events.append(Event(event.kind, onset, length, event.value))
-    notes = [f"{dropped} annotations that are neither a stage nor an event left out"] * bool(
-        dropped
+    return make_scoring(
+        path,
+        "profusion_xml",
+        runs=runs,
+        events=events,
+        events_scored=unknown.events_scored(events, empty=True),
+        notes=unknown.notes(),
+        findings=unknown.findings(),
     )
-    notes += [f"{unknown} stages of unknown codes taken as unscored"] * bool(unknown)
-    return make_scoring(path, "profusion_xml", runs=runs, events=events, notes=notes)

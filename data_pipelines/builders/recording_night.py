@@ -148,15 +148,18 @@ class PrepareRecording:
         return subject if subject != stem else splits.subject_of(name, self.subjects)
 
     def _scoring(self, pending, recording):
-        path = pending.scoring
+        path, scored, findings = pending.scoring, None, []
         if path is None:
-            path = scoring.find_scoring(pending.path, code_book=self.code_book)
-        if not path:
+            scored, findings = scoring.read_beside(
+                pending.path, recording=recording, code_book=self.code_book, scorer=self.scorer
+            )
+        elif path:
+            scored = scoring.read_scoring(
+                path, recording=recording, code_book=self.code_book, scorer=self.scorer
+            )
+        if scored is None:
             epochs = int(recording.duration_s / scoring.EPOCH_S + 0.5)
-            return np.full(epochs, -1, np.int8), [], {"notes": [], "findings": []}
-        scored = scoring.read_scoring(
-            path, recording=recording, code_book=self.code_book, scorer=self.scorer
-        )
+            return np.full(epochs, -1, np.int8), [], {"notes": [], "findings": findings}
         scored, _ = scoring.align(scored, recording.duration_s)
         facts = {"scoring": scored.source, "events_scored": scored.events_scored}
         if scored.scorers:

@@ -1,8 +1,9 @@
 """Sleep scoring as recorded by people and their programs, read into one form."""
 
+from data_pipelines.scoring.beside import find_scoring, read_beside
 from data_pipelines.scoring.consensus import consensus
 from data_pipelines.scoring.edf_annotations import write_edf_annotations
-from data_pipelines.scoring.files import find_scoring, read_scoring
+from data_pipelines.scoring.files import read_scoring
 from data_pipelines.scoring.json_lists import read_consensus
 from data_pipelines.scoring.placement import align
 from data_pipelines.scoring.record import (
@@ -26,6 +27,7 @@ __all__ = [
     "align",
     "consensus",
     "find_scoring",
+    "read_beside",
     "read_consensus",
     "read_scoring",
     "write_edf_annotations",

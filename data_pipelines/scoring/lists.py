@@ -1,72 +1,281 @@
-"""Plain lists of stages: one entry per step, or run-length rows."""
+"""Plain lists of stages: one entry per step, or rows with a time or an epoch number."""
 
-import re
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.scoring import headings
+from data_pipelines.scoring.clock import parse_clock
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.tables import luna_stage
 from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.vocabulary import CodeBook, code_book_of
+from data_pipelines.scoring.time_units import axis_of
+from data_pipelines.scoring.vocabulary import (
+    CODE_BOOKS,
+    CodeBook,
+    code_book_of,
+    normalise,
+    stage_of,
+)
+
+_WRAPPED = 8
+"""From so many entries a line on, lines are a list that was wrapped, not columns."""
+
+
+def _word_stage(entry: str) -> int | None:
+    """Return the stage that a word names; bare numbers name none."""
+    if number_of(entry) is not None:
+        return None
+    stage = stage_of(entry)
+    return CODE_BOOKS["names"].stages.get(entry) if stage is None else stage
 
 
 def stage_of_entry(entry: str, book: CodeBook, path, place: str) -> int:
-    """Return the stage code of one entry; `2.0` is `2`.
+    """Return the stage code of one entry; `2.0` is `2`, and a stage's name is itself.
 
     Raises:
         ScoringError: the entry is not in the code book.
     """
-    stage = book.stages.get(entry)
-    if stage is None:
-        value = number_of(entry)
-        if value is not None and value == value and abs(value) < 1e6 and value == int(value):
-            stage = book.stages.get(str(int(value)))
+    stage = code_stage(entry, book)
     if stage is None:
         known = " ".join(sorted(book.stages))
         raise ScoringError(f"{path}: {place} is not in its code book ({book.about}: {known})")
     return stage
 
 
-def read_list(path, text: str, *, code_book: str | None) -> Scoring:
-    """Read a plain list of stages with a named code book.
+def code_stage(entry: str, book: CodeBook) -> int | None:
+    """Return the stage of an entry as :func:`stage_of_entry` does, None if it has none."""
+    stage = book.stages.get(entry)
+    if stage is None:
+        value = number_of(entry)
+        if value is None:
+            return _word_stage(entry)
+        if value == value and abs(value) < 1e6 and value == int(value):
+            stage = book.stages.get(str(int(value)))
+    return stage
 
-    One entry per line (or several, separated by blanks or commas) is one per step of the book. Rows
-    of two fields, the first growing, are (onset in s, stage), each until the next. Lines that start
-    with `#` or `[` and a first line of words are headings.
+
+def book_of_entries(entries: Sequence[str], name: str | None, path) -> CodeBook:
+    """Return the code book called `name`; without one, that of names where all entries are names.
 
     Raises:
-        ScoringError: no code book was named, or an entry is not in it.
+        ScoringError: there is no such book, or bare numbers and no name.
     """
-    book = code_book_of(code_book, path)
-    rows = []
+    if name is None and entries and all(_word_stage(entry) is not None for entry in entries):
+        return CODE_BOOKS["names"]
+    return code_book_of(name, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """A list as it stands: the heading's fields or None, and (line number, fields) of every row."""
+
+    heading: list[str] | None
+    rows: list[tuple[int, list[str]]]
+
+    @property
+    def width(self) -> int | None:
+        """Fields of a row, None if rows differ."""
+        widths = {len(fields) for _, fields in self.rows}
+        return widths.pop() if len(widths) == 1 else None
+
+
+def _fields(line: str) -> list[str]:
+    """Split a line at tabs or semicolons, else commas, else blanks; names of stages stay whole."""
+    for mark in ("\t", ";", ","):
+        if mark in line:
+            found = [field.strip().strip("\"'").strip() for field in line.split(mark)]
+            return found[:-1] if len(found) > 1 and not found[-1] else found
+    line = line.strip("\"'")
+    if _word_stage(line) is not None:
+        return [line]
+    head, _, rest = line.partition(" ")
+    if rest and _word_stage(rest) is not None and (number_of(head) is not None or _clock(head)):
+        return [head, rest.strip()]
+    return line.split()
+
+
+def _clock(field: str) -> bool:
+    return parse_clock(field) is not None
+
+
+def _parse(text: str, book: CodeBook | None) -> _Rows:
+    heading, rows = None, []
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line[0] in "#[":
             continue
-        fields = [field for field in re.split(r"[\s,;]+", line) if field]
-        if not rows and fields and not any(map(_is_entry, fields, [book] * len(fields))):
+        fields = _fields(line)
+        known = book.stages if book else {}
+        if not rows and not any(
+            field in known or number_of(field) is not None or _entry_word(field) for field in fields
+        ):
+            heading = fields
             continue
         rows.append((number, fields))
-    timed = len(rows) > 0 and all(len(fields) == 2 for _, fields in rows)
-    if timed:
-        onsets = [number_of(fields[0]) for _, fields in rows]
-        timed = None not in onsets and all(a < b for a, b in zip(onsets, onsets[1:]))
-    if timed:
-        ends = [*onsets[1:], onsets[-1] + book.step_s]
-        runs = [
-            (onset, end - onset, stage_of_entry(fields[1], book, path, f"line {number}"))
-            for (number, fields), onset, end in zip(rows, onsets, ends)
+    return _Rows(heading, rows)
+
+
+def _entry_word(field: str) -> bool:
+    # A heading `R` or `N1` is none; `Stage` or `Time` names no stage.
+    return _word_stage(field) is not None or _clock(field)
+
+
+def looks_like_list(text: str, code_book: str | None, path) -> str | None:
+    """Return why a text is no list of stages that can be read now, None if it is one.
+
+    Args:
+        text: The file's beginning; its last line may be cut.
+        code_book: The name of the book of bare numbers, or None.
+        path: For messages.
+
+    Raises:
+        ScoringError: There is no code book of that name.
+    """
+    book = code_book_of(code_book, path) if code_book is not None else None
+    parsed = _parse(text, book)
+    rows = parsed.rows
+    entries = [field for _, fields in rows for field in fields]
+    if not entries:
+        return "it is empty"
+    numbers = [entry for entry in entries if number_of(entry) is not None]
+    words = [entry for entry in entries if _word_stage(entry) is not None]
+    clocks = [entry for entry in entries if _clock(entry)]
+    if len(numbers) + len(words) + len(clocks) < 0.8 * len(entries):
+        return "it is no list of stages"
+    if len(words) * 3 >= len(entries):
+        return None
+    if book:
+        width = min(len(fields) for _, fields in rows)
+        shares = [
+            sum(code_stage(fields[place], book) is not None for _, fields in rows) / len(rows)
+            for place in range(width)
         ]
+        return None if max(shares) > 0.8 else "it is no list of stages of this code book"
+    if len({len(fields) for _, fields in rows}) > 1 or len(rows[0][1]) > 3:
+        return "it is no list of stages"
+    codes = {number_of(fields[-1]) for _, fields in rows}
+    if len(codes) > 12 or None in codes or not all(-10 <= code <= 10 for code in codes):
+        return "it is no list of stages"
+    choices = ", ".join(CODE_BOOKS)
+    return f"its stages are bare numbers: --code_book=NAME says what they mean ({choices})"
+
+
+def read_list(path, text: str, *, code_book: str | None, recording=None) -> Scoring:
+    """Read a plain list of stages, by names or with a named code book.
+
+    One entry per line (or several, separated by blanks or commas) is one per step of the book. In
+    rows of several fields the heading says which are times and stages; without one, a first field
+    that grows is a time: seconds, clock times, or what else its steps and the recording's length
+    say without doubt. Lines that start with `#` or `[` and first lines of other words are headings.
+
+    Raises:
+        ScoringError: bare numbers and no code book, an entry that is not in it, or a column that
+            is neither times nor epoch numbers.
+    """
+    book = code_book_of(code_book, path) if code_book is not None else None
+    parsed = _parse(text, book)
+    time_at, stage_at = _columns(parsed, book, path)
+    if stage_at is None:
+        entries = [(field, f"line {number}") for number, fields in parsed.rows for field in fields]
     else:
-        entries = [(entry, f"line {number}") for number, fields in rows for entry in fields]
-        stages = [stage_of_entry(entry, book, path, place) for entry, place in entries]
-        runs = runs_of(stages, book.step_s)
-    return make_scoring(path, "list", runs=runs, events_scored=False)
+        entries = [(fields[stage_at], f"line {number}") for number, fields in parsed.rows]
+    book = book_of_entries([entry for entry, _ in entries], code_book, path)
+    stages = [stage_of_entry(entry, book, path, place) for entry, place in entries]
+    if time_at is None:
+        _check_step(path, len(stages), book, recording)
+        return make_scoring(path, "list", runs=runs_of(stages, book.step_s), events_scored=False)
+    axis = axis_of(
+        [fields[time_at] for _, fields in parsed.rows],
+        step_s=book.step_s,
+        heading=parsed.heading[time_at] if parsed.heading else None,
+        repeats=any(a == b for a, b in zip(stages, stages[1:])),
+        recording=recording,
+        path=path,
+    )
+    return make_scoring(
+        path,
+        "list",
+        runs=list(zip(axis.onsets, axis.lengths, stages)),
+        events_scored=False,
+        notes=axis.notes,
+        findings=axis.findings,
+    )
 
 
-def _is_entry(field: str, book: CodeBook) -> bool:
-    return field in book.stages or number_of(field) is not None
+def _check_step(path, count, book, recording) -> None:
+    """Refuse a list that says by its length that its entries stand for shorter steps.
+
+    Raises:
+        ScoringError: it does.
+    """
+    duration_s = getattr(recording, "duration_s", None)
+    if not duration_s or count < 100 or count * book.step_s < 2.5 * duration_s:
+        return
+    for step_s in (1, 2, 4, 5, 10):
+        if abs(count * step_s / duration_s - 1) < 0.02:
+            raise ScoringError(
+                f"{path}: has {count} entries for {duration_s:.0f} s, one every {step_s} s and not "
+                f"every {book.step_s:g} s; --code_book=NAME@{step_s} says so"
+            )
+
+
+def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, int | None]:
+    """Return the places of the times and of the stages; None for none, (None, None) for a list."""
+    width, rows, heading = parsed.width, parsed.rows, parsed.heading
+    if width is None or width == 1 or not rows:
+        return None, None
+    if heading and len(heading) == width:
+        names = [normalise(name) for name in heading]
+        stage_at = [i for i, name in enumerate(names) if name in headings.STAGE]
+        stage_at = stage_at or [i for i, name in enumerate(names) if _names_stage(name)]
+        time_at = [i for i, name in enumerate(names) if _names_time(name)]
+        time_at = time_at or [i for i, name in enumerate(names) if name in headings.EPOCH]
+        time_at = time_at or [i for i, name in enumerate(names[:1]) if name in headings.INDEX]
+        stage_at = [i for i in stage_at if i not in time_at[:1]]
+        if len(stage_at) == 1:
+            return (time_at[0] if time_at else None), stage_at[0]
+        if len(stage_at) > 1:
+            raise ScoringError(f"{path}: several of its columns could be stages; keep one of them")
+    columns = [[fields[place] for _, fields in rows] for place in range(width)]
+    growing = [_grows(column) for column in columns]
+    stages = [not grows and _are_stages(column, book) for column, grows in zip(columns, growing)]
+    if width >= _WRAPPED or (len(rows) == 1 and not (width == 2 and growing[0])):
+        return None, None
+    if width == 2 and growing[0] and (len(rows) == 1 or not growing[1]):
+        return 0, 1
+    found = [place for place, stage in enumerate(stages) if stage]
+    if growing[0] and len(found) == 1:
+        return 0, found[0]
+    if width == 2 and growing[1] and found == [0] and number_of(columns[1][0]) == 0:
+        return 1, 0
+    raise ScoringError(
+        f"{path}: has {width} columns, and neither a heading nor a first column of growing times "
+        "says which of them are the stages; expected one column, or times and stages"
+    )
+
+
+def _names_stage(name: str) -> bool:
+    words = name.split()
+    return "stage" in words or "hypnogram" in words or name.startswith("sleep stage")
+
+
+def _names_time(name: str) -> bool:
+    return headings.bare(name) in headings.TIME
+
+
+def _grows(column: Sequence[str]) -> bool:
+    if all(map(_clock, column)):
+        return True
+    numbers = [number_of(field) for field in column]
+    return None not in numbers and all(a < b for a, b in zip(numbers, numbers[1:]))
+
+
+def _are_stages(column: Sequence[str], book: CodeBook | None) -> bool:
+    if book is None:
+        return all(_word_stage(field) is not None for field in column)
+    return all(code_stage(field, book) is not None for field in column)
 
 
 def runs_of(stages: Sequence[int], step_s: float) -> list[tuple[float, float, int]]:

@@ -1,4 +1,4 @@
-"""Scoring in tables: BIDS events, Noxturnal and RemLogic exports, Luna annotations."""
+"""Scoring in tables of vendors: Noxturnal and RemLogic exports, Luna annotations."""
 
 import re
 
@@ -7,62 +7,9 @@ from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.unknown_words import Unknown, looks_like
-from data_pipelines.scoring.vocabulary import (
-    CODE_BOOKS,
-    code_book_of,
-    event_of,
-    is_known,
-    normalise,
-    stage_of,
-)
+from data_pipelines.scoring.vocabulary import event_of, is_known, normalise, stage_of
 
 Rows = list[list[str]]
-
-
-def is_bids(rows: Rows) -> bool:
-    """Whether the first line has the columns that every BIDS events file has."""
-    return bool(rows) and {"onset", "duration"} <= set(rows[0])
-
-
-def read_bids(path, rows: Rows, *, code_book: str | None = None) -> Scoring:
-    """Read a BIDS `_events.tsv`.
-
-    The stage is in the column `stage_hum` (BOAS: codes of its own, 4 is R, 8 an artefact), else in
-    `trial_type`, `stage`, `sleep_stage` or `value` as words; bare numbers there need a code book.
-
-    Raises:
-        ScoringError: no such column, a row without a number as onset, or an unknown code.
-    """
-    header = rows[0]
-    choices = ("stage_hum", "sleep_stage", "stage", "trial_type", "value")
-    column = next((header.index(name) for name in choices if name in header), None)
-    if column is None:
-        raise ScoringError(f"{path}: BIDS events without a column {', '.join(choices)}")
-    book = CODE_BOOKS["boas"] if header[column] == "stage_hum" else None
-    onset_at, length_at = header.index("onset"), header.index("duration")
-    values = [row[column] for row in rows[1:] if len(row) > column]
-    if book is None and values and all(number_of(value) is not None for value in values):
-        book = code_book_of(code_book, path)
-    annotations, runs = [], []
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) <= max(column, onset_at, length_at):
-            raise ScoringError(f"{path}: line {number} has {len(row)} fields of {len(header)}")
-        onset, length = number_of(row[onset_at]), number_of(row[length_at])
-        if onset is None or (length is None and row[length_at] not in ("", "n/a")):
-            raise ScoringError(f"{path}: line {number} has no number as onset or duration")
-        if book is None:
-            annotations.append((onset, length, row[column]))
-            continue
-        code = row[column]
-        if code not in book.stages and code not in ("", "n/a"):
-            raise ScoringError(
-                f"{path}: line {number} has a stage code that is not in {book.about}"
-            )
-        length = book.step_s if length is None else length
-        runs.append((onset, length, book.stages.get(code, -1)))
-    if book is None:
-        return scoring_from_annotations(path, annotations, source="bids_events")
-    return make_scoring(path, "bids_events", runs=runs, events_scored=False)
 
 
 def is_noxturnal(rows: Rows) -> bool:

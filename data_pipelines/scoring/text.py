@@ -36,14 +36,25 @@ def read_bytes(path) -> bytes:
 
 def decode(data: bytes) -> str:
     """Return text in UTF-8, UTF-16 (with its mark, or told by its zero bytes) or Windows-1252."""
+    return data.decode(encoding_of(data), "replace").removeprefix("\ufeff")
+
+
+def encoding_of(data: bytes) -> str:
+    """Return the name of the encoding that :func:`decode` takes bytes to be in."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace").removeprefix("\ufeff")
-    if len(data) > 3 and data[1:200:2].count(0) > len(data[1:200:2]) // 2:
-        return data.decode("utf-16-le", "replace")
+        return "utf-16"
+    if len(data) > 3:
+        for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+            half = data[first:200:2]
+            if half.count(0) > len(half) // 2:
+                return name
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # Of a file that was not read to its end, the last letter may be cut.
+        if error.end < len(data) or error.reason != "unexpected end of data":
+            return "cp1252"
+    return "utf-8"
 
 
 def number_of(text: str) -> float | None:

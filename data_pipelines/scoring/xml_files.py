@@ -1,12 +1,15 @@
-"""Scoring in XML: NSRR's annotation files, old and new, and Compumedics Profusion's.
+"""Scoring in XML: NSRR's annotation files, old and new, Compumedics Profusion's, and Philips'.
 
 Elements are found by name, in whatever order they stand; entities, external references and DTDs
 are refused (defusedxml), so a hostile file cannot grow in memory or reach for another file.
 """
 
+import dataclasses
+import re
 import xml.etree.ElementTree
 
 from data_pipelines.scoring.clock import circular_difference, parse_clock
+from data_pipelines.scoring.philips import read_philips
 from data_pipelines.scoring.record import (
     EPOCH_S,
     Event,
@@ -16,7 +19,7 @@ from data_pipelines.scoring.record import (
     check_time,
     make_scoring,
 )
-from data_pipelines.scoring.text import number_of
+from data_pipelines.scoring.text import decode, encoding_of, number_of
 from data_pipelines.scoring.unknown_words import Unknown, looks_like
 from data_pipelines.scoring.vocabulary import CODE_BOOKS, event_of, stage_of
 
@@ -24,7 +27,7 @@ START_TOLERANCE_S = 60.0
 
 
 def read_xml(path, data: bytes, recording=None) -> Scoring:
-    """Read NSRR or Profusion XML.
+    """Read NSRR, Profusion or Philips XML.
 
     Args:
         path: for messages.
@@ -34,29 +37,67 @@ def read_xml(path, data: bytes, recording=None) -> Scoring:
     Raises:
         ScoringError: not well-formed, hostile, of another kind, or of another recording.
     """
+    root, notes = _root(path, data)
+    name = _name(root)
+    if name == "CMPStudyConfig":
+        scoring = _profusion(path, root)
+    elif name == "PatientStudy":
+        scoring = read_philips(path, root, recording)
+    elif name == "PSGAnnotation" or any(_name(node) == "ScoredEvents" for node in root.iter()):
+        scoring = _nsrr(path, root, recording)
+    else:
+        raise ScoringError(
+            f"{path}: XML of another kind; expected the root PSGAnnotation (NSRR), CMPStudyConfig "
+            "(Profusion) or PatientStudy (Philips)"
+        )
+    return dataclasses.replace(scoring, notes=(*notes, *scoring.notes))
+
+
+_DECLARATION = re.compile(r"\s*<\?xml\b[^>]*?\?>")
+_ENCODING = re.compile(r"encoding\s*=\s*[\"']([\w.:-]{1,40})[\"']")
+_SEEMS = {"utf-8": "UTF-8", "cp1252": "Windows-1252"}
+
+
+def _root(path, data: bytes):
+    """Return the root element and what was decided about the encoding of its text.
+
+    A declared encoding that the bytes are not in is common: exports are copied through editors. So
+    bytes that are UTF-8 are read as that, and what cannot be read as declared is read as it seems.
+
+    Raises:
+        ScoringError: not well-formed, or hostile.
+    """
     # Imported here: defusedxml comes with the extra `prepare`, and only XML needs it.
     import defusedxml.ElementTree
 
-    try:
-        root = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
-    except defusedxml.DefusedXmlException as error:
-        raise ScoringError(
-            f"{path}: XML with a DTD, entities or references is not read ({type(error).__name__})"
-        ) from None
-    except (xml.etree.ElementTree.ParseError, ValueError, LookupError) as error:
-        where = getattr(error, "position", None)
-        raise ScoringError(
-            f"{path}: not well-formed XML" + (f" (line {where[0]})" if where else "")
-        ) from None
-    name = _name(root)
-    if name == "CMPStudyConfig":
-        return _profusion(path, root)
-    if name == "PSGAnnotation" or any(_name(node) == "ScoredEvents" for node in root.iter()):
-        return _nsrr(path, root, recording)
-    raise ScoringError(
-        f"{path}: XML of another kind; expected the root PSGAnnotation (NSRR) or CMPStudyConfig "
-        "(Profusion)"
-    )
+    text, seems = decode(data), encoding_of(data)
+    seems = _SEEMS.get(seems, "UTF-16")
+    declaration = _DECLARATION.match(text)
+    match = _ENCODING.search(declaration[0]) if declaration else None
+    declared = match[1] if match else "UTF-8"
+    is_declared = declared.casefold().replace("_", "-") in (seems.casefold(), "utf8")
+    tries = [data, text[declaration.end() if declaration else 0 :].lstrip()]
+    if seems == "UTF-8" and not is_declared and not data.isascii():
+        tries.reverse()
+    problem: Exception | None = None
+    for content in tries:
+        try:
+            root = defusedxml.ElementTree.fromstring(content, forbid_dtd=True)
+        except defusedxml.DefusedXmlException as error:
+            raise ScoringError(
+                f"{path}: XML with a DTD, entities or references is not read "
+                f"({type(error).__name__})"
+            ) from None
+        except (xml.etree.ElementTree.ParseError, ValueError, LookupError) as error:
+            problem = problem or error
+        else:
+            if isinstance(content, bytes) or is_declared:
+                return root, ()
+            return root, (f"its declared encoding is {declared}; it was read as {seems}",)
+    line, byte = getattr(problem, "position", (0, 0))
+    where = f" (line {line}, byte {byte + 1})" if line else ""
+    hint = "" if is_declared else f"; its declared encoding is {declared}, it seems to be {seems}"
+    raise ScoringError(f"{path}: not well-formed XML{where}{hint}") from None
 
 
 def _name(node) -> str:

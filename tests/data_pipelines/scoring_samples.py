@@ -121,7 +121,7 @@ def _samples():
         "Unit: s\nSignal Type: Impuls\n\n22:14:35,500-22:14:49,500; 14;Hypopnea\n"
         "22:15:31,250-22:15:52,250; 21;Central Apnea\n",
         "b.annot": "class\tinstance\tchannel\tstart\tstop\tmeta\n"
-        + rows("{stage}\t.\t.\t{start:%H:%M:%S}\t...\t.\n")
+        + rows("{stage}\t.\t.\t{start:%H:%M:%S}\t{stop:%H:%M:%S}\t.\n")
         + "apnea:obstructive\t.\tFlow\t22:14:35\t22:14:50\t.\n",
         "a.eannot": named(NAMES) + "\n",
         "ucddb002_stage.txt": named(["0", "2", "3", "4", "1", "7"]) + "\n",

@@ -1,0 +1,371 @@
+"""What the times of a scoring count: seconds, epochs, milliseconds, samples, or the clock.
+
+A file rarely says it, and a wrong guess moves every stage. So a unit is taken only where the
+heading names it or where the spacing of the rows and the length of the recording leave no other;
+what was decided is a finding, and what stays open is refused.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.findings import Finding
+from data_pipelines.scoring.clock import (
+    DAY_S,
+    circular_difference,
+    onsets_from_start,
+    parse_clock,
+)
+from data_pipelines.scoring.record import MAX_TIME_S, ScoringError
+from data_pipelines.scoring.text import number_of
+from data_pipelines.scoring.vocabulary import normalise
+
+EPOCH, SECOND, MILLISECOND, MINUTE, HOUR, SAMPLE = (
+    "epoch numbers",
+    "seconds",
+    "milliseconds",
+    "minutes",
+    "hours",
+    "samples",
+)
+FACTORS = {SECOND: 1.0, MILLISECOND: 1e-3, MINUTE: 60.0, HOUR: 3600.0}
+_HEADING_UNITS = {
+    EPOCH: "epoch epochs epoche epochen epoca epocas epoque epoques epoc epocs epoka",
+    SECOND: "s sec secs second seconds sekunde sekunden secondes segundos secondi seconden sek",
+    MILLISECOND: "ms msec millisecond milliseconds millisekunden millisecondes milisegundos",
+    MINUTE: "min mins minute minutes minuten minutos minuti",
+    HOUR: "h hour hours stunden heures horas ore uren",
+    SAMPLE: "sample samples begsample endsample",
+}
+_UNIT_OF_WORD = {word: unit for unit, words in _HEADING_UNITS.items() for word in words.split()}
+STEPS_S = (1, 2, 3, 4, 5, 6, 10, 15, 20, 30, 60)
+"""Lengths of scored epochs that are met, in s."""
+
+COMMON_RATES_HZ = (50, 64, 100, 125, 128, 200, 250, 256, 400, 500, 512, 1000, 1024, 2000, 2048)
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Times of the rows of a list.
+
+    Attributes:
+        onsets: In s from the start of the recording.
+        lengths: In s; a row of a list with a constant step lasts one step, a row of a list of
+            changes until the next.
+        notes: What was decided and nobody needs to look at.
+        findings: What was decided and a user should look at.
+    """
+
+    onsets: list[float]
+    lengths: list[float]
+    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def unit_of_heading(heading: str | None) -> str | None:
+    """Return the unit that a column's heading names (`Onset (ms)`, `Epoche`), or None."""
+    words = normalise(heading or "").split()
+    return next((_UNIT_OF_WORD[word] for word in reversed(words) if word in _UNIT_OF_WORD), None)
+
+
+def rates_of(recording) -> list[float]:
+    """Return the sampling rates of a recording in Hz, without repetition; none if not known."""
+    found: dict[float, None] = {}
+    for index in range(len(getattr(recording, "labels", ()))):
+        try:
+            found[float(recording.sfreq_hz(index))] = None
+        except ValueError:
+            continue
+    return list(found)
+
+
+def _decided(unit: str, about: str) -> Finding:
+    return Finding("time_axis", unit, f"{about} was taken as {unit}, by its steps and length")
+
+
+def axis_of(
+    entries: Sequence[str], *, step_s: float, heading: str | None, repeats: bool, recording, path
+) -> Axis:
+    """Return the times that a list's own column gives.
+
+    Args:
+        entries: The column as written.
+        step_s: How long an epoch of the list is by its code book.
+        heading: The column's heading, or None.
+        repeats: Whether a stage follows itself: then a row is an epoch, not a change.
+        recording: Its `duration_s`, `start_of_day_s` and rates are looked at; None if not known.
+        path: For messages.
+
+    Raises:
+        ScoringError: The column is no time that is known here, or two units fit it.
+    """
+    clocks = [parse_clock(entry) for entry in entries]
+    if all(clocks):
+        onsets, notes, findings = clock_onsets(clocks, recording, path, step_s=step_s)
+        if any(b <= a for a, b in zip(onsets, onsets[1:])):
+            raise ScoringError(f"{path}: its column of times does not grow from row to row")
+        return Axis(onsets, _lengths(onsets, step_s, repeats), notes, findings)
+    numbers = [number_of(entry) for entry in entries]
+    if None in numbers or not np.isfinite(numbers).all():
+        raise ScoringError(
+            f"{path}: its column of times holds neither numbers nor clock times throughout"
+        )
+    values = np.array(numbers, float)
+    if (np.diff(values) <= 0).any():
+        raise ScoringError(f"{path}: its column of times does not grow from row to row")
+    if np.abs(values).max() > MAX_TIME_S * 3000:
+        raise ScoringError(f"{path}: its column of times holds {values[-1]:g}; is it damaged?")
+    unit, factor, sure = _unit_of_column(values, step_s, heading, repeats, recording, path)
+    notes, findings = (), ()
+    if unit == EPOCH:
+        first = values[0]
+        if first < 0 or (values != np.round(values)).any():
+            raise ScoringError(f"{path}: its column of epochs holds numbers that count no epoch")
+        values = values - (0 if first == 0 else 1)
+        if first > 1:
+            note = f"the list begins with epoch {first:g}; its first epoch was taken as number 1"
+            findings = (Finding("time_axis", EPOCH, note),)
+        elif sure:
+            notes = (f"the list counts epochs of {step_s:g} s",)
+    if not sure:
+        findings = (*findings, _decided(unit, "the first column of the list"))
+    onsets = (values * factor).tolist()
+    if unit == EPOCH:
+        return Axis(onsets, [float(step_s)] * len(onsets), notes, findings)
+    return Axis(onsets, _lengths(onsets, step_s, repeats), notes, findings)
+
+
+def _lengths(onsets, step_s, repeats) -> list[float]:
+    """How long each row lasts: one step where rows are epochs, else until the next row."""
+    gaps = np.diff(onsets)
+    usual = _usual(gaps)
+    if usual and (repeats or (len(gaps) > 1 and np.ptp(gaps) < 0.01 * usual)):
+        return [float(usual)] * len(onsets)
+    return [*gaps.tolist(), float(step_s)]
+
+
+def _usual(gaps) -> float | None:
+    """Return the gap that at least half of the rows keep, or None."""
+    if not len(gaps):
+        return None
+    middle = float(np.median(gaps))
+    return middle if np.isclose(gaps, middle, rtol=0.02).mean() >= 0.5 else None
+
+
+def _unit_of_column(values, step_s, heading, repeats, recording, path):
+    """Return (unit, seconds per unit, whether the heading or the book's own step says it)."""
+    duration_s = getattr(recording, "duration_s", None)
+    named = unit_of_heading(heading)
+    if len(values) < 2:
+        unit = named if named and named != SAMPLE else SECOND
+        return unit, step_s if unit == EPOCH else FACTORS[unit], True
+    usual = _usual(np.diff(values))
+    span = float(values[-1] - min(values[0], 0))
+    rates = rates_of(recording)
+
+    def covers(seconds, low=0.5):
+        return duration_s is not None and low * duration_s <= seconds <= 1.1 * duration_s + 60
+
+    if usual and np.isclose(usual, step_s, rtol=0.01) and named not in (MILLISECOND, SAMPLE):
+        return SECOND, 1.0, True
+    one_by_one = usual == 1 and (repeats or bool((np.diff(values) == 1).all()))
+    if one_by_one and named in (None, EPOCH, SECOND):
+        return _counted(values, step_s, named, duration_s, path)
+    if named == EPOCH:
+        # Numbers of epochs that are no run of numbers: a list of changes, or one with holes.
+        raise ScoringError(
+            f"{path}: its column of epochs leaves out epochs; write a row for every epoch, or the "
+            "seconds at which the stages begin"
+        )
+    if named == SAMPLE:
+        fits = [rate for rate in rates if usual and _is_step(usual / rate)]
+        fits = fits or [rate for rate in rates if covers(span / rate)]
+        if len(fits) != 1:
+            raise ScoringError(
+                f"{path}: its times count samples, and the rate is not known; expected seconds"
+            )
+        return SAMPLE, 1 / fits[0], True
+    if named:
+        return named, FACTORS[named], True
+    if usual and usual != 1:
+        found = [u for u, by in FACTORS.items() if np.isclose(usual * by, step_s, rtol=0.01)]
+        if not found and duration_s is not None and span > 2 * duration_s:
+            found = [MILLISECOND] if _is_step(usual / 1e3) and covers(span / 1e3, 0.2) else []
+        if found:
+            return found[0], FACTORS[found[0]], found[0] == SECOND
+        fits = [rate for rate in rates if np.isclose(usual / rate, step_s)]
+        if not rates:
+            fits = [rate for rate in COMMON_RATES_HZ if usual / rate == step_s]
+            if fits:
+                raise ScoringError(
+                    f"{path}: its column of times may count samples (at {fits[0]} Hz); expected "
+                    "seconds or epoch numbers"
+                )
+        if len(fits) == 1:
+            return SAMPLE, 1 / fits[0], False
+        if not _is_step(usual) or (duration_s is not None and span > 1.1 * duration_s + 600):
+            raise ScoringError(
+                f"{path}: the rows of its first column are {usual:g} apart: neither epoch numbers "
+                f"nor seconds of epochs of {step_s:g} s"
+            )
+        return SECOND, 1.0, True
+    return _unit_of_changes(values, step_s, span, covers, rates, duration_s, path)
+
+
+def _is_step(seconds: float) -> bool:
+    return any(np.isclose(seconds, step, rtol=1e-6) for step in STEPS_S)
+
+
+def _counted(values, step_s, named, duration_s, path):
+    """Rows numbered one by one: epochs, unless there are as many as the recording has seconds."""
+    count = float(values[-1] - values[0] + 1)
+    if step_s == 1:
+        return SECOND, 1.0, True
+    if duration_s is None:
+        if named is not EPOCH and (named == SECOND or count * step_s > 2 * DAY_S):
+            raise ScoringError(
+                f"{path}: its first column counts one by one, as seconds or as epochs of "
+                f"{step_s:g} s; a list of one entry a second needs --code_book=NAME@1"
+            )
+        return EPOCH, step_s, named == EPOCH
+    by_second = 0.5 * duration_s <= count <= 1.1 * duration_s + 60
+    by_epoch = count * step_s <= 1.5 * duration_s + 600
+    if named == EPOCH and by_epoch:
+        return EPOCH, step_s, True
+    if by_second and not by_epoch and named != EPOCH:
+        return SECOND, 1.0, named == SECOND
+    if by_epoch and named is None:
+        return EPOCH, step_s, False
+    raise ScoringError(
+        f"{path}: its first column counts {count:.0f} rows one by one; for a recording of "
+        f"{duration_s:.0f} s they can be taken neither as seconds nor as epochs of {step_s:g} s "
+        "without doubt (--code_book=NAME@SECONDS says how long an entry lasts)"
+    )
+
+
+def _unit_of_changes(values, step_s, span, covers, rates, duration_s, path):
+    """Times at which the stage changes: seconds, unless they say otherwise by their size."""
+    if duration_s is None or span <= 1.1 * duration_s + 600:
+        whole = (values == np.round(values)).all()
+        if duration_s is not None and span < 0.1 * duration_s and whole and values[0] in (0, 1):
+            fits = [name for name, by in ((EPOCH, step_s), (MINUTE, 60.0)) if covers(span * by)]
+            if fits:
+                raise ScoringError(
+                    f"{path}: its times end at {span:g} in a recording of {duration_s:.0f} s; as "
+                    f"{' or '.join(fits)} they would fit, as seconds they cover a small part. "
+                    "Write them in seconds"
+                )
+        return SECOND, 1.0, True
+    fits = [(MILLISECOND, 1e-3)] if covers(span / 1e3) else []
+    fits += [(SAMPLE, 1 / rate) for rate in rates if covers(span / rate) and rate != 1]
+    if len(fits) == 1:
+        return *fits[0], False
+    if fits:
+        names = " or ".join(sorted({name for name, _ in fits}))
+        raise ScoringError(
+            f"{path}: its times end at {span:g} in a recording of {duration_s:.0f} s; they may be "
+            f"{names}. Expected seconds"
+        )
+    return SECOND, 1.0, True
+
+
+def clock_onsets(clocks, recording, path, *, step_s: float = 60.0):
+    """Return times from the start of the recording (`00:00:30`) or of the day as (onsets, notes,
+    findings), in s from the start of the recording.
+
+    Times that begin at 00:00:00 are counted from the start, unless the recording began at midnight.
+
+    Raises:
+        ScoringError: They are of the day, and the recording's start is not known, or of another.
+    """
+    first = clocks[0].second_of_day
+    epoch_day = clocks[0].date is not None and [int(part) for part in clocks[0].date] == [
+        1970,
+        1,
+        1,
+    ]
+    start_s = getattr(recording, "start_of_day_s", None)
+    early = clocks[0].date is None and first <= max(step_s, 60.0)
+    near = start_s is not None and abs(circular_difference(first, start_s)) <= 60
+    if not epoch_day and (not early or near):
+        onsets, findings = onsets_from_start(clocks, recording, path)
+        return onsets, (), tuple(findings)
+    day, elapsed = 0.0, []
+    for before, clock in zip([clocks[0], *clocks], clocks):
+        if clock.second_of_day < before.second_of_day - DAY_S / 2:
+            day += DAY_S
+        elapsed.append(day + clock.second_of_day)
+    duration_s = getattr(recording, "duration_s", None)
+    if early and start_s is not None and duration_s is not None:
+        late = (first - start_s) % DAY_S
+        if late + elapsed[-1] - elapsed[0] <= duration_s + 60:
+            # A scoring that begins at midnight would lie within the recording as well.
+            note = "its times begin at 00:00:00 and were counted from the start of the recording"
+            return elapsed, (), (Finding("time_axis", "times from 00:00:00", note),)
+    return elapsed, ("its times were counted from the start of the recording",), ()
+
+
+def scales_of(
+    onsets: Sequence[float], lengths: Sequence[float | None], recording, path
+) -> tuple[float, float, list[Finding]]:
+    """Return what to multiply the onsets and durations of stages by to have seconds.
+
+    Stages in a row tell it: each lasts until the next, so both columns have one unit, and that is
+    another than seconds where the shortest stage would last a quarter of an hour and the whole
+    many times as long as the recording.
+
+    Raises:
+        ScoringError: They are not in seconds, and it cannot be said in what.
+    """
+    pairs = sorted((a, b) for a, b in zip(onsets, lengths) if b)
+    if len(pairs) < 3 or not np.isfinite(pairs).all():
+        return 1.0, 1.0, []
+    starts, spans = np.array(pairs, float).T
+    gap, length = float(np.median(np.diff(starts))), float(np.median(spans))
+    duration_s = getattr(recording, "duration_s", None)
+    end = float((starts + spans).max())
+    if gap <= 0 or length <= 0:
+        return 1.0, 1.0, []
+    rates = [rate for rate in rates_of(recording) if rate > 1]
+    known = {1000.0: MILLISECOND} | {rate: SAMPLE for rate in rates if rate != 1000}
+
+    def within(seconds, low=0.0):
+        if duration_s is None:
+            return True
+        return low * duration_s <= seconds <= 1.1 * duration_s + 60
+
+    if 0.2 < gap / length < 5:
+        shortest = float(spans.min())
+        if shortest < 900 or (duration_s is not None and within(end)):
+            return 1.0, 1.0, []
+        fits = {f: u for f, u in known.items() if _is_step(shortest / f) and within(end / f, 0.5)}
+        if not fits and duration_s is None:
+            fits = {float(f): SAMPLE for f in COMMON_RATES_HZ if _is_step(shortest / f)}
+        if not fits:
+            return 1.0, 1.0, []
+        if len(fits) > 1 or (SAMPLE in fits.values() and not rates):
+            names = " or ".join(sorted(set(fits.values())))
+            raise ScoringError(
+                f"{path}: its shortest stage would last {shortest:g} s; its times seem to be in "
+                f"{names}. Expected seconds"
+            )
+        (factor, unit), *_ = fits.items()
+        note = f"onsets and durations were taken as {unit}: as seconds the scoring is {factor:g} "
+        note += "times as long"
+        return 1 / factor, 1 / factor, [Finding("time_axis", unit, note)]
+    ratio = max(gap / length, length / gap)
+    steady = np.mean(np.isclose(np.diff(starts), gap, rtol=0.01)) > 0.9
+    if ratio < 20 or not steady or (gap > length and duration_s is not None and within(end)):
+        return 1.0, 1.0, []
+    which = "onsets" if gap > length else "durations"
+    unit = next((u for f, u in known.items() if np.isclose(ratio, f, rtol=0.01)), None)
+    if unit is None:
+        raise ScoringError(
+            f"{path}: the {which} of its stages are {ratio:g} times too large beside the other "
+            "column: they are in another unit. Expected seconds"
+        )
+    note = f"the {which} of stages were taken as {unit}: beside the other column they are "
+    note += f"{ratio:g} times too large"
+    finding = Finding("time_axis", f"{which} in {unit}", note)
+    return (1 / ratio, 1.0, [finding]) if gap > length else (1.0, 1 / ratio, [finding])

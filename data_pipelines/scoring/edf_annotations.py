@@ -5,13 +5,21 @@ annotation lists and standard texts).
 """
 
 import datetime
+import math
 import pathlib
 
 import numpy as np
 
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.scoring.record import EPOCH_S, Event, ScoringError, make_scoring
+from data_pipelines.scoring.record import (
+    EPOCH_S,
+    Event,
+    ScoringError,
+    check_duration,
+    check_time,
+    make_scoring,
+)
 from data_pipelines.scoring.stage_marks import Mark, Text, runs_of_marks, split_scorer
 from data_pipelines.scoring.unknown_words import Unknown
 from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
@@ -68,11 +76,15 @@ def scoring_from_annotations(
         stage = book.get(text.strip()) if text.strip() in book else stage_of(text)
         event = event_of(text) if stage is None else None
         if stage is not None:
+            onset = check_time(onset, "a stage's onset", path)
+            if length is not None:
+                length = check_duration(length, "a stage's duration", path)
             marks.append(Mark(onset, length, stage, scorer))
         elif event is not None:
             events.append(Event(event[0], onset, length or 0.0, event[1]))
-        else:
-            others.append(Text(onset, length, text, scorer))
+        elif math.isfinite(onset):
+            known = length is not None and math.isfinite(length)
+            others.append(Text(onset, length if known else None, text))
     people, told = runs_of_marks(path, marks, others, unknown)
     runs = [run for person in people for run in person]
     if not runs and not events:
@@ -91,6 +103,11 @@ def scoring_from_annotations(
         findings=[*findings, *told, *unknown.findings()],
         scorers=people if len(people) > 1 else (),
     )
+
+
+def has_stages(annotations) -> bool:
+    """Whether one of (onset_s, duration_s or None, text) rows is a stage."""
+    return any(stage_of(split_scorer(text)[0]) is not None for _, _, text in annotations)
 
 
 def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:

@@ -4,6 +4,7 @@ Every format ends here, so the bounds that protect the rest of the program are h
 finite and within `MAX_TIME_S`, event kinds are known, and no free text of a file survives.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
@@ -222,9 +223,44 @@ def make_scoring(
             f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
         )
     kept.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
+    if kept and len(kept) > 1 and min(collections.Counter(kept).values()) > 1:
+        kept = list(dict.fromkeys(kept))
+        notes.append("every event is written more than once: taken once")
     stages, people, told = _of_people(path, checked, scorers)
+    if people and events_scored and _overlap(kept):
+        events_scored = False
+        told.append(Finding("several_scorers", "events", _EVENTS_OF_SEVERAL))
     findings = (*findings, *told)
     return Scoring(stages, kept, source, events_scored, tuple(notes), findings, people)
+
+
+_EVENTS_OF_SEVERAL = (
+    "events of one kind overlap, so they are several people's: they count as not scored"
+)
+
+
+def _overlap(events) -> bool:
+    """Whether one in ten events or more begins well before the last one of its kind has ended."""
+    ends: dict[str, float] = {}
+    early = 0
+    for event in events:
+        early += event.onset_s < ends.get(event.kind, -math.inf) - 2.0
+        end = event.onset_s + event.duration_s
+        ends[event.kind] = max(end, ends.get(event.kind, -math.inf))
+    return early > 0 and 10 * early >= len(events)
+
+
+def _short(runs, stages) -> list[Finding]:
+    """The finding that most of the time with a stage is in epochs that come out without."""
+    given_s = sum(x + length - max(x, 0.0) for x, length, stage in runs if x + length > 0 <= stage)
+    scored_s = float((stages >= 0).sum()) * EPOCH_S
+    if given_s < EPOCH_S or scored_s >= given_s / 2:
+        return []
+    note = (
+        f"the stages last {given_s:.6g} s in all, so short that they give a stage to {scored_s:g} s"
+        " of epochs: are their durations right?"
+    )
+    return [Finding("stage_marks", "short durations", note, seconds=round(given_s, 3))]
 
 
 def _of_people(path, runs, named):
@@ -236,15 +272,17 @@ def _of_people(path, runs, named):
             "those of the stages?"
         )
     if len(apart) < 2:
-        return epochs_from_runs(runs), (), []
+        stages = epochs_from_runs(runs)
+        return stages, (), _short(runs, stages)
     people = padded([epochs_from_runs(rows) for rows in apart])
     people = tuple(row for row in people if (row >= 0).any())
-    if len(people) < 2:
+    scored = np.array([row >= 0 for row in people])
+    if len(people) < 2 or (named and 2 * (scored.sum(0) > 1).sum() < scored.sum(1).min()):
         return epochs_from_runs(runs), (), []
     stages = agreed(people)
     told = differing(people, stages)
     if not told:
         return epochs_from_runs(runs), people if named else (), []
-    most = max((row >= 0).sum() for row in people)
-    whole = all(2 * (row >= 0).sum() >= most for row in people)
+    # A few rows that overlap others are a correction; with holes, one's rows fill another's.
+    whole = 10 * scored.sum(1).min() >= 9 * scored.sum(1).max()
     return stages, people if named or whole else (), told

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines.findings import Finding
 from data_pipelines.scoring.record import EPOCH_S, ScoringError
 from data_pipelines.scoring.scorers import Run
-from data_pipelines.scoring.unknown_words import Unknown, looks_like
+from data_pipelines.scoring.unknown_words import Unknown, is_stage_name, looks_like
 from data_pipelines.scoring.vocabulary import is_known, tokens_of
 
 _STEPS_S = (30, 20)
@@ -26,6 +26,12 @@ _LONGEST_NAME = 5
 _SCORER = re.compile(
     r"[\s,;:_(\[-]*\b(?:scorer|rater|reader|expert|annotator|technician|auswerter|scoreur|lecteur|"
     r"evaluador|evaluateur)[\s_#:.-]*([0-9A-Za-z]{1,2})\b[\s)\]:_-]*",
+    re.IGNORECASE,
+)
+
+_CHANNEL = re.compile(
+    r"\b(?:eeg|eog|emg|ecg|ekg|resp\w*|flow|thor\w*|abd\w*|s[pa]o2|chin|leg|tib\w*|nasal|snor\w*|"
+    r"mic|pleth|pulse|position|(?:fp|af|ft|fc|tp|cp|po|[fctpoame])(?:z|\d{1,2}))\b",
     re.IGNORECASE,
 )
 
@@ -47,21 +53,20 @@ class Text:
     onset_s: float
     duration_s: float | None
     text: str
-    scorer: str = ""
 
 
 def split_scorer(text: str) -> tuple[str, str]:
     """Return a text without the scorer it names, and a key for that scorer.
 
-    `Sleep stage W (scorer 2)`, `Rater1: N2` and `N2@@Expert B` name one. What follows `@@` may be a
-    channel as well: it is a key too, and `runs_of_marks` decides.
+    `Sleep stage W (scorer 2)`, `Rater1: N2` and `N2@@Expert B` name one. By the standard, what
+    follows `@@` is a channel; only where it is not called as channels are is it a scorer.
     """
     words, _, channel = text.partition("@@")
     found = _SCORER.search(words)
     if found:
-        words = f"{words[: found.start()]} {words[found.end() :]}".strip()
-        return words, found[1].casefold()
-    return words.strip(), channel.strip().casefold()
+        words = f"{words[: found.start()]} {words[found.end() :]}"
+        return words.strip(), found[1].casefold()
+    return words.strip(), "" if _CHANNEL.search(channel) else channel.strip().casefold()
 
 
 def runs_of_marks(
@@ -91,7 +96,7 @@ def runs_of_marks(
     if token:
         marks = [dataclasses.replace(mark, duration_s=None) for mark in marks]
         people = [[dataclasses.replace(m, duration_s=None) for m in rows] for rows in people]
-        longest = max(mark for mark in token)
+        longest = max(token)
         told.append(
             Finding(
                 "stage_marks",
@@ -126,8 +131,9 @@ def _people(marks):
 
 def _are_tokens(marks) -> list[float]:
     """The durations of marks, where all are far shorter than the way to the next; else none."""
-    lengths = [mark.duration_s for mark in marks if mark.duration_s]
     onsets = np.unique([mark.onset_s for mark in marks])
+    # Nothing follows the last one.
+    lengths = [mark.duration_s for mark in marks if mark.duration_s and mark.onset_s < onsets[-1]]
     if not lengths or len(onsets) < 2:
         return []
     gaps, longest = np.diff(onsets), max(lengths)
@@ -151,8 +157,14 @@ def _on_grid(seconds, step) -> bool:
 
 def _unknown_stages(marks, others, timed, unknown) -> list[float]:
     """Tell what is not known, and return the onsets at which it ends a stage."""
-    stages = [text for text in others if looks_like(text.text) == "stage"]
-    rest = [text for text in others if looks_like(text.text) is None and not is_known(text.text)]
+    stages = [text for text in others if is_stage_name(text.text)]
+    rest = [
+        text
+        for text in others
+        if not is_stage_name(text.text)
+        and looks_like(text.text) != "event"
+        and not is_known(text.text)
+    ]
     onsets = [mark.onset_s for mark in marks]
     step = _step(onsets) if onsets else None
     by_name = collections.defaultdict(list)
@@ -180,7 +192,9 @@ def _unknown_stages(marks, others, timed, unknown) -> list[float]:
     for text in stages:
         at = int(np.searchsorted(edges, text.onset_s, "right"))
         until = edges[at] - text.onset_s if at < len(edges) else float(EPOCH_S)
-        unknown.stage(text.text, text.duration_s or float(until))
+        unknown.stage(
+            text.text, text.duration_s or float(until), sure=looks_like(text.text) == "stage"
+        )
     return ends
 
 

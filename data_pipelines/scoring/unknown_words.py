@@ -11,6 +11,7 @@ import re
 from data_pipelines.findings import Finding
 from data_pipelines.scoring.record import EVENT_KINDS, Event
 from data_pipelines.scoring.vocabulary import (
+    TOKENS,
     WORDS,
     add_word,
     is_known,
@@ -46,9 +47,10 @@ def load_roots(path=WORDS / "roots.csv") -> dict[str, str]:
 
 _ROOTS = load_roots()
 # Short roots are whole tokens: `rem` is not in `remark`. Characters of Chinese and Japanese are
-# words by themselves.
+# words by themselves. `Schlafapnoe` is an apnea.
 _INNER = sorted(
-    (root for root in _ROOTS if len(root) > 3 or not root.isascii()), key=len, reverse=True
+    (root for root in _ROOTS if len(root) > 3 or not root.isascii()),
+    key=lambda root: (_ROOTS[root] in ("stage", "sleep"), -len(root)),
 )
 
 
@@ -61,7 +63,12 @@ def _root(token: str) -> str | None:
 def looks_like(text: str) -> str | None:
     """Return what a word that is in no table looks like: `stage`, `event` or None."""
     kind = _kind(text)
-    return kind if kind in (None, "stage") else "event"
+    return kind and ("stage" if kind in ("stage", "sleep") else "event")
+
+
+def is_stage_name(text: str) -> bool:
+    """Whether a word that is in no table can be nothing but a stage: `Stage 5`, not `asleep`."""
+    return _kind(text) == "stage"
 
 
 @functools.lru_cache(maxsize=8192)
@@ -78,21 +85,21 @@ def _kind(text: str) -> str | None:
     only = "sleep" in kinds and all(
         root or _CODE.fullmatch(token) for token, root in zip(tokens, roots)
     )
-    return "stage" if "stage" in kinds or alone or only else None
+    return "stage" if "stage" in kinds or alone else "sleep" if only else None
 
 
 @functools.lru_cache(maxsize=8192)
 def printable(text: str) -> str:
     """Return a text with an ellipsis for whatever might name a person.
 
-    Kept are tokens that are roots of known words, the root of those that hold one, and single
-    letters, single digits and codes such as `N5`.
+    Kept are tokens of the tables, the root of those that hold one, single letters, single digits
+    and codes such as `N5`.
     """
     parts: list[str] = []
     for word in re.findall(r"[^\W_]+", text.partition("@@")[0][:200]):
         for token in tokens_of(word):
             root = _root(token)
-            if root == token or _CODE.fullmatch(token):
+            if token in TOKENS or root == token or _CODE.fullmatch(token):
                 parts.append(word if tokens_of(word) == [token] else token)
             elif root:
                 parts.append(f"{root}…")
@@ -118,22 +125,25 @@ class Unknown:
     """The words of one file that are not known."""
 
     def __init__(self):
-        self._stages: dict[str, list[float]] = collections.defaultdict(list)
+        self._stages: dict[tuple[str, bool], list[float]] = collections.defaultdict(list)
         self._events: dict[str, int] = collections.Counter()
-        self._missed: set[str] = set()
+        self._missed: dict[str, int] = collections.Counter()
         self._timed = 0
         self._said: bool | tuple[str, ...] | None = None
         self.others = 0
         """Texts that look like neither; words that are known and not kept are among them."""
 
-    def stage(self, text: str, seconds: float) -> None:
-        """Add a word for a stage and how much of the night it leaves unscored, in s."""
-        self._stages[printable(text)].append(seconds)
+    def stage(self, text: str, seconds: float, *, sure: bool = True) -> None:
+        """Add a word for a stage and how much of the night it leaves unscored, in s.
 
-    def event(self, text: str, kind: str = "event") -> None:
-        """Add a word for an event; `kind` is what it may be, `breathing` or `event` if anything."""
+        Not `sure` is one that stands where stages stand and does not look like a word for one.
+        """
+        self._stages[printable(text), sure].append(seconds)
+
+    def event(self, text: str, kind: str = "breathing", *, times: int = 2) -> None:
+        """Add a word for an event; `kind` is what it may be, `times` how much it weighs."""
         self._events[printable(text)] += 1
-        self._missed.add("breathing" if kind == "event" else kind)
+        self._missed[kind] += times
 
     def add(self, text: str, duration_s: float | None, *, breathing: bool = False) -> None:
         """Add a text that is no word for a stage; `breathing` if the file says that it is of it."""
@@ -145,8 +155,10 @@ class Unknown:
             self.others += 1
             return
         kind = "breathing" if breathing else _kind(text)
-        if kind not in (None, "stage"):
-            self.event(text, kind)
+        if kind not in (None, "stage", "sleep"):
+            # A note that speaks of an apnea is no event: those last, or come again and again.
+            weight = 2 if duration_s else int(kind != "event")
+            self.event(text, "breathing" if kind == "event" else kind, times=weight)
             return
         self.others += 1
         if _SHORTEST_S < (duration_s or 0.0) <= _LONGEST_S:
@@ -166,7 +178,7 @@ class Unknown:
             return self._said
         met = {event.kind for event in events} - NOT_SCORED
         breathing = {kind for kind in met if kind.startswith(("apnea", "hypopnea"))}
-        missed = set(self._missed)
+        missed = {kind for kind, times in self._missed.items() if times > 1}
         if self._timed and not breathing:
             missed.add("breathing")
         if not met or not missed:
@@ -178,18 +190,11 @@ class Unknown:
     def findings(self) -> list[Finding]:
         """Return a finding for each word, the commonest first."""
         found = []
-        for word, spans in sorted(self._stages.items(), key=lambda item: -len(item[1])):
+        for (word, sure), spans in sorted(self._stages.items(), key=lambda item: -len(item[1])):
             seconds = round(sum(spans), 3)
-            found.append(
-                Finding(
-                    "unknown_stage",
-                    word,
-                    f"{len(spans)} stages of a word that is not known, {word!r}: {seconds:g} s"
-                    " unscored",
-                    len(spans),
-                    seconds,
-                )
-            )
+            what = "stages of a word" if sure else "texts on the grid of the stages, of a word"
+            note = f"{len(spans)} {what} that is not known, {word!r}: {seconds:g} s unscored"
+            found.append(Finding("unknown_stage", word, note, len(spans), seconds))
         for word, count in sorted(self._events.items(), key=lambda item: -item[1]):
             found.append(
                 Finding(

@@ -103,14 +103,14 @@ def _key(tokens: list[str]) -> Key:
 def keys_of(text: str) -> list[Key]:
     """Return what a text of a file may be looked up by.
 
-    As it stands, and with CamelCase taken apart (`NonREM2`); both also for a text in UTF-8 that was
-    decoded as Latin-1. What follows `@@`, the channel that EDF+ links an annotation to (standard
-    texts, 3.3), is left off.
+    As it stands; without the code behind a bar, as NSRR has it (`Stage 2 sleep|2`); from UTF-8 that
+    was decoded as Latin-1; and each with CamelCase taken apart (`NonREM2`). What follows `@@`, the
+    channel that EDF+ links an annotation to (standard texts, 3.3), is left off.
     """
     text = text.partition("@@")[0]
     if len(text) > _CHARACTERS:
         return []
-    forms = [text]
+    forms = [text, text.partition("|")[0]]
     for encoding in ("cp1252", "latin-1"):
         try:
             forms.append(text.encode(encoding).decode("utf-8"))
@@ -155,6 +155,8 @@ def load_events(path=WORDS / "events.csv") -> dict[Key, tuple[str, str]]:
 
 STAGE_WORDS = load_stages()
 EVENT_WORDS = load_events()
+TOKENS = frozenset(_TOKENS).union(*STAGE_WORDS, *EVENT_WORDS)
+"""Every token that stands in a table: none of them names a person."""
 
 # Tokens that may be there or not, one group after the other.
 _STAGE_EXTRAS = ({"sleep"}, {"sleep", "stage"})
@@ -176,8 +178,13 @@ def _find(table, text, extras):
 
 @functools.lru_cache(maxsize=8192)
 def stage_of(text: str) -> int | None:
-    """Return the stage code that `text` names (-1: named as unscored), None if it names none."""
-    return _find(STAGE_WORDS, text, _STAGE_EXTRAS)
+    """Return the stage code that `text` names (-1: named as unscored), None if it names none.
+
+    A text may name one twice, as in `Wake (W)`.
+    """
+    twice = re.fullmatch(r"([^()]{1,40})\(([^()]{1,40})\)", text.strip())
+    stages = {_find(STAGE_WORDS, part, _STAGE_EXTRAS) for part in (twice.groups() if twice else ())}
+    return stages.pop() if len(stages) == 1 else _find(STAGE_WORDS, text, _STAGE_EXTRAS)
 
 
 @functools.lru_cache(maxsize=8192)

@@ -23,7 +23,9 @@ from data_pipelines.scoring.vocabulary import CODE_BOOKS, code_book_of, normalis
 Rows = list[list[str]]
 
 # Where several columns could be the text, the earlier word is the one that names the stage.
-_TEXT_ORDER = ("stage hum", "sleep stage", "stage", "trial type", "event", "annotation", "name")
+_BIDS_ORDER = ("stage hum", "sleep stage", "stage", "trial type", "value")
+# Elsewhere a row of an event may say in which stage it lies.
+_TEXT_ORDER = ("event", "annotation", "description", "sleep stage", "stage", "name", "type")
 _START_ORDER = ("onset", "recording onset", "start sec", "start time", "start")
 _MISSING = ("", "n/a", "na", "nan", "none", "-")
 
@@ -50,7 +52,7 @@ def columns_of(heading: list[str]) -> Columns | None:
 
     start = place(headings.TIME, _START_ORDER)
     length, end = place(headings.LENGTH), place(headings.END)
-    text = place(headings.TEXT, _TEXT_ORDER)
+    text = place(headings.TEXT, _BIDS_ORDER if is_bids([heading]) else _TEXT_ORDER)
     if start is None or text is None or (length is None and end is None):
         return None
     return Columns(start, length, end, text)

@@ -10,6 +10,7 @@ from data_pipelines.scoring.edf_annotations import (
     scoring_from_annotations,
 )
 from data_pipelines.scoring.event_tables import (
+    columns_of,
     has_recording_onsets,
     heading_at,
     is_bids,
@@ -89,13 +90,15 @@ def format_of(path, head: bytes) -> str:
     if is_respiratory_list(text):
         return "respiratory"
     rows = table_of(text, path)
-    if is_bids(rows) or has_recording_onsets(rows):
+    at = heading_at(rows)
+    if is_bids(rows) or (at is not None and has_recording_onsets(rows)):
         return "table"
-    if is_noxturnal(rows):
-        return "noxturnal"
     if is_remlogic(rows):
         return "remlogic"
-    return "table" if heading_at(rows) is not None else "list"
+    # Noxturnal's rows have a start and an end; its heading may be of any language.
+    if is_noxturnal(rows) and (at is None or columns_of(rows[at]).end is not None):
+        return "noxturnal"
+    return "list" if at is None else "table"
 
 
 def _read(path, recording, code_book):

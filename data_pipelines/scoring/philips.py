@@ -109,6 +109,8 @@ def _shift(path, root, recording, duration_s):
         text = re.sub(r"(\.\d+)?(Z|[+-]\d\d:\d\d)?$", "", (node.text or "").strip())
         clock = parse_clock(text)
         if clock is not None:
-            onsets, findings = onsets_from_start([clock], recording, path)
-            return onsets[0], list(findings)
+            (shift_s,), findings = onsets_from_start([clock], recording, path)
+            if duration_s and length_s and not -duration_s < shift_s < length_s:
+                raise ScoringError(f"{path}: its study lies outside: it is of another recording")
+            return shift_s, list(findings)
     return 0.0, []

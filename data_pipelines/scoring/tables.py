@@ -56,8 +56,14 @@ def _remlogic_columns(row) -> tuple[int, int, int] | None:
 
 
 def is_remlogic(rows: Rows) -> bool:
-    """Whether a heading with the columns time, event and duration stands in the first rows."""
-    return any(_remlogic_columns(row) for row in rows[:100])
+    """Whether a heading with the columns time, event and duration stands in the first rows.
+
+    RemLogic writes lines about the export above it, or names the form of its times.
+    """
+    at = next((at for at, row in enumerate(rows[:100]) if _remlogic_columns(row)), None)
+    if at is None:
+        return False
+    return at > 0 or any(normalise(name).startswith("time hh") for name in rows[at])
 
 
 def read_remlogic(path, rows: Rows, recording) -> Scoring:

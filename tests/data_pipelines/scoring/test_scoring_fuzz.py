@@ -29,6 +29,17 @@ FRAGMENTS = {
     "a.annot": "N2 W \t . \t 0 30 ... +30 e:2 0+00:01:00 23:00:00 01-01-2016-23:00:00 \n class"
     " nan -1e9 apnea obstructive + : e:",
     "a.eannot": "N1 R ? \n 5 nan W w",
+    "a.rml": "<PatientStudy> </PatientStudy> <Session> </Session> <Duration>360</Duration> <Event"
+    ' Type="Hypopnea" Start="5" Duration="9" Start="nan" /> <Stage Type="Wake" Type="NonREM2" >'
+    " <UserStaging> </UserStaging> <NeuroAdultAASMStaging> </NeuroAdultAASMStaging> </Stage>"
+    " <RecordingStart>2015-03-02T22:00:00</RecordingStart> <BodyPositionItem -1e9",
+    "domino.txt": "Signal_ID: Signal_Type:_Impuls Rate:_30_s Rate:_0_s \n 22:00:00,000; _N2 Wake"
+    " 22:00:01,000-22:00:09,000;_8;Hypopnea 99:99:99,000;_A - ; 01.01.2020 AM",
+    "table.csv": "Start_Time Duration_(seconds) Event Onset_(ms) End Stage , \n 22:00:00 0 30 30000"
+    " 00:00:00 N2 4 Hypopnea n/a -1 nan 1e300 1970-01-01_00:00:30 25:61:00",
+    "list.csv": "Epoch Time_(s) sample Stage , ; \n 0 1 2 30 60 30000 7680 7.5 22:00:00 00:00:30 N2"
+    " R -1 nan 1e12 Foo",
+    "respevt.txt": "Respiratory_Event_List \n 22:00:00_ HYP-C_ 16_ APNEA-O PB_EVENT 99:00:00 +",
     "a.json": '[ ] , 0 4 -1 9 nan NaN { } "W" : 1e400 null true',
 }
 
@@ -47,7 +58,7 @@ def read(path, **kwargs):
 
 
 fuzz = settings(
-    max_examples=120,
+    max_examples=80,
     deadline=2000,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -57,13 +68,35 @@ fuzz = settings(
 @fuzz
 @given(data=st.data())
 def test_text_formats(tmp_path, name, data):
-    pieces = [piece.replace("\\n", "\n") for piece in FRAGMENTS[name].split(" ")]
+    pieces = FRAGMENTS[name].replace("\\n", "\n").split(" ")
+    if "_" in FRAGMENTS[name] and name not in ("a.xml", "a_events.tsv"):
+        pieces = [piece.replace("_", " ") for piece in pieces]
     parts = st.lists(st.sampled_from([*pieces, " "]) | st.text(max_size=3), max_size=40)
     text = "".join(data.draw(parts))
     path = tmp_path / name
     path.write_bytes(text.encode(data.draw(st.sampled_from(["utf-8", "utf-16"])), "surrogatepass"))
     for code_book in (None, "rk5", "dreams"):
         read(path, recording=NIGHT, code_book=code_book)
+
+
+@fuzz
+@given(data=st.data())
+def test_whatever_lies_beside_a_recording(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("night")
+    (folder / "night.edf").write_bytes(b"")
+    ends = [".txt", ".csv", "_hypnogram.tsv", "_stages.json", ".xml", ".rml", "_1.txt", "_2.txt"]
+    ends += ["_events.csv", "_hypnogram.edf", ".annot", ".mat", ".xlsx", " Sleep profile.txt"]
+    texts = st.sampled_from(["0\n1\n2\n", "W\nN2\nR\n", "Epoch,Stage\n0,W\n1,R\n", "[1, 2]", "{}"])
+    for end in data.draw(st.lists(st.sampled_from(ends), unique=True, max_size=4)):
+        content = data.draw(texts | st.binary(max_size=40))
+        content = content if isinstance(content, bytes) else content.encode()
+        (folder / f"night{end}").write_bytes(content)
+    with contextlib.suppress(ScoringError):
+        for code_book in (None, "aasm5"):
+            found, findings = scoring.read_beside(
+                folder / "night.edf", recording=NIGHT, code_book=code_book
+            )
+            assert (found is None) == (findings[:1] != [])
 
 
 @pytest.mark.parametrize("name", ["a.st", "a.hyp", "a.edf", "a.xml", "a.csv", "a.json", "a.annot"])

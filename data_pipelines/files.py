@@ -1,8 +1,9 @@
-"""Files that are complete or absent, whatever ends the process that writes them."""
+"""Files that are complete or absent, whatever ends the process that writes them; folders walked."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import pathlib
@@ -60,6 +61,85 @@ def atomic_write(
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """What lies below a folder.
+
+    Attributes:
+        paths: Files and folders, by their paths through links, sorted; a folder that several links
+            lead to is there once.
+        followed: Links to folders that were followed.
+        known: Links to folders that are there under another name, or that hold the folder itself.
+        broken: Links that lead nowhere, such as files that git-annex has not fetched.
+        closed: Folders that cannot be opened.
+    """
+
+    paths: list[pathlib.Path]
+    followed: list[pathlib.Path]
+    known: list[pathlib.Path]
+    broken: list[pathlib.Path]
+    closed: list[pathlib.Path]
+
+
+def walk(folder: str | os.PathLike) -> Walk:
+    """List what is below a folder, links to folders followed, hidden folders left out.
+
+    A folder that is there without a link keeps that path; of several links to one, the first in
+    order of name and the fewest folders down is followed. So loops of links end.
+    """
+    found = Walk([], [], [], [], [])
+    root = os.path.realpath(folder)
+    seen = {root}
+    links = _walk_plain(pathlib.Path(folder), root, seen, found)
+    while links:
+        deeper = []
+        for link in sorted(links):
+            real = os.path.realpath(link)
+            if real in seen or f"{root}/".startswith(f"{real.rstrip('/')}/"):
+                found.known.append(link)
+                continue
+            seen.add(real)
+            found.followed.append(link)
+            deeper += _walk_plain(link, real, seen, found)
+        links = deeper
+    for paths in (found.paths, found.followed, found.known, found.broken, found.closed):
+        paths.sort()
+    return found
+
+
+def _walk_plain(folder, real, seen, found):
+    """Add what is below a folder without following links; return the links to folders."""
+    links, todo = [], [(folder, real)]
+    while todo:
+        folder, real = todo.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            found.closed.append(folder)
+            continue
+        for entry in entries:
+            path, below = folder / entry.name, os.path.join(real, entry.name)
+            try:
+                is_folder, is_link = entry.is_dir(), entry.is_symlink()
+                if is_link:
+                    path.stat()
+            except OSError:  # it leads nowhere, or to itself
+                found.broken.append(path)
+                continue
+            if not is_folder:
+                found.paths.append(path)
+            elif entry.name.startswith(".") or (not is_link and below in seen):
+                continue
+            elif is_link:
+                found.paths.append(path)
+                links.append(path)
+            else:
+                seen.add(below)
+                found.paths.append(path)
+                todo.append((path, below))
+    return links
 
 
 def remove_partials(folder: pathlib.Path) -> None:

@@ -5,7 +5,10 @@ out, guessed or corrected becomes a finding: a sentence in the night's notes, an
 summary at the end of a run counts.
 """
 
+import collections
 import dataclasses
+import re
+from collections.abc import Iterable, Mapping
 
 KINDS = {
     "no_scoring": "nights without scoring",
@@ -23,9 +26,11 @@ KINDS = {
     "foreign_montage": "recordings whose electrodes are named by another system",
     "repaired_unit": "channels whose unit or polarity was corrected",
     "person": "people without a night, nights without a person",
-    "linked_folder": "folders that are links",
+    "linked_folder": "folders and recordings that are links",
 }
 """Kinds of findings, with the heading of each in a summary; the worst first."""
+
+SHOWN = 5  # ours: words of a kind that a summary shows, nights that it names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +59,113 @@ class Finding:
     def to_json(self) -> dict:
         """As a dictionary for a manifest; what is not known is left out."""
         return {key: x for key, x in dataclasses.asdict(self).items() if x is not None}
+
+
+def worst(findings: Iterable[Mapping]) -> Mapping:
+    """Return the worst of some findings, as :meth:`Finding.to_json` gives them."""
+    return min(findings, key=lambda finding: _place(finding["kind"]))
+
+
+def summarise(
+    of_recordings: Mapping[str, Iterable[Mapping]], of_run: Iterable[Mapping] = ()
+) -> list[dict]:
+    """Count findings by kind and by what they are about.
+
+    Args:
+        of_recordings: Recording -> its findings, as :meth:`Finding.to_json` gives them.
+        of_run: Those that are about no single recording.
+
+    Returns:
+        A dictionary a kind that was met, the worst first: ``kind``, ``heading``, ``recordings``
+        (in how many), ``count``, ``seconds`` (or None) and ``what``, the commonest first, each
+        with ``what``, ``recordings``, ``count`` and ``seconds``.
+    """
+    tallies: dict[str, dict[str, _Tally]] = collections.defaultdict(
+        lambda: collections.defaultdict(_Tally)
+    )
+    rows = [(None, finding) for finding in of_run]
+    rows += [(name, finding) for name, own in of_recordings.items() for finding in own]
+    for name, finding in rows:
+        tallies[finding["kind"]][_what(name, finding)].add(name, finding)
+    summary = []
+    for kind in sorted(tallies, key=_place):
+        by_what = sorted(tallies[kind].items(), key=lambda item: (-item[1].count, item[0]))
+        total = _Tally()
+        for _, tally in by_what:
+            total.join(tally)
+        row = {"kind": kind, "heading": KINDS.get(kind, kind), **total.to_json()}
+        summary.append(row | {"what": [{"what": w, **tally.to_json()} for w, tally in by_what]})
+    return summary
+
+
+def lines_of(summary: Iterable[Mapping], unit: str = "nights") -> list[str]:
+    """Return the lines of a summary for a terminal, two a kind.
+
+    Args:
+        summary: As :func:`summarise` returns it.
+        unit: What the recordings are called, in the plural.
+    """
+    lines = []
+    for row in summary:
+        places = [_number(row["recordings"], unit)] if row["recordings"] else []
+        places += [_duration(row["seconds"])] if row["seconds"] else []
+        lines.append(f"  {row['heading']}" + (f": {', '.join(places)}" if places else ""))
+        words = []
+        for word in row["what"][:SHOWN]:
+            long = f" ({_duration(word['seconds'])})" if word["seconds"] else ""
+            words.append(f"{word['what']}: {word['count']}{long}")
+        if len(row["what"]) > SHOWN:
+            words.append(f"and {len(row['what']) - SHOWN} more")
+        lines.append(f"      {'; '.join(words)}")
+    return lines
+
+
+class _Tally:
+    """How often a thing was met, in which recordings, and how much of them it concerns."""
+
+    def __init__(self):
+        self.names, self.count, self.seconds = set(), 0, None
+
+    def add(self, name, finding):
+        self.names |= set() if name is None else {name}
+        self.count += finding.get("count", 1)
+        if finding.get("seconds") is not None:
+            self.seconds = (self.seconds or 0) + finding["seconds"]
+
+    def join(self, other):
+        self.names |= other.names
+        self.count += other.count
+        if other.seconds is not None:
+            self.seconds = (self.seconds or 0) + other.seconds
+
+    def to_json(self):
+        return {"recordings": len(self.names), "count": self.count, "seconds": self.seconds}
+
+
+def _place(kind):
+    """Where a kind stands; one of another version of the program comes last."""
+    kinds = list(KINDS)
+    return kinds.index(kind) if kind in KINDS else len(kinds)
+
+
+def _what(name, finding):
+    """What a finding is about; files beside their recordings are one thing if they end alike."""
+    what = finding["what"]
+    if name is None or finding["kind"] != "unread_file":
+        return what
+    stem = name.rpartition("/")[2]
+    for start in (stem, re.sub(r"[-_](eeg|psg|ieeg)$", "", stem, flags=re.IGNORECASE)):
+        if what.startswith(start):
+            return f"*{what.removeprefix(start)}"
+    return what
+
+
+def _number(count, unit):
+    return f"{count} {unit.removesuffix('s') if count == 1 else unit}"
+
+
+def _duration(seconds):
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

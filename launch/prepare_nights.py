@@ -5,6 +5,8 @@ the folder, it adds them.
 
 A ``participants.csv`` or ``participants.tsv`` in the input folder says who the recordings are of
 (columns recording,subject) and may tell age, sex and site; ``--subjects`` takes its place.
+
+The run ends with a summary of what was left out, guessed or corrected.
 """
 
 import dataclasses
@@ -13,7 +15,7 @@ import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import recipes, splits, store
+from data_pipelines import findings, participants, recipes, store
 from data_pipelines.builders import (
     cinc2017,
     folder,
@@ -54,6 +56,12 @@ CHANNELS = flags.DEFINE_string(
 MODALITIES = flags.DEFINE_string("modalities", None, "Short for --recipe=sleep2vec --channels=...")
 ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
 SUBJECTS = flags.DEFINE_string("subjects", None, "CSV or TSV file of recording,subject.")
+STRICT = flags.DEFINE_bool(
+    "strict",
+    False,
+    "Reject every night with something to look at; end before any work where participants or links"
+    " have it.",
+)
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
 SCORER = flags.DEFINE_integer(
@@ -69,11 +77,11 @@ BEAM = flags.DEFINE_string(
 LIMIT = flags.DEFINE_integer("limit", None, "sleep_edf: download that many recordings at most.")
 
 
-def find_items() -> tuple[dict[str, recording_night.Pending], list]:
-    """What there is to prepare, and what was left aside, by the flags."""
+def find_items(found: list[findings.Finding]) -> tuple[dict[str, recording_night.Pending], list]:
+    """What there is to prepare, and what was left aside, by the flags; findings are added."""
     if BUILDER.value == "sleep_edf":
         source = INPUT.value or sleep_edf.download(OUTPUT.value, limit=LIMIT.value)
-        return folder.find_recordings(source, cohort="sleep_edf")
+        return folder.find_recordings(source, cohort="sleep_edf", findings=found)
     if not INPUT.value:
         raise ValueError(f"--builder={BUILDER.value} needs --input=DIR")
     if BUILDER.value == "sleep2vec_npz":
@@ -81,40 +89,55 @@ def find_items() -> tuple[dict[str, recording_night.Pending], list]:
     if BUILDER.value == "cinc2017":
         return cinc2017.find_recordings(INPUT.value), []
     if BUILDER.value == "nsrr":
-        return nsrr.find_recordings(INPUT.value, cohort=COHORT.value), []
-    return folder.find_recordings(INPUT.value, cohort=COHORT.value)
+        return nsrr.find_recordings(INPUT.value, cohort=COHORT.value, findings=found), []
+    return folder.find_recordings(INPUT.value, cohort=COHORT.value, findings=found)
 
 
-def find_participants() -> pathlib.Path | None:
-    """The table of participants in the input folder, unless ``--subjects`` names another."""
-    if SUBJECTS.value or not INPUT.value or BUILDER.value == "sleep2vec_npz":
-        return None
-    paths = (pathlib.Path(INPUT.value) / f"participants.{kind}" for kind in ("csv", "tsv"))
-    return next((path for path in paths if path.is_file()), None)
+def read_tables() -> list[participants.Table]:
+    """``--subjects``, or the tables of participants in the input folder."""
+    if BUILDER.value == "sleep2vec_npz":
+        if SUBJECTS.value:
+            raise ValueError(
+                "--subjects: the index.csv of sleep2vec_npz says whose nights these are"
+            )
+        return []
+    if SUBJECTS.value:
+        return [participants.read_table(SUBJECTS.value)]
+    if not INPUT.value or not pathlib.Path(INPUT.value).is_dir():
+        return []
+    return [participants.read_table(path) for path in participants.find_tables(INPUT.value)]
 
 
-def with_facts(items: dict[str, recording_night.Pending], facts: dict[str, dict]):
-    """Add the participants' facts to the metadata of their recordings."""
-    keys = {key: key for key in facts}
+def with_people(items: dict[str, recording_night.Pending], people: participants.People):
+    """Give recordings the person and the facts that the tables of participants say."""
     return {
         name: dataclasses.replace(
-            item, metadata=facts.get(splits.subject_of(name, keys), {}) | item.metadata
+            item,
+            subject=people.subjects.get(name, item.subject),
+            metadata=people.facts.get(name, {}) | item.metadata,
         )
         for name, item in items.items()
     }
 
 
-def check_subjects(items, make_night):
+def check_store(items, make_night):
     """Refuse to add to a store whose nights count as other people's: splits would overlap."""
     if not (pathlib.Path(OUTPUT.value) / "manifest.json").is_file():
         return
-    for night in store.NightStore(OUTPUT.value).nights:
+    nights = store.NightStore(OUTPUT.value).nights
+    for night in nights:
         item = items.get(night.recording)
         if item is not None and make_night.subject_of(item) != night.subject:
             raise ValueError(
                 f"{OUTPUT.value}: {night.recording} was prepared as a night of {night.subject}, "
                 f"and is now one of {make_night.subject_of(item)}; choose another folder"
             )
+    doubtful = [night for night in nights if night.qc.get("findings")]
+    if STRICT.value and doubtful:
+        raise ValueError(
+            f"--strict: {OUTPUT.value} holds {len(doubtful)} nights with something to look at; "
+            "choose another folder"
+        )
 
 
 def choose():
@@ -134,17 +157,38 @@ def choose():
     if as_given:
         facts = {**recipe.provenance, "normalisation": sleep2vec.AS_GIVEN}
         return recipe, names, sleep2vec_npz.ReadNpz(names), facts
-    subjects = SUBJECTS.value or find_participants()
     how = {
         "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
         "aliases": resolve.load_aliases(ALIASES.value) if ALIASES.value else None,
-        "subjects": splits.load_subject_map(subjects) if subjects else None,
         "code_book": CODE_BOOK.value,
         "scorer": SCORER.value,
     }
     provenance = {name: how[name] for name in ("mains_hz", "aliases", "code_book", "scorer")}
     provenance |= {"cohort": COHORT.value, **recipe.provenance}
     return recipe, names, recording_night.PrepareRecording(recipe, names, **how), provenance
+
+
+def print_summary(of_run: list[findings.Finding]):
+    """Say what of the store's nights, and of this run, a user should look at."""
+    nights = []
+    if (pathlib.Path(OUTPUT.value) / "manifest.json").is_file():
+        nights = store.NightStore(OUTPUT.value).nights
+    of_nights = {night.recording: night.qc.get("findings", ()) for night in nights}
+    doubtful = {name: own for name, own in of_nights.items() if own}
+    if not (doubtful or of_run):
+        print("nothing to look at")
+        return
+    print(
+        f"to look at ({len(doubtful)} of the store's {len(nights)} nights; manifest.json says it of"
+        " each, under qc.notes):"
+    )
+    for line in findings.lines_of(
+        findings.summarise(of_nights, [finding.to_json() for finding in of_run])
+    ):
+        print(line)
+    if len(doubtful) <= findings.SHOWN:
+        for name, own in sorted(doubtful.items()):
+            print(f"  {name}: {findings.worst(own)['note']}")
 
 
 def main(argv):
@@ -155,14 +199,20 @@ def main(argv):
             known = ", ".join(sorted(table.COHORTS))
             raise ValueError(f"--cohort={COHORT.value} is not one of {known}")
         recipe, names, make_night, provenance = choose()
-        items, doubles = find_items()
+        tables, of_run = read_tables(), []
+        items, doubles = find_items(of_run)
         if not items:
             raise ValueError(f"--input={INPUT.value}: no recordings ({', '.join(folder.SUFFIXES)})")
-        participants = find_participants()
-        if participants is not None:
-            logging.info("%s says whose recordings these are, and age, sex, site", participants)
-            items = with_facts(items, splits.load_participant_facts(participants))
-        check_subjects(items, make_night)
+        if tables:
+            people = participants.match(tables, items)
+            for line in people.told:
+                logging.info("people: %s", line)
+            of_run += people.findings
+            items = with_people(items, people)
+        if STRICT.value and of_run:
+            notes = "\n  ".join(finding.note for finding in of_run)
+            raise ValueError(f"--strict: there is something to look at\n  {notes}")
+        check_store(items, make_night)
         run_all = None
         if BEAM.value is not None:
             from data_pipelines.builders import beam  # an extra
@@ -178,6 +228,7 @@ def main(argv):
             recipe=recipe.identity,
             left_aside=doubles,
             run_all=run_all,
+            strict=STRICT.value,
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"prepare_nights: {error}", file=sys.stderr)
@@ -188,6 +239,7 @@ def main(argv):
         f"{OUTPUT.value}: {len(summary.added)} nights added, {len(summary.kept)} were there, "
         f"{len(summary.rejected)} rejected (rejects.jsonl)"
     )
+    print_summary(of_run)
     return 0 if summary.added or summary.kept else 1
 
 

@@ -1,16 +1,29 @@
 """Builder of any folder of recordings with their scoring beside them."""
 
+import collections
+import os
 import pathlib
+from collections.abc import Collection
 
 from data_pipelines.builders.recording_night import Pending
+from data_pipelines.files import walk
+from data_pipelines.findings import Finding
 
 SUFFIXES = (".edf", ".bdf", ".rec", ".hea")
 # Files of these names hold scoring only, and are found from the recording they belong to.
 SCORING_NAMES = ("hypnogram", "sleepscoring")
+TABLES = ("participants.csv", "participants.tsv")
 
 
-def find_recordings(folder, *, cohort: str | None = None) -> tuple[dict[str, Pending], list]:
+def find_recordings(
+    folder, *, cohort: str | None = None, findings: list[Finding] | None = None
+) -> tuple[dict[str, Pending], list]:
     """List the recordings below a folder by name, their path within it without the suffix.
+
+    Args:
+        folder: The folder; links to folders are followed, hidden folders left out.
+        cohort: Cohort whose generic labels these are.
+        findings: Where to add what was found about links.
 
     Returns:
         name -> what to prepare, and further files of one name as ``(file name, reason)``.
@@ -21,17 +34,117 @@ def find_recordings(folder, *, cohort: str | None = None) -> tuple[dict[str, Pen
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder of recordings")
+    paths, copies = recordings_below(folder, SUFFIXES, findings)
     found, doubles = {}, []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        if any(word in path.stem.lower() for word in SCORING_NAMES):
+    for path in paths:
+        if is_scoring(path):
             continue
         within = path.relative_to(folder)
-        name = within.with_suffix("").as_posix()
+        name = name_of(path, folder)
         if name in found:
             reason = f"{found[name].path.name} beside it has the same name"
             doubles.append((within.as_posix(), reason))
             continue
         found[name] = Pending(name=name, path=path, cohort=cohort)
+    for path, first in copies:
+        name = path.relative_to(folder).as_posix()
+        doubles.append((name, f"is a link to the same file as {first.relative_to(folder)}"))
     return found, doubles
+
+
+def is_scoring(path: pathlib.Path) -> bool:
+    """Whether a file of a recording's suffix holds scoring only, by its name."""
+    return any(word in path.stem.lower() for word in SCORING_NAMES)
+
+
+def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """The name of a recording below a folder: its path within it without the suffix."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def recordings_below(
+    folder: pathlib.Path, suffixes: Collection[str], findings: list[Finding] | None = None
+) -> tuple[list[pathlib.Path], list[tuple[pathlib.Path, pathlib.Path]]]:
+    """List the recordings below a folder, each file once, whatever links lead to it.
+
+    Args:
+        folder: The folder; links to folders are followed, hidden folders left out.
+        suffixes: Those of recordings, in small letters. Links of these suffixes that lead nowhere
+            are in the list: opening one says so.
+        findings: Where to add what was found about links, and tables of participants not read.
+
+    Returns:
+        the paths, sorted, and links to a file that is there already as ``(link, file)``.
+    """
+    below = walk(folder)
+    if findings is not None:
+        findings += _about_links(below)
+        findings += _about_tables(below, folder)
+    wanted = [
+        path
+        for path in sorted([*below.paths, *below.broken])
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    ]
+    # A file keeps the name that it has without a link.
+    links = [path for path in wanted if path.is_symlink() and path.exists()]
+    first: dict[str, pathlib.Path] = {}
+    if links:
+        parents = {path.parent: os.path.realpath(path.parent) for path in wanted}
+        plain = (path for path in wanted if not path.is_symlink())
+        first = {os.path.join(parents[path.parent], path.name): path for path in plain}
+    copies = []
+    for path in links:
+        other = first.setdefault(os.path.realpath(path), path)
+        if other != path:
+            copies.append((path, other))
+    doubles = {path for path, _ in copies}
+    if copies and findings is not None:
+        findings.append(
+            Finding(
+                "linked_folder",
+                "links to a recording that is there already",
+                f"{len(copies)} recordings are links to a file that is there under another name, "
+                "and are counted once",
+                count=len(copies),
+            )
+        )
+    return [path for path in wanted if path not in doubles], copies
+
+
+def _about_tables(below, folder):
+    """Tables of participants that are not where one is read."""
+    tables = [path for path in below.paths if path.name.lower() in TABLES]
+    if tables and not any(path.parent == folder for path in tables):
+        yield Finding(
+            "person",
+            "tables of participants in folders below",
+            f"{len(tables)} tables of participants lie in folders below, where none is read: join "
+            "them to one in the folder itself, or name it by --subjects",
+            count=len(tables),
+        )
+
+
+def _about_links(below):
+    """What a user should know of the links below a folder."""
+    kinds = (
+        ("links to folders that were followed", below.followed, "folders are links; followed"),
+        (
+            "links to folders that are there already",
+            below.known,
+            "links lead to folders that are there under another name or hold this one, and were "
+            "not followed",
+        ),
+        ("folders that cannot be opened", below.closed, "folders cannot be opened; passed over"),
+    )
+    for what, paths, sentence in kinds:
+        if paths:
+            yield Finding("linked_folder", what, f"{len(paths)} {sentence}", count=len(paths))
+    nowhere = collections.Counter(path.suffix.lower() or "no suffix" for path in below.broken)
+    for suffix, count in nowhere.most_common():
+        yield Finding(
+            "linked_folder",
+            f"links that lead nowhere ({suffix})",
+            f"{count} links ({suffix}) lead to files that are not there, as where git-annex or "
+            "DataLad has not fetched them (datalad get)",
+            count=count,
+        )

@@ -60,6 +60,7 @@ def write_store(
     left_aside: typing.Sequence[tuple[str, str]] = (),
     run_all: typing.Callable | None = None,
     progress: bool = True,
+    strict: bool = False,
 ) -> StoreUpdate:
     """Prepare ``items`` into the store at ``output``, adding to what it already holds.
 
@@ -82,6 +83,7 @@ def write_store(
         run_all: Runs ``run_all(function, list of (name, item))`` elsewhere, such as on a Beam
             runner that sees ``output``; default is a pool of ``jobs`` processes here.
         progress: Show a progress bar on stderr.
+        strict: Reject nights with findings (``qc["findings"]``), their sentences as the reason.
 
     Returns:
         What was added, kept and rejected.
@@ -105,8 +107,8 @@ def write_store(
             if not pending:
                 _forget_work(output)
                 return StoreUpdate([], kept, list(left_aside))
-            _claim_work(output, kind, provenance, recipe)
-            task = _Task(output / ".work", make_night)
+            _claim_work(output, kind, provenance, recipe, strict)
+            task = _Task(output / ".work", make_night, strict)
             _prepare(task, pending, jobs, run_all, progress)
             nights, rejected = _collect(output / ".work", pending)
             rejected = sorted([*rejected, *left_aside])
@@ -129,6 +131,7 @@ class _Task:
 
     work: pathlib.Path
     make_night: typing.Callable
+    strict: bool = False
 
     def __call__(self, name_and_item) -> bool:
         name, item = name_and_item
@@ -138,6 +141,9 @@ class _Task:
             night = self.make_night(item)
             if night.recording != name:
                 raise StoreError(f"the night of {name!r} calls itself {night.recording!r}")
+            findings = night.qc.get("findings", ()) if self.strict else ()
+            if findings:
+                raise ValueError("--strict: " + "; ".join(f["note"] for f in findings))
             write_night(self.work / "nights" / f"{file_name(name)}.npz", night)
         except OSError as error:
             if _is_disk_full(error):
@@ -247,8 +253,13 @@ def _check_same(output, old, new):
         )
 
 
-def _claim_work(output, kind, provenance, recipe):
+def _claim_work(output, kind, provenance, recipe, strict):
     work = output / ".work"
+    if strict != (work / "strict").exists():
+        # What waits there was accepted or rejected by another measure.
+        for folder in ("nights", "rejects"):
+            shutil.rmtree(work / folder, ignore_errors=True)
+        (work / "strict").touch() if strict else (work / "strict").unlink()
     for folder in ("nights", "rejects"):
         (work / folder).mkdir(parents=True, exist_ok=True)
         remove_partials(work / folder)

@@ -14,8 +14,10 @@ import math
 import pathlib
 import re
 
+from data_pipelines.builders.folder import recordings_below
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.channels.table import COHORTS
+from data_pipelines.findings import Finding
 
 ID_COLUMNS = ("nsrrid", "nsrr_id", "mesaid", "wsc_id", "obf_pptid", "pptid", "study_pat_id", "id")
 VISIT_COLUMNS = ("visitnumber", "visit", "wsc_vst", "visitcode")
@@ -32,13 +34,16 @@ SEX_COLUMNS = {
 _VISIT = re.compile(r"(?:visit|shhs)(\d)")
 
 
-def find_recordings(folder, *, cohort: str | None = None) -> dict[str, Pending]:
+def find_recordings(
+    folder, *, cohort: str | None = None, findings: list[Finding] | None = None
+) -> dict[str, Pending]:
     """List the recordings below ``polysomnography/edfs`` with age and sex from ``datasets``.
 
     Args:
         folder: The cohort's folder.
         cohort: Its name, for labels that mean a channel in that cohort alone; by default the
             folder's own name, where it is a cohort known to have such labels.
+        findings: Where to add recordings that no table knows, and what was found about links.
 
     Raises:
         ValueError: There is no ``polysomnography/edfs``, two files have one name, or a table of
@@ -51,16 +56,29 @@ def find_recordings(folder, *, cohort: str | None = None) -> dict[str, Pending]:
     if cohort is None and folder.resolve().name.lower() in COHORTS:
         cohort = folder.resolve().name.lower()
     people = _people(folder / "datasets")
-    found = {}
-    for path in sorted(edfs.rglob("*")):
-        if path.suffix.lower() not in (".edf", ".rec") or path.name.startswith("."):
-            continue
+    paths, _ = recordings_below(edfs, (".edf", ".rec"), findings)
+    found, alone = {}, []
+    for path in paths:
         if path.stem in found:
             raise ValueError(f"{path} and {found[path.stem].path} are both called {path.stem}")
         facts = _facts(path.stem.lower(), people)
+        if facts is None:
+            alone.append(path.stem)
+            facts = {}
         if cohort is not None:
             facts["cohort"] = cohort
         found[path.stem] = Pending(name=path.stem, path=path, cohort=cohort, metadata=facts)
+    if people and alone and findings is not None:
+        some = ", ".join(alone[:5]) + (" ..." if len(alone) > 5 else "")
+        findings.append(
+            Finding(
+                "person",
+                "recordings without a row",
+                f"{len(alone)} of {len(found)} recordings match no row of the tables in datasets, "
+                f"so age and sex are not known: {some}",
+                count=len(alone),
+            )
+        )
     return found
 
 
@@ -111,11 +129,12 @@ def _read_table(rows, people):
 
 
 def _facts(stem, people):
+    """Age and sex by the tables; None where no row is about the person."""
     parts = [_key(part) for part in stem.split("-")]
     # The person's number stands last in most names and is the longest part that a table knows.
     known = [part for part in parts if part in people]
     if not known:
-        return {}
+        return None
     person = people[max(known, key=len)]
     match = _VISIT.search(stem)
     visit = match.group(1) if match else ""

@@ -51,7 +51,6 @@ class PrepareRecording:
         names: Of its rows, to make where the recording has their channels.
         mains_hz: 50 or 60; None infers it from each recording's spectrum, 50 where that is silent.
         aliases: As :func:`channels.load_aliases` returns it.
-        subjects: Recording -> subject, for people with several recordings.
         code_book: What plain lists of stages mean, one of ``scoring.CODE_BOOKS``.
         scorer: Whose stages to take where a file holds several people's, 1 for the first; by
             default those on which they agree.
@@ -61,7 +60,6 @@ class PrepareRecording:
     names: tuple[str, ...]
     mains_hz: int | None = None
     aliases: dict[str, list] | None = None
-    subjects: dict[str, str] | None = None
     code_book: str | None = None
     scorer: int | None = None
 
@@ -102,7 +100,7 @@ class PrepareRecording:
                 "labels"
             )
         # The scoring is read first: it is quick, and a night whose scoring is wrong is refused.
-        stages, events, facts = self._scoring(pending, recording)
+        stages, events, facts = self.scoring_of(pending, recording)
         bindings = {name: resolution.bindings[name] for name in wanted}
         resolution = dataclasses.replace(resolution, bindings=bindings)
         quality = check_quality(recording, resolution, mains_hz=self.mains_hz)
@@ -139,15 +137,18 @@ class PrepareRecording:
         )
 
     def subject_of(self, pending: Pending) -> str:
-        """By the file's own name where a rule or the map knows it, else by its whole path."""
-        if pending.subject:
-            return pending.subject
-        name = pending.name
-        stem = name.rpartition("/")[2]
-        subject = splits.subject_of(stem, self.subjects)
-        return subject if subject != stem else splits.subject_of(name, self.subjects)
+        """The person that the pending night is of, by a table or by the name."""
+        return pending.subject or splits.subject_of(pending.name)
 
-    def _scoring(self, pending, recording):
+    def scoring_of(self, pending: Pending, recording) -> tuple[np.ndarray, list, dict]:
+        """Return stages, events and facts of a night's scoring, on the axis of its recording.
+
+        The facts are ``notes``, ``findings`` and, where there is a scoring, ``scoring`` (of which
+        kind it is), ``events_scored`` and, of several people's, ``scorers``.
+
+        Raises:
+            ScoringError: It cannot be read, or belongs to another recording.
+        """
         path, scored, findings = pending.scoring, None, []
         if path is None:
             scored, findings = scoring.read_beside(

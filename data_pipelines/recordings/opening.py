@@ -45,6 +45,11 @@ def open_recording(source) -> Recording:
         if path.is_dir():
             raise RecordingError(f"{path}: is a folder; a recording is one file")
         if not path.exists():
+            if path.is_symlink():
+                raise RecordingError(
+                    f"{path}: no such file: a link to a file that is not there; where git-annex or "
+                    "DataLad keeps it, get it first (datalad get)"
+                )
             raise RecordingError(f"{path}: no such file")
         if not path.is_file():
             # Opening a pipe would wait for whoever writes into it, perhaps for ever.

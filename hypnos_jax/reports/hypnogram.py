@@ -75,6 +75,17 @@ def draw_night(stages, lanes, recording, scored, kinds, marks_s) -> None:
         _lights(stages, scored)
 
 
+def mark_left_out(axis, findings) -> None:
+    """Mark at the ends of a hypnogram what was left out of the scoring."""
+    for finding in findings:
+        if finding.kind == "scoring_trimmed" and finding.seconds:
+            before = "before" in finding.what
+            text = f"{hms(finding.seconds)} of scoring left out"
+            text = f" \u25c4 {text}" if before else f"{text} \u25ba "
+            place = {"transform": axis.transAxes, "ha": "left" if before else "right"}
+            axis.text(0 if before else 1, 0.86, text, fontsize=8, color=RED, **place)
+
+
 def _draw_stages(axis, scored) -> None:
     codes = scored.stages
     edges = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]

@@ -17,6 +17,7 @@ import scipy.signal
 
 from data_pipelines.channels.quality import PLAUSIBLE_UV, ChannelQuality, RecordingQuality
 from data_pipelines.channels.table import CHANNELS
+from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import Recording, RecordingError
 from data_pipelines.recordings.opening import read_channel
 from data_pipelines.scoring import EPOCH_S, Scoring
@@ -28,6 +29,7 @@ from hypnos_jax.reports.hypnogram import (
     draw_night,
     hms,
     kinds_of,
+    mark_left_out,
     shade,
 )
 
@@ -92,21 +94,24 @@ def figure_of(
     quality: RecordingQuality,
     *,
     scored: Scoring | None = None,
-    told: Sequence[str] = (),
+    findings: Sequence[Finding] = (),
+    notes: Sequence[str] = (),
 ):
     """Return the page of a recording as a figure of matplotlib.
 
     Args:
         recording: an open recording; 30 s at three places are read of each channel.
         quality: of its channels, refused ones too.
-        scored: its scoring on the recording's time axis, as read; None where it has none.
-        told: further sentences to write below, such as why a scoring could not be read.
+        scored: its scoring on the recording's time axis; None where it has none.
+        findings: what a user should look at, to be written below; what was left out of the scoring
+            is marked.
+        notes: what else is written below.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     places = places_of(recording, scored)
-    lines = _lines(quality, scored, told)
+    lines = _lines(findings, notes)
     kinds = kinds_of(scored)
     rows = max(1, len(quality.channels))
     stages_height = STAGES if scored else STAGES / 4
@@ -125,6 +130,7 @@ def figure_of(
     lanes = page.axes(left, top + stages_height + 0.04, width, LANE * max(1, len(kinds)))
     marks_s = [place.start_s + PIECE_S / 2 for place in places]
     draw_night(stages, lanes, recording, scored, kinds, marks_s)
+    mark_left_out(stages, findings)
     if scored is not None:
         share = float(np.mean(scored.stages < 0)) if len(scored.stages) else 1.0
         page.write(MARGIN, top, "Hypnogram", fontsize=10, weight="bold")
@@ -151,18 +157,13 @@ class _Page:
         self.figure.text(left / WIDTH, 1 - top / self.height, text, **options)
 
 
-def _lines(quality, scored, told) -> list[tuple[str, str]]:
-    """What is written below the pictures: what to look at, then the notes."""
-    found = [finding.note for finding in quality.findings]
-    notes = list(quality.notes)
-    if scored is not None:
-        found += [finding.note for finding in scored.findings]
-        notes += scored.notes
+def _lines(findings, notes) -> list[tuple[str, str]]:
+    """What is written below the pictures, and in which colour: what to look at, then the notes."""
+    texts = [(finding.note, RED) for finding in findings] + [(note, "#555555") for note in notes]
     lines = []
-    for texts, colour in (([*told, *found], RED), (notes, "#555555")):
-        for text in texts:
-            wrapped = textwrap.wrap(text, LETTERS, initial_indent="- ", subsequent_indent="  ")
-            lines += [(line, colour) for line in wrapped]
+    for text, colour in texts:
+        wrapped = textwrap.wrap(text, LETTERS, initial_indent="- ", subsequent_indent="  ")
+        lines += [(line, colour) for line in wrapped]
     return lines
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import scoring, splits
+from data_pipelines import participants, scoring, splits
 from data_pipelines.channels import resolve
 from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.recordings import opening
@@ -179,8 +179,10 @@ def test_a_larger_cohort_begins_with_the_same_nights(tmp_path):
 
 def test_participants_are_a_subject_map_with_age_and_sex(cohort):
     folder, names = cohort
-    subjects = splits.load_subject_map(folder / "participants.csv")
+    people = participants.match([participants.read_table(folder / "participants.csv")], names)
+    subjects = people.subjects
     assert sorted(subjects) == sorted(names)
+    assert not people.findings
     assert len(set(subjects.values())) < NIGHTS  # somebody stayed for two nights
     with open(folder / "participants.csv") as file:
         for row in csv.DictReader(file):

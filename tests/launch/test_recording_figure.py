@@ -67,18 +67,23 @@ def scored():
     stages = [-1] * 4 + [0] * 3 + [1] * 2 + [2] * 6 + [-1] * 3 + [3] * 5 + [2] * 3 + [4] * 12
     events = [Event("hypopnea", 420.0, 20.0), Event("arousal", 441.0, 5.0, "respiratory")]
     events += [Event("lights_off", 60.0, 0.0), Event("position", 0.0, 500.0, "supine")]
-    found = Finding("scoring_shifted", "60 s", "moved by 60 s to where the clocks put it")
-    return Scoring(np.array(stages, np.int8), events, "made", findings=(found,))
+    return Scoring(np.array(stages, np.int8), events, "made")
 
 
 def test_what_the_page_says(tmp_path, scored):
     path = gapped_edf(tmp_path / "a.edf")
-    figure, quality, _ = page_of(path, scored=scored, told=["something else was odd"])
+    findings = [
+        Finding("scoring_shifted", "start", "moved by 60 s to where the clocks put it"),
+        Finding("scoring_trimmed", "scoring after the recording's end", "too long", seconds=90.0),
+    ]
+    notes = ["something else was odd"]
+    figure, quality, _ = page_of(path, scored=scored, findings=findings, notes=notes)
     text = words(figure)
     assert [channel.status for channel in quality.channels.values()] == ["ok", "refused", "fixed"]
     for word in ("ok", "REFUSED", "FIXED", "does not move", "turned over", "ECG II,  100 Hz"):
         assert word in text
     assert "- moved by 60 s to where the clocks put it" in text
+    assert "0:01:30 of scoring left out \u25ba" in text
     assert "- something else was odd" in text
     assert "from 23:50:00" in text and "0:18:20 h" in text
     assert "hypopnea (1)" in text and "arousal (1)" in text and "supine" in text
@@ -154,7 +159,7 @@ def test_check_recordings_draws_a_page_a_recording(tmp_path):
     import matplotlib.image
 
     for path in pages.iterdir():
-        assert path.name in done.stdout
+        assert path.name in done.stderr
         image = matplotlib.image.imread(path)
         assert image.shape[0] > 500 and image.std() > 0.05
         assert CANARY.split()[0].encode() not in path.read_bytes()

@@ -4,6 +4,7 @@ Elements are found by name, in whatever order they stand; entities, external ref
 are refused (defusedxml), so a hostile file cannot grow in memory or reach for another file.
 """
 
+import codecs
 import dataclasses
 import re
 import xml.etree.ElementTree
@@ -58,6 +59,15 @@ _ENCODING = re.compile(r"encoding\s*=\s*[\"']([\w.:-]{1,40})[\"']")
 _SEEMS = {"utf-8": "UTF-8", "cp1252": "Windows-1252"}
 
 
+def _encoding_name(text: str) -> str:
+    """Return the name of an encoding; other words of a file are not repeated."""
+    try:
+        codecs.lookup(text)
+    except LookupError:
+        return "none that is known"
+    return text
+
+
 def _root(path, data: bytes):
     """Return the root element and what was decided about the encoding of its text.
 
@@ -74,7 +84,7 @@ def _root(path, data: bytes):
     seems = _SEEMS.get(seems, "UTF-16")
     declaration = _DECLARATION.match(text)
     match = _ENCODING.search(declaration[0]) if declaration else None
-    declared = match[1] if match else "UTF-8"
+    declared = _encoding_name(match[1]) if match else "UTF-8"
     is_declared = declared.casefold().replace("_", "-") in (seems.casefold(), "utf8")
     tries = [data, text[declaration.end() if declaration else 0 :].lstrip()]
     if seems == "UTF-8" and not is_declared and not data.isascii():

@@ -24,6 +24,7 @@ KINDS = {
     "time_axis": "time axes with gaps, jumps or a start that is not known",
     "inferred_channel": "channels bound by inference",
     "foreign_montage": "recordings whose electrodes are named by another system",
+    "refused_channel": "channels without contact, or that are not what their labels say",
     "repaired_unit": "channels whose unit or polarity was corrected",
     "person": "people without a night, nights without a person",
     "linked_folder": "folders and recordings that are links",

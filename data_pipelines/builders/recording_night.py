@@ -94,6 +94,7 @@ class PrepareRecording:
                 f"; {recording.labels[i]!r} cannot be read: {reason}"
                 for i, reason in list(recording.unreadable.items())[:3]
             )
+            broken += "".join(f"; {finding.note}" for finding in resolution.findings)
             raise RecordingError(
                 f"{recording.name}: none of its {len(recording.labels)} labels is a channel wanted "
                 f"here{broken}; python -m launch.check_recordings tells why, --aliases=FILE adds "
@@ -122,7 +123,7 @@ class PrepareRecording:
             "scored_share": round(float(np.mean(stages >= 0)), 4) if len(stages) else 0.0,
         }
         metadata = dict(pending.metadata) | facts
-        if recording.start_of_day_s is not None:
+        if recording.start_of_day_s is not None and not recording.start_is_filler:
             metadata["start_of_day_s"] = recording.start_of_day_s
         return Night(
             recording=pending.name,
@@ -159,6 +160,7 @@ class PrepareRecording:
                 path, recording=recording, code_book=self.code_book, scorer=self.scorer
             )
         if scored is None:
+            _ = recording.annotations  # those that cannot be read become findings of the recording
             epochs = int(recording.duration_s / scoring.EPOCH_S + 0.5)
             return np.full(epochs, -1, np.int8), [], {"notes": [], "findings": findings}
         scored, _ = scoring.align(scored, recording.duration_s)

@@ -113,19 +113,26 @@ def breath_share(pieces: np.ndarray, sfreq_hz: float) -> float:
     return float(np.median(breath / np.maximum(total, _EPS)))
 
 
-def line_hum_db(pieces: np.ndarray, sfreq_hz: float) -> dict[int, float]:
-    """Height of the spectrum at 50 and at 60 Hz over its surroundings, in dB.
+def spectrum(pieces: np.ndarray, sfreq_hz: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """Frequencies in Hz and the median of the pieces' power; None where no piece has 4 s.
 
-    A frequency is left out where it is not safely below Nyquist. Welch's method, 4-s windows.
+    Welch's method, 4-s windows.
     """
     whole = _whole(pieces)
-    found: dict[int, float] = {}
     if not len(whole) or whole.shape[1] < 4 * sfreq_hz:
-        return found
+        return None
     freqs, spectra = scipy.signal.welch(whole, sfreq_hz, nperseg=int(4 * sfreq_hz))
-    power = np.median(spectra, axis=0)
+    return freqs, np.median(spectra, axis=0)
+
+
+def line_hum_db(freqs: np.ndarray, power: np.ndarray) -> dict[int, float]:
+    """Height of the spectrum at 50 and at 60 Hz over its surroundings, in dB.
+
+    A frequency is left out where it is not safely below Nyquist.
+    """
+    found: dict[int, float] = {}
     for line in (50, 60):
-        if line + 1.5 > sfreq_hz / 2:
+        if line + 1.5 > freqs[-1]:
             continue
         at = power[np.abs(freqs - line) <= 0.6].max()
         near = (np.abs(freqs - line) >= 2) & (np.abs(freqs - line) <= 5)
@@ -133,6 +140,25 @@ def line_hum_db(pieces: np.ndarray, sfreq_hz: float) -> dict[int, float]:
         if at > 0 and around > 0:
             found[line] = float(10 * np.log10(at / around))
     return found
+
+
+def hum_share(freqs: np.ndarray, power: np.ndarray) -> tuple[float, int]:
+    """Share of the power above 1 Hz that is hum, and of which mains frequency.
+
+    Hum is what lies within 0.6 Hz of 50 or 60 Hz, of their multiples below Nyquist, and of where
+    the line itself appears when it was sampled too slowly (60 Hz at 100 Hz looks like 40 Hz); an
+    apparent frequency below 15 Hz is not told from the brain's.
+    """
+    sfreq_hz = 2 * freqs[-1]
+    total = power[freqs >= 1].sum()
+    shares = {}
+    for line in (50, 60):
+        apparent = abs(line - round(line / sfreq_hz) * sfreq_hz)
+        places = [apparent, *(x for x in range(2 * line, int(freqs[-1]) + 1, line))]
+        near = [np.abs(freqs - place) <= 0.6 for place in places if place >= 15]
+        shares[line] = float(power[np.any(near, axis=0)].sum()) if near else 0.0
+    line = max(shares, key=shares.get)
+    return (shares[line] / float(total), line) if total > 0 else (0.0, line)
 
 
 def _whole(pieces: np.ndarray) -> np.ndarray:

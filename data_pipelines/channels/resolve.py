@@ -9,6 +9,8 @@ The rules, in order (the table itself is :mod:`data_pipelines.channels.table`):
    bare electrode beside mastoids of which the wanted one is missing is dropped.
 4. Chin: a ready bipolar channel; else the first pair of chin electrodes; else a single electrode.
 5. Generic labels (``EEG``, ``EMG`` ...) bind only in a named cohort or by an alias file.
+6. Where the labels together are those of another system of electrodes (BioSemi, EGI, depth
+   electrodes), those that only look like 10-20 names are not bound (:mod:`.montages`).
 """
 
 import collections.abc
@@ -19,7 +21,9 @@ import tomllib
 
 from data_pipelines.channels import table as table
 from data_pipelines.channels.labels import Meaning, alias_rank, look_up, normalise
+from data_pipelines.channels.montages import ForeignMontage, find_foreign
 from data_pipelines.channels.table import CHANNELS, COHORTS, Channel
+from data_pipelines.findings import Finding
 
 __all__ = [
     "CHANNELS",
@@ -33,6 +37,9 @@ __all__ = [
     "normalise",
     "resolve",
 ]
+
+
+FEWEST_TOLD = 8  # foreign electrodes of a recording that has no channel of the head
 
 
 class AliasError(ValueError):
@@ -52,6 +59,10 @@ class Binding:
         scale: -1 for an inverted derivation, times any correction of unit or polarity.
         how: In words, for reports: ``as labelled``, ``minus M2`` ...
         notes: What a user should know before trusting it.
+        inferred: Whether it is a guess that a user should look at: neither a ready derivation, nor
+            an electrode less the wanted mastoid, nor what a user's alias file says.
+        reference_scale: Factor that brings the reference into the electrode's unit, where the file
+            does not say both units; None where it does.
     """
 
     channel: str
@@ -62,6 +73,8 @@ class Binding:
     scale: float = 1.0
     how: str = "as labelled"
     notes: tuple[str, ...] = ()
+    inferred: bool = False
+    reference_scale: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +86,13 @@ class Resolution:
         unused: The labels left over, each with the reason.
         alternatives: Further bindings of a channel, best first, for the case that the first one
             turns out to be flat or unreadable.
+        findings: What the labels together say that a user should look at.
     """
 
     bindings: dict[str, Binding]
     unused: list[tuple[str, str]]
     alternatives: dict[str, tuple[Binding, ...]] = dataclasses.field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 def label_of(channel: str) -> str:
@@ -115,13 +130,15 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
 
     reasons.update({i: f"cannot be read: {reason}" for i, reason in (unreadable or {}).items()})
     unread = set(reasons)
-    claimed = _offer_claims(labels, claims, unread, offer) | unread
+    explicit = _offer_claims(labels, claims, unread, offer)
     meanings: dict[int, tuple[Meaning, float]] = {}
     for i, label in enumerate(labels):
-        if i in claimed:
+        if i in explicit | unread:
             continue
         meaning, form, demerit = look_up(label)
         special = cohort_labels.get(form) or cohort_labels.get(normalise(label))
+        if special is not None:
+            explicit.add(i)
         if special is not None and special.channel is None:
             reasons[i] = special.note
         elif special is not None:
@@ -130,8 +147,15 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
             reasons[i] = "not in the table of channels; name it in an alias file to use it"
         else:
             meanings[i] = meaning, demerit
+    foreign = find_foreign(labels, skip=explicit)
+    blocked = {} if foreign is None else foreign.blocked
+    misleading = [meanings.pop(i)[0] for i in blocked if i in meanings]
     # A mastoid that cannot be read still shows that the recorder did not reference by itself.
-    lost = [labels[i] for i in unread if getattr(look_up(labels[i])[0], "kind", "") == "reference"]
+    lost = [
+        labels[i]
+        for i in unread - blocked.keys()
+        if getattr(look_up(labels[i])[0], "kind", "") == "reference"
+    ]
     _offer_table(labels, meanings, lost, offer, reasons)
 
     bindings: dict[str, Binding] = {}
@@ -146,11 +170,15 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
             reasons.setdefault(
                 loser.index, f"{name} is taken from {offers[0][1].label!r}, which ranks before it"
             )
+    findings = ()
+    if foreign is not None and _matters(misleading, blocked, bindings):
+        reasons |= {i: why for i, why in blocked.items() if i not in unread}
+        findings = (_foreign_finding(labels, foreign),)
     used = {b.index for b in bindings.values()} | {b.reference for b in bindings.values()}
     unused = [
         (label, reasons.get(i, "not needed")) for i, label in enumerate(labels) if i not in used
     ]
-    return Resolution(bindings, unused, alternatives)
+    return Resolution(bindings, unused, alternatives, findings)
 
 
 def load_aliases(path) -> dict[str, list]:
@@ -276,6 +304,29 @@ def _cohort_binding(labels, i, special, unread) -> Binding:
         None if reference is None else labels[reference],
         how=how,
         notes=(special.note,),
+        inferred=special.stand_in,
+    )
+
+
+# --- electrodes of other systems ------------------------------------------------------------------
+
+
+def _matters(misleading, blocked, bindings) -> bool:
+    """Whether a user must know: a label was kept from binding, or the head has no channel."""
+    if any(meaning.kind in ("alias", "electrode", "reference", "nox") for meaning in misleading):
+        return True
+    head = any(CHANNELS[name].signal_type in ("eeg", "eog") for name in bindings)
+    return not head and len(blocked) >= FEWEST_TOLD
+
+
+def _foreign_finding(labels, foreign: ForeignMontage) -> Finding:
+    some = ", ".join(labels[i] for i in list(foreign.blocked)[:3])
+    return Finding(
+        "foreign_montage",
+        foreign.system,
+        f"{len(foreign.blocked)} labels ({some} ...) look like {foreign.system}; none of them is "
+        "taken for an electrode of the 10-20 system. Name the channels to use in an alias file "
+        "(--aliases=FILE)",
     )
 
 
@@ -320,7 +371,10 @@ def _offer_alias(labels, i, meaning, demerit, offer) -> None:
     last_resort = meaning.rank >= len(CHANNELS[meaning.channel].aliases)
     notes = ("used because nothing better is in the file",) if last_resort else ()
     priority = 10 + meaning.rank + 1000 * last_resort + demerit
-    offer(priority, Binding(meaning.channel, labels[i], i, notes=notes))
+    offer(
+        priority,
+        Binding(meaning.channel, labels[i], i, notes=notes, inferred=last_resort),
+    )
 
 
 def _offer_electrode(labels, i, meaning, demerit, references, lost, offer, reasons) -> None:
@@ -364,6 +418,7 @@ def _offer_electrode(labels, i, meaning, demerit, references, lost, offer, reaso
             scale=float(sign),
             how=how,
             notes=notes,
+            inferred=bool(notes),
         ),
     )
 
@@ -376,11 +431,11 @@ def _offer_chin(labels, chin, nox, offer, reasons) -> None:
             offer(500 + rank, Binding("emg_chin", labels[i], i, j, labels[j], how=how))
     for i in chin.values():
         notes = ("a single chin electrode, not bipolar",)
-        offer(900, Binding("emg_chin", labels[i], i, notes=notes))
+        offer(900, Binding("emg_chin", labels[i], i, notes=notes, inferred=True))
     if len(nox) == len(table.NOX_CHIN):
         i = nox[table.NOX_PREFERRED]
         notes = ("Nox chin electrodes, known by standing together",)
-        offer(100, Binding("emg_chin", labels[i], i, notes=notes))
+        offer(100, Binding("emg_chin", labels[i], i, notes=notes, inferred=True))
         reasons.update(dict.fromkeys(nox.values(), "Nox chin electrode that is not needed"))
 
 

@@ -318,12 +318,14 @@ EXCLUDING_WORDS = {
 class CohortLabel:
     """Meaning of a label in one cohort.
 
-    ``channel`` None says that it is none of the channels; ``minus`` is a label to subtract.
+    ``channel`` None says that it is none of the channels; ``minus`` is a label to subtract;
+    ``stand_in`` says that it is not the channel itself but the nearest one recorded.
     """
 
     channel: str | None
     note: str
     minus: str | None = None
+    stand_in: bool = False
 
 
 def _chin(cohort: str) -> dict[str, CohortLabel]:
@@ -356,8 +358,10 @@ COHORTS: dict[str, dict[str, CohortLabel]] = {
     "slpdb": _chin("the MIT-BIH polysomnographic database"),
     # C3-M2, C4-M1 and E1-M2 were not recorded; these are the nearest ones.
     "sleep_edf": {
-        "EEG Fpz-Cz": CohortLabel("eeg_c3", "stand-in: Fpz-Cz, not C3-M2"),
-        "EEG Pz-Oz": CohortLabel("eeg_c4", "stand-in: Pz-Oz, not C4-M1"),
-        "EOG horizontal": CohortLabel("eog_e1", "stand-in: horizontal EOG, not E1-M2"),
+        "EEG Fpz-Cz": CohortLabel("eeg_c3", "stand-in: Fpz-Cz, not C3-M2", stand_in=True),
+        "EEG Pz-Oz": CohortLabel("eeg_c4", "stand-in: Pz-Oz, not C4-M1", stand_in=True),
+        "EOG horizontal": CohortLabel(
+            "eog_e1", "stand-in: horizontal EOG, not E1-M2", stand_in=True
+        ),
     },
 }

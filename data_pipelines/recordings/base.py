@@ -43,6 +43,8 @@ class Recording(abc.ABC):
         path: The file, or None for a recording in memory.
         duration_s: Length of the time axis, gaps included.
         start_of_day_s: Seconds from midnight to time 0, or None where unknown.
+        start_is_filler: Whether that only fills the header of an anonymised file.
+        first_onset_s: How much later time 0 is than the start in the header, in s.
         labels: Label of each channel as the file spells it.
         annotations: ``[(onset_s, duration_s or None, text)]`` in order of onset.
         notes: What was odd about the file and how it was taken.
@@ -53,6 +55,8 @@ class Recording(abc.ABC):
     path: pathlib.Path | None
     duration_s: float
     start_of_day_s: float | None
+    start_is_filler: bool = False
+    first_onset_s: float = 0.0
     labels: list[str]
     notes: list[str]
     findings: Sequence[Finding] = ()
@@ -138,6 +142,25 @@ class Recording(abc.ABC):
         if notes:
             raw.set_annotations(mne.Annotations(*map(list, zip(*notes))), verbose="error")
         return raw
+
+
+def is_filler_start(date: tuple[int, int, int] | None, second_of_day: float) -> bool:
+    """Whether a start says no time of day, because an anonymiser has filled it in.
+
+    Anonymisers set the first of January of some year (EDF's 1985, 1900, 1970, 2000) and midnight,
+    a few of them noon. Nobody's recording starts at that very second on such a day but by a rare
+    accident.
+
+    Args:
+        date: (day, month, year), or None where there is none or it is no date.
+        second_of_day: Seconds from midnight.
+    """
+    if second_of_day not in (0, 43_200):
+        return False
+    # 30 December 1899 is the zero of spreadsheets and of Delphi.
+    return (
+        date is None or date[:2] in ((0, 0), (1, 1)) or (*date[:2], date[2] % 100) == (30, 12, 99)
+    )
 
 
 def sample_range(

@@ -1,7 +1,7 @@
 """EDF, EDF+C, EDF+D and BDF files, read channel by channel at native rates.
 
 Why not the library edfio: it takes EDF+D as contiguous, so all that follows a gap would lie too
-early, beside the wrong stages.
+early, beside the wrong stages. The records' own times are looked at in EDF+C too.
 
 Every number of the header is checked against the size of the file before anything is allocated.
 A channel that makes no sense is refused alone; the file is refused only where its records cannot be
@@ -15,12 +15,20 @@ from fractions import Fraction
 
 import numpy as np
 
+from data_pipelines.findings import Finding
+from data_pipelines.recordings.annotation_lists import only_time, read_lists, record_time
 from data_pipelines.recordings.base import (
     LONGEST_DURATION_S,
     MICROVOLTS_PER,
     Recording,
     RecordingError,
+    is_filler_start,
     sample_range,
+)
+from data_pipelines.recordings.record_times import (
+    CONTIGUOUS_S,
+    LONGEST_GAPS_S,
+    runs_of_continuous,
 )
 
 # Widths of the fields of a signal, in the order of the header.
@@ -36,16 +44,12 @@ _SIGNAL_FIELDS = {
     "samples": 8,
     "reserved": 32,
 }
-_ANNOTATION_LABELS = ("EDF Annotations", "BDF Annotations")
+_ANNOTATION_LABEL = re.compile(r"[EB]DF\W?[ _-]?annotations?\W*\d*", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?")
-_TAL = re.compile(rb"([+-]\d{1,12}(?:\.\d{0,12})?)(?:\x15(\d{1,12}(?:\.\d{0,12})?))?\x14(.*)", re.S)
 _CHUNK_BYTES = 1 << 20  # read at once: what is decoded from it is still in the cache
 _SPARSE_BYTES = (
     16 << 10
 )  # beyond this distance, one read per record beats reading what lies between
-# A record may start this far from where the last one ended and still count as its continuation.
-_CONTIGUOUS_S = Fraction(1, 20)
-_LONGEST_GAPS_S = 36 * 3600
 
 
 class EdfRecording(Recording):
@@ -63,6 +67,8 @@ class EdfRecording(Recording):
         self.path = pathlib.Path(path)
         self.name = self.path.stem
         self.notes: list[str] = []
+        self.findings: list[Finding] = []
+        self._annotations = None
         self._placed: dict[int, list[tuple[int, int, int, int]]] = {}
         try:
             size = self.path.stat().st_size
@@ -110,14 +116,14 @@ class EdfRecording(Recording):
             raise self._error("records of 0 bytes: no signal has samples")
         self._count_records(_number(head[236:244]), size)
 
-        reserved = head[192:197]
-        self._discontinuous = reserved in (b"EDF+D", b"BDF+D")
+        reserved = head[192:236].replace(b" ", b"").upper()
+        self._discontinuous = reserved.startswith((b"EDF+D", b"BDF+D"))
         starts = np.cumsum([0, *samples]) * self._width
         self._signals = []
         self._annotation_signals = []
         for i in range(num_signals):
             label = _text(fields["label"][i])
-            if label in _ANNOTATION_LABELS:
+            if _ANNOTATION_LABEL.fullmatch(label):
                 self._annotation_signals.append((int(starts[i]), samples[i] * self._width))
                 continue
             limits = [_number(fields[f][i]) for f in list(_SIGNAL_FIELDS)[3:7]]
@@ -129,9 +135,7 @@ class EdfRecording(Recording):
                 signal.problem = "record duration is 0, so its rate is unknown"
         self.labels = [signal.label for signal in self._signals]
         self._place_records(file)
-        clock = _clock(head[176:184])
-        first_onset = float(self._first_onset)
-        self.start_of_day_s = None if clock is None else (clock + first_onset) % 86_400
+        self._place_start(head)
 
     def _count_records(self, declared: Fraction | None, size: int) -> None:
         available, rest = divmod(size - self._data_start, self._record_bytes)
@@ -152,22 +156,45 @@ class EdfRecording(Recording):
         if self._num_records * self._record_s > LONGEST_DURATION_S:
             raise self._error(f"longer than {LONGEST_DURATION_S // 86_400} days: a wrong header")
 
+    def _place_start(self, head: bytes) -> None:
+        """Take the time of day from the header, and of the first record how much later it is."""
+        clock = _clock(head[176:184])
+        self.first_onset_s = float(self._first_onset)
+        if clock is not None and clock > 60 and abs(self.first_onset_s - clock) < 1:
+            self._tell("the times of its records count from midnight, not from the header's start")
+            self.first_onset_s -= clock
+        elif abs(self.first_onset_s) > LONGEST_DURATION_S:
+            self._tell("its first record has a time of its own that cannot be: not heeded")
+            self.first_onset_s = 0.0
+        self.start_of_day_s = None if clock is None else (clock + self.first_onset_s) % 86_400
+        self.start_is_filler = clock is not None and is_filler_start(_date(head[168:176]), clock)
+
+    def _tell(self, note: str) -> None:
+        self.findings.append(Finding("time_axis", "times of records against the header", note))
+
     def _place_records(self, file) -> None:
         """Find runs of contiguous records and where each begins on the time axis."""
         self._first_onset = Fraction(0)
         self._runs = [(0, self._num_records, Fraction(0))]  # first record, records, start in s
-        if self._annotation_signals:
-            first = self._record_onset(self._annotation_bytes(file, 0, 0))
+        self._timekeeper = 0
+        for channel in range(len(self._annotation_signals)):
+            first = record_time(self._annotation_bytes(file, 0, channel))
             if first is not None:
-                self._first_onset = first
+                self._first_onset, self._timekeeper = first, channel
+                break
         if self._discontinuous and self._signals:
             self._runs = self._find_runs(file)
+        elif self._annotation_signals and self._signals and self._record_s:
+            self._runs, findings = runs_of_continuous(
+                lambda record: self._time_of(file, record), self._num_records, self._record_s
+            )
+            self.findings += findings
         start, stop, onset = self._runs[-1]
         end = onset + (stop - start) * self._record_s
         gaps = end - self._num_records * self._record_s
-        if gaps > _LONGEST_GAPS_S:
+        if gaps > LONGEST_GAPS_S:
             raise self._error(
-                f"{float(gaps):.0f} s of gaps (EDF+D), more than {_LONGEST_GAPS_S} s: these are "
+                f"{float(gaps):.0f} s of gaps (EDF+D), more than {LONGEST_GAPS_S} s: these are "
                 "several recordings in one file"
             )
         self.duration_s = float(end)
@@ -177,7 +204,7 @@ class EdfRecording(Recording):
             raise self._error("discontinuous (EDF+D) but without the channel of record times")
         runs, first = [], None
         for record in range(self._num_records):
-            onset = self._record_onset(self._annotation_bytes(file, record, 0))
+            onset = self._time_of(file, record)
             if onset is None:
                 raise self._error(f"discontinuous (EDF+D), and record {record} has no start time")
             first = onset if first is None else first
@@ -185,9 +212,9 @@ class EdfRecording(Recording):
             if runs:
                 start, _, origin = runs[-1]
                 lag = onset - (origin + (record - start) * self._record_s)
-                if lag < -_CONTIGUOUS_S:
+                if lag < -CONTIGUOUS_S:
                     raise self._error(f"record {record} starts before the one before it ends")
-                if lag <= _CONTIGUOUS_S:
+                if lag <= CONTIGUOUS_S:
                     runs[-1] = (start, record + 1, origin)
                     continue
             runs.append((record, record + 1, onset))
@@ -196,6 +223,9 @@ class EdfRecording(Recording):
         else:
             self.notes.append("marked discontinuous (EDF+D) but without gaps")
         return runs
+
+    def _time_of(self, file, record: int) -> Fraction | None:
+        return record_time(self._annotation_bytes(file, record, self._timekeeper))
 
     def _error(self, message: str) -> RecordingError:
         return RecordingError(f"{self.path}: {message}")
@@ -308,37 +338,38 @@ class EdfRecording(Recording):
 
     @property
     def annotations(self):
-        found = []
-        try:
-            with open(self.path, "rb") as file:
-                for record in range(self._num_records):
-                    for channel in range(len(self._annotation_signals)):
-                        block = self._annotation_bytes(file, record, channel)
-                        found.extend(self._texts(block))
-        except OSError as error:
-            raise self._error(f"cannot be read ({error.strerror})") from error
-        return sorted(found, key=lambda note: note[0])
+        if self._annotations is None:
+            try:
+                with open(self.path, "rb") as file:
+                    found, unread = self._read_annotations(file)
+            except OSError as error:
+                raise self._error(f"cannot be read ({error.strerror})") from error
+            self._annotations = sorted(found, key=lambda note: note[0])
+            if unread:
+                note = f"{unread} annotations whose onset or duration is malformed: not read"
+                what = "onsets or durations that are no numbers"
+                self.findings.append(Finding("unread_annotation", what, note, count=unread))
+        return list(self._annotations)
+
+    def _read_annotations(self, file) -> tuple[list[tuple[float, float | None, str]], int]:
+        found, unread = [], 0
+        for record in range(self._num_records):
+            for channel in range(len(self._annotation_signals)):
+                block = self._annotation_bytes(file, record, channel)
+                if only_time(block):
+                    continue
+                lists, missed = read_lists(block)
+                unread += missed
+                for one in lists:
+                    onset = float(one.onset_s - self._first_onset)
+                    duration = None if one.duration_s is None else float(one.duration_s)
+                    found += [(onset, duration, _decode_text(x).strip()) for x in one.texts]
+        return found, unread
 
     def _annotation_bytes(self, file, record: int, channel: int) -> bytes:
         start, size = self._annotation_signals[channel]
         at = self._data_start + record * self._record_bytes + start
         return os.pread(file.fileno(), size, at)
-
-    def _record_onset(self, block: bytes) -> Fraction | None:
-        match = _TAL.fullmatch(block.split(b"\x00", 1)[0])
-        if match is None or not match[3].startswith(b"\x14") and match[3] != b"":
-            return None
-        return Fraction(match[1].decode())
-
-    def _texts(self, block: bytes):
-        for tal in block.split(b"\x00"):
-            match = _TAL.fullmatch(tal)
-            if match is None:
-                continue
-            for text in filter(None, match[3].split(b"\x14")):
-                onset = float(Fraction(match[1].decode()) - self._first_onset)
-                duration = None if match[2] is None else float(match[2])
-                yield onset, duration, _decode_text(text).strip()
 
 
 class _Signal:
@@ -398,8 +429,14 @@ def _text(field: bytes) -> str:
     return text.strip()
 
 
+def _date(field: bytes) -> tuple[int, int, int] | None:
+    """Day, month and year as the header has them, for comparison only; None if it is no date."""
+    match = re.fullmatch(rb"(\d\d?)\D(\d\d?)\D(\d{2,4})", field.strip())
+    return None if match is None else tuple(map(int, match.groups()))
+
+
 def _clock(field: bytes) -> int | None:
-    match = re.fullmatch(rb"(\d\d)[.:](\d\d)[.:](\d\d)", field.strip())
+    match = re.fullmatch(rb"(\d\d?)[.:](\d\d)[.:](\d\d)", field.strip())
     if match is None:
         return None
     hours, minutes, seconds = map(int, match.groups())

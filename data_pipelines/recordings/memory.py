@@ -6,7 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from data_pipelines.recordings.base import Recording, RecordingError, sample_range
+from data_pipelines.recordings.base import (
+    Recording,
+    RecordingError,
+    is_filler_start,
+    sample_range,
+)
 
 
 class RawRecording(Recording):
@@ -29,6 +34,7 @@ class RawRecording(Recording):
         if date is not None:
             seconds = date.hour * 3600 + date.minute * 60 + date.second + date.microsecond / 1e6
             self.start_of_day_s = (seconds + raw.first_time) % 86_400
+            self.start_is_filler = is_filler_start((date.day, date.month, date.year), seconds)
         volt = mne.io.constants.FIFF.FIFF_UNIT_V
         self._volts = [channel["unit"] == volt for channel in raw.info["chs"]]
 

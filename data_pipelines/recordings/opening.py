@@ -82,13 +82,14 @@ def read_channel(
         another rate is resampled to that of the electrode; both are cut to the shorter one.
 
     Raises:
-        RecordingError: The channel or its reference cannot be read, or their units differ.
+        RecordingError: The channel or its reference cannot be read, or their units differ and the
+            binding does not say how to reconcile them.
     """
     signal = recording.read(binding.index, start_s, stop_s)
     sfreq_hz = recording.sfreq_hz(binding.index)
     if binding.reference is not None:
         units = recording.unit(binding.index), recording.unit(binding.reference)
-        if units[0] != units[1]:
+        if units[0] != units[1] and binding.reference_scale is None:
             raise RecordingError(
                 f"{recording.name}: {binding.label!r} is in {units[0] or 'no unit'} and its "
                 f"reference {binding.reference_label!r} in {units[1] or 'no unit'}"
@@ -97,6 +98,8 @@ def read_channel(
         ratio = sfreq_hz / recording.sfreq_hz(binding.reference)
         if ratio != 1:
             reference = _resample(reference, ratio)
+        if binding.reference_scale not in (None, 1):
+            reference = reference * binding.reference_scale
         length = min(len(signal), len(reference))
         signal = signal[:length] - reference[:length]
     if binding.scale != 1:

@@ -19,6 +19,7 @@ from data_pipelines.recordings.base import (
     MICROVOLTS_PER,
     Recording,
     RecordingError,
+    is_filler_start,
     sample_range,
 )
 
@@ -89,6 +90,10 @@ class WfdbRecording(Recording):
             raise self._error(f"longer than {LONGEST_DURATION_S // 86_400} days: a wrong header")
         self.duration_s = float(self._frames / self._frame_hz)
         self.start_of_day_s = _clock(record["clock"])
+        # A header may do without a date; midnight to the second without one is a default.
+        dated = re.search(r"\d+[/-]\d+[/-]\d+", record[0][len(record["name"]) :])
+        date = tuple(map(int, re.split("[/-]", dated[0]))) if dated else None
+        self.start_is_filler = self.start_of_day_s == 0 and is_filler_start(date, 0)
 
     def _error(self, message: str) -> RecordingError:
         return RecordingError(f"{self.path}: {message}")

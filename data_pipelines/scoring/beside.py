@@ -11,7 +11,7 @@ from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring import domino
-from data_pipelines.scoring.edf_annotations import read_annotations
+from data_pipelines.scoring.edf_annotations import has_stages, read_annotations
 from data_pipelines.scoring.event_tables import columns_of, heading_at
 from data_pipelines.scoring.files import format_of, head_of, read_scoring
 from data_pipelines.scoring.lists import looks_like_list
@@ -215,8 +215,8 @@ def _sleep_edf(path: pathlib.Path, names: Listing) -> pathlib.Path | None:
 def _has_stages(path, code_book) -> bool:
     codes = code_book_of(code_book, path).stages if code_book is not None else {}
     try:
-        texts = [text for _, _, text in read_annotations(path)]
-        return any(text.strip() in codes or stage_of(text) is not None for text in texts)
+        annotations, _ = read_annotations(path)
+        return has_stages(annotations) or any(text.strip() in codes for _, _, text in annotations)
     except (ScoringError, OSError):
         return False
 

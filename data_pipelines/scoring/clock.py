@@ -9,23 +9,41 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from data_pipelines.findings import Finding
+from data_pipelines.scoring.clock_changes import Rows, clock_changes, count_outside
 from data_pipelines.scoring.record import ScoringError
 
 DAY_S = 86400.0
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _CLOCK = re.compile(
-    r"(?:(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4})[ T-]+)?"
-    r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})[:.](?P<second>\d{2})(?:[.,](?P<part>\d{1,9}))?"
-    r"(?: ?(?P<half>[AaPp][Mm]))?"
+    r"(?:(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\d{1,2}[ -](?P<month>[A-Za-z]{3})[ -]\d{2,4})"
+    r"[ T,-]+)?"
+    r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2})|[:.](?P<minutes>\d{2})[:.](?P<second>\d{2})"
+    r"(?:[.,](?P<part>\d{1,9}))?)"
+    r"(?: ?(?P<half>[ap])\.? ?m\.?)?(?P<zone> ?Z| ?[+-]\d{2}:?\d{2})?",
+    re.IGNORECASE,
 )
+_DAY_FIRST, _MONTH_FIRST, _YEAR_FIRST = (2, 1, 0), (2, 0, 1), (0, 1, 2)
+_SAME_START_S = 60.0  # so near to a filled-in start, the scoring's clock was filled in too
 
 
 @dataclasses.dataclass(frozen=True)
 class ClockTime:
-    """A time of day in s, with the three numbers of its date as written, or None."""
+    """A clock time as written.
+
+    Attributes:
+        second_of_day: seconds from midnight; 86,400 and more where hours go on after 23.
+        date: the three numbers of its date as written, or None.
+        month_named: whether the month was a word, so that the date is day, month, year.
+        zoned: whether it names a time zone (`Z`, `+01:00`).
+    """
 
     second_of_day: float
     date: tuple[str, str, str] | None
+    month_named: bool = False
+    zoned: bool = False
 
 
 def parse_clock(text: str) -> ClockTime | None:
@@ -33,16 +51,32 @@ def parse_clock(text: str) -> ClockTime | None:
     match = _CLOCK.fullmatch(text.strip())
     if not match:
         return None
-    hour, minute, second = (int(match[name]) for name in ("hour", "minute", "second"))
+    hour, minute = int(match["hour"]), int(match["minute"] or match["minutes"])
+    second = int(match["second"] or 0)
     if match["half"]:
-        if not 1 <= hour <= 12:
+        afternoon = match["half"].lower() == "p"
+        if hour > 23 or hour > 12 and not afternoon or hour == 0 and afternoon:
             return None
-        hour = hour % 12 + 12 * (match["half"].lower() == "pm")
-    if hour > 24 or minute > 59 or second > 60:
+        hour = hour if hour > 12 else hour % 12 + 12 * afternoon
+    if hour > 47 or minute > 59 or second > 60:
         return None
     part = float(f"0.{match['part']}") if match["part"] else 0.0
-    date = tuple(re.split(r"[./-]", match["date"])) if match["date"] else None
-    return ClockTime(hour * 3600.0 + minute * 60 + second + part, date)
+    date = tuple(re.split(r"[ ./-]", match["date"])) if match["date"] else None
+    if match["month"]:
+        if match["month"].lower() not in _MONTHS:
+            return None
+        date = (date[0], str(_MONTHS.index(match["month"].lower()) + 1), date[2])
+    seconds = hour * 3600.0 + minute * 60 + second + part
+    return ClockTime(seconds, date, bool(match["month"]), bool(match["zone"]))
+
+
+def length_between(start: ClockTime, end: ClockTime) -> float:
+    """Return how long a row lasts that has no duration, in s.
+
+    An end less than an hour before the start is of a clock that was set back meanwhile.
+    """
+    length = (end.second_of_day - start.second_of_day) % DAY_S
+    return length - DAY_S + 3600 if length > DAY_S - 3600 else length
 
 
 def edf_start(path) -> datetime.datetime | None:
@@ -82,17 +116,31 @@ def circular_difference(later_s: float, earlier_s: float) -> float:
 
 
 def onsets_from_start(
-    times: Sequence[ClockTime], recording, path
+    times: Sequence[ClockTime],
+    recording,
+    path,
+    *,
+    lengths_s: Sequence[float | None] | None = None,
+    ends: Sequence[ClockTime | None] | None = None,
 ) -> tuple[list[float], list[Finding]]:
     """Return the clock times as seconds from the recording's start, and what had to be decided.
 
-    Dates, where the file has them, order the rows; otherwise a step back by more than 12 h is a
-    midnight. The day of the recording's start is its header's where both files have a real date;
-    otherwise the one that puts the first row within 12 h of the start.
+    Dates, where the file has them, order the rows: in the order of day, month and year that agrees
+    with the recording's header, or, where that has no date, that keeps them closest. Without dates
+    a step by more than 12 h is a midnight. Where several days or orders are possible, the scoring
+    lies within the recording. A clock that was set back or forward meanwhile is put right where
+    the rows tell how (see `clock_changes`).
+
+    Args:
+        times: start of each row, in the order of the file.
+        recording: the recording, for its start and its length.
+        path: for messages.
+        lengths_s: how long each row lasts, as the file says; None where it does not.
+        ends: end of each row by the clock, where the file has them.
 
     Raises:
-        ScoringError: the recording's start is not known, a date is impossible, or the dates say
-            that the scoring is of another night.
+        ScoringError: the recording's start is not known, a date is impossible, the dates say that
+            the scoring is of another night, or the clock was set and the rows do not tell when.
     """
     start_s = getattr(recording, "start_of_day_s", None)
     if start_s is None:
@@ -100,49 +148,131 @@ def onsets_from_start(
             f"{path}: this export has wall-clock times; it can be read only together with a "
             "recording whose start time of day is known"
         )
-    dated = all(time.date is not None for time in times)
-    if dated:
-        dates = _dates(times, path)
-        seconds = [
-            (date - dates[0]).days * DAY_S + time.second_of_day for date, time in zip(dates, times)
-        ]
-    else:
-        seconds, day = [], 0.0
-        for index, time in enumerate(times):
-            if index and time.second_of_day < times[index - 1].second_of_day - DAY_S / 2:
-                day += DAY_S
-            elif index and time.second_of_day > times[index - 1].second_of_day + DAY_S / 2:
-                day -= DAY_S
-            seconds.append(day + time.second_of_day)
-    first = circular_difference(times[0].second_of_day, start_s)
+    duration_s = getattr(recording, "duration_s", None)
+    findings = _told_of_filler(times, recording, start_s, path)
+    readings = _readings(times, recording, start_s, path)
+    # The first of those that fit equally well: they are in the order of likelihood.
+    onsets, note = min(readings, key=lambda reading: count_outside(reading[0], duration_s))
+    if any(time.zoned for time in times) and count_outside(onsets, duration_s):
+        raise ScoringError(
+            f"{path}: its clock times are of a time zone (UTC?) that is not the recording's: taken "
+            "as they are they lie outside the recording; give times of the recording's clock"
+        )
+    if note:
+        findings.append(Finding("time_axis", "clock times read in another way", note))
+    rows = Rows(
+        onsets,
+        np.array([np.nan if x is None else x for x in lengths_s or [None] * len(times)], float),
+        np.array([_end_step(time, end) for time, end in zip(times, ends or [None] * len(times))]),
+    )
+    onsets, told = clock_changes(rows, start_s, duration_s, path)
+    return onsets.tolist(), [*findings, *told]
+
+
+def _end_step(start: ClockTime, end: ClockTime | None) -> float:
+    """Return the seconds from a row's start to its end as the clock shows them, or NaN."""
+    if end is None:
+        return np.nan
+    return circular_difference(end.second_of_day, start.second_of_day)
+
+
+def _told_of_filler(times, recording, start_s, path) -> list[Finding]:
+    first = circular_difference(times[0].second_of_day % DAY_S, start_s)
+    if not getattr(recording, "start_is_filler", False) or abs(first) <= _SAME_START_S:
+        return []
+    said = "the recording's start was blanked (anonymised) and is no time of day"
+    if start_s < DAY_S / 2:
+        raise ScoringError(
+            f"{path}: {said}: the clock times of this export cannot be placed; give the header its "
+            "true start, or the scoring in seconds from the start"
+        )
+    note = f"perhaps {said}: the scoring's clock times are placed by it"
+    return [Finding("time_axis", "start that may be blanked", note)]
+
+
+def _readings(times, recording, start_s, path) -> list[tuple[np.ndarray, str]]:
+    """Return the onsets in s in every way that the times can be read, and a note where needed."""
+    seconds = np.array([time.second_of_day for time in times])
+    by_clock = _by_clock(seconds)
+    near = circular_difference(seconds[0] % DAY_S, start_s)
+    if all(time.date is None for time in times):
+        days = [near, near + DAY_S] if near < 0 else [near]
+        readings = [(by_clock - by_clock[0] + first, "") for first in days]
+        if seconds[0] < 1 and abs(near) > _SAME_START_S:
+            note = "its clock begins at 0:00:00: read as the time since the recording's start"
+            readings.append((by_clock - by_clock[0], note))
+        return readings
+    began = _start_with_day(recording, start_s)
+    dated, impossible = [], True
+    for days, first_date in _dates(times):
+        impossible = False
+        # A row without a date is of the day that puts it next to the row before it.
+        onsets = np.empty(len(times))
+        known = np.flatnonzero(~np.isnan(days))
+        for row in [*range(known[0], len(times)), *reversed(range(known[0]))]:
+            onsets[row] = days[row] * DAY_S + seconds[row]
+            if np.isnan(days[row]):
+                beside = onsets[row - 1] if row > known[0] else onsets[row + 1]
+                onsets[row] = beside + circular_difference(seconds[row] % DAY_S, beside % DAY_S)
+            elif seconds[row] >= DAY_S and row and onsets[row] - onsets[row - 1] > DAY_S / 2:
+                onsets[row] -= DAY_S  # 24:00:00 written for the 0:00:00 of that day
+        if began is not None and not (date_is_blank(began) or date_is_blank(first_date)):
+            shift = (first_date - began).total_seconds()
+            if abs(shift + onsets[0]) > 2 * DAY_S:
+                continue
+            dated.append((onsets + shift, np.ptp(onsets)))
+            continue
+        onsets = near + onsets - onsets[0]
+        dated += [(onsets + day, np.ptp(onsets)) for day in (0, DAY_S)[: 1 + (near < 0)]]
+    if impossible:
+        raise ScoringError(f"{path}: its dates do not parse or span more than 14 days")
+    if not dated:
+        raise ScoringError(f"{path}: its dates are not the recording's: it is of another night")
+    dated.sort(key=lambda reading: reading[1])
+    readings = [(onsets, "") for onsets, _ in dated]
+    if np.diff(dated[0][0]).min(initial=0) < -DAY_S / 2:
+        note = "its dates do not change at midnight: read by the clock alone"
+        readings.append((by_clock - by_clock[0] + dated[0][0][0], note))
+    return readings
+
+
+def _by_clock(seconds: np.ndarray) -> np.ndarray:
+    """Return times of day in s on one axis: a step by more than 12 h is a midnight."""
+    steps = np.diff(seconds)
+    days = np.where(steps < -DAY_S / 2, DAY_S, 0) - np.where(steps > DAY_S / 2, DAY_S, 0)
+    return seconds + np.concatenate([[0.0], np.cumsum(days)])
+
+
+def _start_with_day(recording, start_s) -> datetime.datetime | None:
+    """Return when time 0 of a recording was, for comparison only; None if unknown."""
     began = recording_start(recording)
-    if dated and began is not None and not (date_is_blank(began) or date_is_blank(dates[0])):
-        first = (dates[0] - began.replace(hour=0, minute=0, second=0)).days * DAY_S
-        first += times[0].second_of_day - start_s
-        if abs(first) > 2 * DAY_S:
-            raise ScoringError(f"{path}: its dates are not the recording's: it is of another night")
-    return [first + second - seconds[0] for second in seconds], []
+    if began is None:
+        return None
+    midnight = began.replace(hour=0, minute=0, second=0)
+    later = (began - midnight).total_seconds() + getattr(recording, "first_onset_s", 0.0)
+    return midnight + datetime.timedelta(days=later // DAY_S, seconds=start_s)
 
 
-def _dates(times, path) -> list[datetime.datetime]:
-    """Return the dates in the reading (day, month or year first) that keeps them closest."""
-    best = None
-    for order in ((2, 1, 0), (2, 0, 1), (0, 1, 2)):
+def _dates(times):
+    """Yield (days from the first date or NaN, first date) for each order that makes them dates."""
+    first = next(time for time in times if time.date is not None)
+    orders = (_DAY_FIRST,) if first.month_named else (_DAY_FIRST, _MONTH_FIRST, _YEAR_FIRST)
+    for order in orders:
         try:
             dates = [
-                datetime.datetime(
+                None
+                if time.date is None
+                else datetime.datetime(
                     *(_number(time.date[place], place == order[0]) for place in order)
                 )
                 for time in times
             ]
         except ValueError:
             continue
-        span = max(dates) - min(dates)
-        if best is None or span < best[0]:
-            best = (span, dates)
-    if best is None or best[0].days > 14:
-        raise ScoringError(f"{path}: its dates do not parse or span more than 14 days")
-    return best[1]
+        origin = next(date for date in dates if date is not None)
+        days = np.array([np.nan if date is None else (date - origin).days for date in dates])
+        if np.nanmax(days) - np.nanmin(days) <= 14:
+            yield days, origin
 
 
 def _number(text: str, is_year: bool) -> int:

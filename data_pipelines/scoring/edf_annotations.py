@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 
+from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring.record import (
@@ -33,16 +34,20 @@ def is_edf(head: bytes) -> bool:
     return head[:8] in (b"0       ", b"\xffBIOSEMI")
 
 
-def read_annotations(path) -> list[tuple[float, float | None, str]]:
+def read_annotations(path) -> tuple[list[tuple[float, float | None, str]], list[Finding]]:
     """Return the (onset_s, duration_s or None, text) of an EDF+ or BDF+ file, by onset.
+
+    Also returns what of its annotations could not be read.
 
     Raises:
         ScoringError: it is not such a file, or is damaged.
     """
     try:
-        return EdfRecording(path).annotations
+        recording = EdfRecording(path)
+        annotations = recording.annotations
     except RecordingError as error:
         raise ScoringError(str(error)) from None
+    return annotations, [x for x in recording.findings if x.kind == "unread_annotation"]
 
 
 def scoring_from_annotations(

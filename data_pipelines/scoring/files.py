@@ -60,8 +60,7 @@ def read_scoring(
         raise ScoringError(f"{path}: cannot be read ({error.strerror})") from None
     if scorer is not None:
         scoring = of_scorer(scoring, scorer, path)
-    check_overlap(path, scoring, recording)
-    return scoring
+    return check_overlap(path, scoring, recording)
 
 
 HEAD_BYTES = 2**16
@@ -134,13 +133,13 @@ def _read(path, recording, code_book):
 
 
 def _read_edf(path, recording, code_book):
-    annotations = read_annotations(path)
+    annotations, unread = read_annotations(path)
     shift_s, findings = shift_of(path, recording)
     return scoring_from_annotations(
         path,
         annotations,
         source="edf_annotations",
         shift_s=shift_s,
-        findings=findings,
+        findings=[*unread, *findings],
         code_book=code_book,
     )

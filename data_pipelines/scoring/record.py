@@ -45,6 +45,10 @@ EVENT_KINDS = (
 )
 
 
+SCORED_BEFORE = "scoring before the recording's start"
+"""What a finding calls the stages that were left out because they lie before the recording."""
+
+
 class ScoringError(ValueError):
     """A scoring file that cannot be read, cannot be trusted, or belongs to another recording."""
 
@@ -206,6 +210,7 @@ def make_scoring(
             f"{path}: its stages add up to more than {2 * MAX_TIME_S / 86400:g} days"
         )
     notes = list(notes)
+    findings = [*findings, *_scored_before(checked)]
     kept, before = [], 0
     for event in events:
         onset = check_time(event.onset_s, "an event's onset", path)
@@ -286,3 +291,12 @@ def _of_people(path, runs, named):
     # A few rows that overlap others are a correction; with holes, one's rows fill another's.
     whole = 10 * scored.sum(1).min() >= 9 * scored.sum(1).max()
     return stages, people if named or whole else (), told
+
+
+def _scored_before(runs) -> list[Finding]:
+    """What `epochs_from_runs` leaves out because it lies before time 0, from an epoch on."""
+    lost_s = sum(min(x + length, 0.0) - x for x, length, stage in runs if x < 0 <= stage)
+    if lost_s < EPOCH_S:
+        return []
+    note = f"{lost_s:.6g} s of scoring before the start of the recording left out"
+    return [Finding("scoring_trimmed", SCORED_BEFORE, note, seconds=round(lost_s, 3))]

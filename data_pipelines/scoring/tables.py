@@ -2,7 +2,12 @@
 
 import re
 
-from data_pipelines.scoring.clock import DAY_S, ClockTime, onsets_from_start, parse_clock
+from data_pipelines.scoring.clock import (
+    ClockTime,
+    length_between,
+    onsets_from_start,
+    parse_clock,
+)
 from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import number_of
@@ -29,15 +34,17 @@ def read_noxturnal(path, rows: Rows, recording) -> Scoring:
     """
     rows = [row for row in rows if _is_noxturnal_row(row)]
     starts = [parse_clock(row[0]) for row in rows]
+    ends = [parse_clock(row[1]) for row in rows]
+    lengths = [number_of(row[3]) if len(row) > 3 and row[3] else None for row in rows]
+    lengths = [
+        length_between(start, end) if length is None else length
+        for start, end, length in zip(starts, ends, lengths)
+    ]
     annotations = []
-    onsets, findings = onsets_from_start(starts, recording, path)
-    for row, onset in zip(rows, onsets, strict=True):
+    onsets, findings = onsets_from_start(starts, recording, path, lengths_s=lengths, ends=ends)
+    for row, onset, length in zip(rows, onsets, lengths, strict=True):
         if normalise(row[2]) == "plm":
             continue  # A series of leg movements; its movements have rows of their own.
-        length = number_of(row[3]) if len(row) > 3 and row[3] else None
-        if length is None:
-            start, end = parse_clock(row[0]), parse_clock(row[1])
-            length = (end.second_of_day - start.second_of_day) % DAY_S
         annotations.append((onset, length, row[2]))
     return scoring_from_annotations(path, annotations, source="noxturnal_csv", findings=findings)
 
@@ -87,7 +94,8 @@ def read_remlogic(path, rows: Rows, recording) -> Scoring:
         found.append((length, row[event_at]))
     if not times:
         raise ScoringError(f"{path}: no event stands under its heading")
-    onsets, findings = onsets_from_start(times, recording, path)
+    lengths = [length for length, _ in found]
+    onsets, findings = onsets_from_start(times, recording, path, lengths_s=lengths)
     annotations = [(onset, length, text) for onset, (length, text) in zip(onsets, found)]
     return scoring_from_annotations(path, annotations, source="remlogic_text", findings=findings)
 

@@ -377,7 +377,7 @@ def test_a_scoring_is_brought_to_the_length_of_its_recording():
     assert longer.stages.tolist() == [0, 1, 2, 3, 4, -1, -1]
     assert "60 s shorter" in notes[0]
     assert scoring.align(made, 150.0) == (made, [])
-    assert longer.notes == tuple(notes)
+    assert [finding.note for finding in longer.findings] == notes
     late = Scoring(np.array([-1] * 10 + [0], np.int8), [], "made")
     with pytest.raises(ScoringError, match="belongs to another recording"):
         scoring.align(late, 100.0)

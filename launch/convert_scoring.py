@@ -79,7 +79,8 @@ def convert(source: pathlib.Path, output: pathlib.Path) -> None:
     )
     start = duration_s = None
     if recording is not None:
-        start, duration_s = recording.start_of_day_s, recording.duration_s
+        start = None if recording.start_is_filler else recording.start_of_day_s
+        duration_s = recording.duration_s
     elif edf_start(source) is not None:
         began = edf_start(source)
         start = began.hour * 3600 + began.minute * 60 + began.second

@@ -124,7 +124,8 @@ def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:
     Args:
         path: the file to write.
         scoring: stages and events; positions are written as `Position <value>`.
-        start: start of the recording, to put into the header.
+        start: start of the recording, to put into the header; a part of a second goes into the
+            time of the first record.
     """
     rows = []
     edges = np.flatnonzero(np.diff(scoring.stages)) + 1
@@ -137,16 +138,16 @@ def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:
         if text:
             rows.append((event.onset_s, event.duration_s, text))
     rows.sort()
-    lists = [_annotation(0, None, "")]
+    # A record says when it is from the header's start on, which is a whole second.
+    first = _annotation(start.microsecond / 1e6, None, "")
+    rows = [(onset + start.microsecond / 1e6, length, text) for onset, length, text in rows]
     mark = events_mark(scoring)
-    if mark:
-        lists.append(_annotation(0, None, mark))
-    lists += [_annotation(*row) for row in rows]
+    lists = [first, *[_annotation(0, None, mark)] * bool(mark), *(_annotation(*x) for x in rows)]
     blocks, block = [], b""
     for item in lists:
         if len(block) + len(item) > _ANNOTATION_BYTES:
             blocks.append(block)
-            block = _annotation(0, None, "")
+            block = first
         block += item
     blocks.append(block)
     header = (

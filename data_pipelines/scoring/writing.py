@@ -254,7 +254,7 @@ def _edf(scoring: Scoring, start_of_day_s=None, duration_s=None) -> bytes:
 def _clock(start_of_day_s: float) -> datetime.datetime:
     """Return the time of day, on the blank date."""
     midnight = datetime.datetime.combine(BLANK_DATE, datetime.time())
-    return midnight + datetime.timedelta(seconds=int(start_of_day_s) % 86400)
+    return midnight + datetime.timedelta(milliseconds=_ms(start_of_day_s) % 86_400_000)
 
 
 FORMS = {

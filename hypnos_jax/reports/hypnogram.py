@@ -152,7 +152,7 @@ def _draw_clock(upper, lower, recording, begin_s, end_s) -> None:
     ticks = np.arange(np.ceil(begin_s / step), np.floor(end_s / step) + 1) * step
     lower.set_xticks(ticks / 3600, [hms(tick) for tick in ticks], fontsize=7.5)
     lower.set_xlabel("h:min:s from the recording's start", fontsize=8)
-    if recording.start_of_day_s is None:
+    if recording.start_of_day_s is None or recording.start_is_filler:
         return
     clock = upper.secondary_xaxis("top")
     clock.set_xticks(ticks / 3600, [clock_text(recording.start_of_day_s + t) for t in ticks])

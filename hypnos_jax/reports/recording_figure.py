@@ -173,7 +173,7 @@ def _head(page, recording, quality, scored, places) -> None:
     for channel in quality.channels.values():
         counts[channel.status] += 1
     told = [f"{hms(recording.duration_s)} h, {len(recording.labels)} labels"]
-    if recording.start_of_day_s is not None:
+    if recording.start_of_day_s is not None and not recording.start_is_filler:
         told.append(f"from {clock_text(recording.start_of_day_s)}")
     told.append("channels: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
     told.append(f"mains {quality.mains_hz} Hz" if quality.mains_hz else "mains not seen")

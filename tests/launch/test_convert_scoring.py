@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 import xml.etree.ElementTree
 
 import numpy as np
@@ -69,6 +70,10 @@ def test_what_is_written_reads_back(tmp_path, suffix, scored):
         assert sorted(map(ms, found.events)) == sorted(map(ms, scored.events))
         assert found.events_scored == scored.events_scored
         assert told == []
+    night = types.SimpleNamespace(path=None, start_of_day_s=80_000.5, duration_s=1000.0)
+    beside = read_scoring(path, recording=night)
+    assert beside.stages.tolist() == scored.stages.tolist()
+    assert sorted(map(ms, beside.events)) == sorted(map(ms, found.events))
     content = path.read_bytes()
     write_scoring(path, scored, start_of_day_s=80_000.5, replace=True)
     assert path.read_bytes() == content

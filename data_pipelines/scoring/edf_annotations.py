@@ -8,13 +8,10 @@ import datetime
 import math
 import pathlib
 
-import numpy as np
-
 from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring.record import (
-    EPOCH_S,
     Event,
     ScoringError,
     check_duration,
@@ -24,7 +21,7 @@ from data_pipelines.scoring.record import (
 from data_pipelines.scoring.stage_marks import Mark, Text, runs_of_marks, split_scorer
 from data_pipelines.scoring.unknown_words import Unknown
 from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
-from data_pipelines.scoring.written_words import EDF_STAGES, edf_text, events_mark
+from data_pipelines.scoring.written_words import EDF_STAGES, edf_text, events_mark, stage_runs
 
 _ANNOTATION_BYTES = 2000
 
@@ -127,12 +124,9 @@ def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:
         start: start of the recording, to put into the header; a part of a second goes into the
             time of the first record.
     """
-    rows = []
-    edges = np.flatnonzero(np.diff(scoring.stages)) + 1
-    starts = [0, *edges.tolist()] if len(scoring.stages) else []
-    for first, stop in zip(starts, [*starts[1:], len(scoring.stages)], strict=True):
-        text = EDF_STAGES[int(scoring.stages[first])]
-        rows.append((first * EPOCH_S, (stop - first) * EPOCH_S, text))
+    rows = [
+        (onset, length, EDF_STAGES[stage]) for onset, length, stage in stage_runs(scoring.stages)
+    ]
     for event in scoring.events:
         text = edf_text(event)
         if text:

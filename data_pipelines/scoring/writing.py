@@ -145,14 +145,6 @@ def _seconds(ms: int) -> str:
     return f"{ms / 1000:.3f}".rstrip("0").rstrip(".")
 
 
-def _runs(stages):
-    """Yield (onset in s, duration in s, stage) of successive equal epochs."""
-    edges = [0, *(np.flatnonzero(np.diff(stages)) + 1).tolist(), len(stages)]
-    for first, stop in zip(edges, edges[1:]):
-        if stop > first:
-            yield first * EPOCH_S, (stop - first) * EPOCH_S, int(stages[first])
-
-
 def bids_events(scoring: Scoring, start_of_day_s=None, duration_s=None) -> bytes:
     """Return BIDS events: a row an epoch and a row an event, with EDF+'s standard texts.
 
@@ -219,7 +211,7 @@ def nsrr_xml(scoring: Scoring, start_of_day_s=None, duration_s=None) -> bytes:
         names = words.nsrr_concept(event)
         if names:
             rows.append((*names, _ms(event.onset_s), _ms(event.duration_s), ""))
-    for onset, duration, stage in _runs(scoring.stages):
+    for onset, duration, stage in words.stage_runs(scoring.stages):
         concept = words.NSRR_STAGES[stage]
         rows.append(("Stages|Stages", concept, onset * 1000, duration * 1000, ""))
     events = "".join(

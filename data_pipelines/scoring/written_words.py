@@ -5,7 +5,11 @@ NSRR's terms as Luna maps the one to the other (its table `nsrr-remap`). What a 
 is written in plain English, which `vocabulary` reads.
 """
 
-from data_pipelines.scoring.record import Event, Scoring
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_pipelines.scoring.record import EPOCH_S, Event, Scoring
 from data_pipelines.scoring.unknown_words import NOT_SCORED
 
 EDF_STAGES = {
@@ -131,3 +135,11 @@ def events_mark(scoring: Scoring, *, empty: bool = False) -> str | None:
     if isinstance(scoring.events_scored, bool):
         return "Events scored" if scoring.events_scored else "Events not scored"
     return f"Events scored: {', '.join(scoring.events_scored)}"
+
+
+def stage_runs(stages: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Yield (onset in s, duration in s, stage) of successive equal epochs."""
+    edges = [0, *(np.flatnonzero(np.diff(stages)) + 1).tolist(), len(stages)]
+    for first, stop in zip(edges, edges[1:]):
+        if stop > first:
+            yield first * EPOCH_S, (stop - first) * EPOCH_S, int(stages[first])

@@ -120,8 +120,10 @@ def _draw_events(axis, scored, kinds, span_s) -> None:
         names.append(f"{kind.replace('_', ' ')} ({len(events)})")
     axis.set_yticks(np.arange(len(kinds)) + 0.5, names, fontsize=7.5)
     axis.tick_params(axis="y", length=0)
+    if scored is None:
+        return
     if not kinds:
-        looked = "nobody looked for events" if scored and not scored.events_scored else "no events"
+        looked = "no events" if scored.events_scored else "nobody looked for events"
         axis.text(
             0.5, 0.5, looked, transform=axis.transAxes, ha="center", va="center", fontsize=7.5
         )

@@ -135,6 +135,10 @@ def figure_of(
         share = float(np.mean(scored.stages < 0)) if len(scored.stages) else 1.0
         page.write(MARGIN, top, "Hypnogram", fontsize=10, weight="bold")
         page.write(MARGIN, top + 0.18, f"hatched: unscored, {share:.0%} of it")
+    if recording.gaps:
+        page.write(
+            MARGIN, top + 0.33, f"red: {len(recording.gaps)} gaps in the recording", color=RED
+        )
     top = HEAD + ROW * rows + below + LINE
     for number, (text, colour) in enumerate(lines):
         page.write(MARGIN, top + LINE * number, text, color=colour, fontsize=8.5)

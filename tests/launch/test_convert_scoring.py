@@ -12,7 +12,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tiny_recordings import CANARY, write_edf
 
@@ -41,7 +41,7 @@ HOLD_ALL = sorted(set(FORMS) - {".csv"})
 @st.composite
 def scorings(draw):
     """Any scoring that a reader may give: times in ms, every kind and value."""
-    stages = draw(st.lists(st.integers(-1, 4), min_size=1, max_size=30))
+    stages = draw(st.lists(st.integers(-1, 4), max_size=30))
     events = []
     for event in draw(st.lists(st.sampled_from(EVENTS), max_size=12)):
         duration = draw(st.integers(0, 600_000))
@@ -59,6 +59,7 @@ def ms(event):
 @given(scored=scorings())
 def test_what_is_written_reads_back(tmp_path, suffix, scored):
     path = tmp_path / f"a{suffix}"
+    assume(len(scored.stages) or (scored.events and suffix != ".csv"))
     told = write_scoring(path, scored, start_of_day_s=80_000.5, replace=True)
     found = read_scoring(path)
     assert found.stages.tolist() == scored.stages.tolist()

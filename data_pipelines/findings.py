@@ -121,6 +121,15 @@ def lines_of(summary: Iterable[Mapping], unit: str = "nights") -> list[str]:
     return lines
 
 
+def lines_of_run(findings: Iterable[Finding]) -> list[str]:
+    """Return lines for a terminal of findings that are about no single recording."""
+    lines = []
+    for kind, heading in KINDS.items():
+        notes = [f"      {finding.note}" for finding in findings if finding.kind == kind]
+        lines += [f"  {heading}", *notes] if notes else []
+    return lines
+
+
 class _Tally:
     """How often a thing was met, in which recordings, and how much of them it concerns."""
 

@@ -259,7 +259,7 @@ def main(argv: list[str]) -> None:
     if _FIGURE.value is not None and importlib.util.find_spec("matplotlib") is None:
         raise app.UsageError("--figure needs matplotlib, which the extra `probe` installs")
     pages = None if _FIGURE.value is None else recording_figure.Pages(_FIGURE.value)
-    recordings, errors, of_run, checked = [], [], [], 0
+    recordings, errors, of_run, checked, unknown = [], [], [], 0, 0
     of_recordings = collections.defaultdict(list)
 
     def cannot(path, reason):
@@ -280,6 +280,7 @@ def main(argv: list[str]) -> None:
             try:
                 report = check(path, reader, _COHORT.value, _MAINS_HZ.value)
                 checked += 1
+                unknown += bool(report.recording.labels and not report.quality.channels)
                 of_recordings[path.with_suffix("").as_posix()] += (
                     finding.to_json() for finding in report.findings
                 )
@@ -308,9 +309,11 @@ def main(argv: list[str]) -> None:
         print()
     else:
         print(f"{checked} checked, {len(errors)} could not be read")
+        if unknown:
+            print(f"recordings without any known channel: {unknown}")
         print("to look at:" if summary else "nothing to look at")
-        for line in findings.lines_of(summary, "recordings"):
-            print(line)
+        lines = findings.lines_of(findings.summarise(of_recordings), "recordings")
+        print("\n".join([*lines, *findings.lines_of_run(of_run)]))
     sys.exit(1 if errors or (_STRICT.value and summary) else 0)
 
 

@@ -182,10 +182,8 @@ def print_summary(of_run: list[findings.Finding]):
         f"to look at ({len(doubtful)} of the store's {len(nights)} nights; manifest.json says it of"
         " each, under qc.notes):"
     )
-    for line in findings.lines_of(
-        findings.summarise(of_nights, [finding.to_json() for finding in of_run])
-    ):
-        print(line)
+    lines = findings.lines_of(findings.summarise(of_nights)) + findings.lines_of_run(of_run)
+    print("\n".join(lines))
     if len(doubtful) <= findings.SHOWN:
         for name, own in sorted(doubtful.items()):
             print(f"  {name}: {findings.worst(own)['note']}")
@@ -209,6 +207,13 @@ def main(argv):
                 logging.info("people: %s", line)
             of_run += people.findings
             items = with_people(items, people)
+        elif BUILDER.value == "folder":
+            persons = len({make_night.subject_of(item) for item in items.values()})
+            logging.info(
+                "people: no table of participants; by their names, the %d recordings are of %d",
+                len(items),
+                persons,
+            )
         if STRICT.value and of_run:
             notes = "\n  ".join(finding.note for finding in of_run)
             raise ValueError(f"--strict: there is something to look at\n  {notes}")

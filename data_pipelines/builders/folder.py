@@ -13,6 +13,7 @@ SUFFIXES = (".edf", ".bdf", ".rec", ".hea")
 # Files of these names hold scoring only, and are found from the recording they belong to.
 SCORING_NAMES = ("hypnogram", "sleepscoring")
 TABLES = ("participants.csv", "participants.tsv")
+NAMED = 5  # ours: links that a sentence names
 
 
 def find_recordings(
@@ -98,16 +99,9 @@ def recordings_below(
         if other != path:
             copies.append((path, other))
     doubles = {path for path, _ in copies}
-    if copies and findings is not None:
-        findings.append(
-            Finding(
-                "linked_folder",
-                "links to a recording that is there already",
-                f"{len(copies)} recordings are links to a file that is there under another name, "
-                "and are counted once",
-                count=len(copies),
-            )
-        )
+    if findings is not None:
+        what = "links to a recording that is there already, so counted once"
+        findings += _links(what, [path for path, _ in copies])
     return [path for path in wanted if path not in doubles], copies
 
 
@@ -118,33 +112,27 @@ def _about_tables(below, folder):
         yield Finding(
             "person",
             "tables of participants in folders below",
-            f"{len(tables)} tables of participants lie in folders below, where none is read: join "
-            "them to one in the folder itself, or name it by --subjects",
+            "tables of participants in folders below, where none is read (join them in the folder "
+            f"itself, or name one by --subjects): {len(tables)}",
             count=len(tables),
         )
 
 
 def _about_links(below):
     """What a user should know of the links below a folder."""
-    kinds = (
-        ("links to folders that were followed", below.followed, "folders are links; followed"),
-        (
-            "links to folders that are there already",
-            below.known,
-            "links lead to folders that are there under another name or hold this one, and were "
-            "not followed",
-        ),
-        ("folders that cannot be opened", below.closed, "folders cannot be opened; passed over"),
-    )
-    for what, paths, sentence in kinds:
-        if paths:
-            yield Finding("linked_folder", what, f"{len(paths)} {sentence}", count=len(paths))
-    nowhere = collections.Counter(path.suffix.lower() or "no suffix" for path in below.broken)
-    for suffix, count in nowhere.most_common():
-        yield Finding(
-            "linked_folder",
-            f"links that lead nowhere ({suffix})",
-            f"{count} links ({suffix}) lead to files that are not there, as where git-annex or "
-            "DataLad has not fetched them (datalad get)",
-            count=count,
-        )
+    yield from _links("links to folders that were followed", below.followed)
+    yield from _links("links to folders that are there already, so not followed", below.known)
+    yield from _links("folders that cannot be opened, so passed over", below.closed)
+    nowhere = collections.defaultdict(list)
+    for path in below.broken:
+        nowhere[path.suffix.lower() or "no suffix"].append(path)
+    for suffix, paths in sorted(nowhere.items(), key=lambda item: -len(item[1])):
+        fetch = "; where DataLad or git-annex keeps the files, get them first (datalad get)"
+        yield from _links(f"links that lead nowhere ({suffix})", paths, fetch)
+
+
+def _links(what, paths, advice=""):
+    if paths:
+        some = ", ".join(path.name for path in paths[:NAMED]) + (" ..." if paths[NAMED:] else "")
+        note = f"{what}: {len(paths)} ({some}){advice}"
+        yield Finding("linked_folder", what, note, count=len(paths))

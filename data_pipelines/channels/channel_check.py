@@ -8,7 +8,7 @@ from data_pipelines.channels import measures as measures
 from data_pipelines.channels.labels import normalise
 from data_pipelines.channels.resolve import Binding
 from data_pipelines.channels.table import CHANNELS
-from data_pipelines.channels.units import FACTORS, NOTED_HUM, PLAUSIBLE_UV, Reading, no_contact
+from data_pipelines.channels.units import NOTED_HUM, PLAUSIBLE_UV, Reading, common_unit, no_contact
 from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import Recording, RecordingError
 from data_pipelines.recordings.opening import read_channel
@@ -235,15 +235,21 @@ class ChannelCheck:
         units = [self.recording.unit(x) for x in (binding.index, binding.reference)]
         if any(unit and "v" not in unit.casefold() for unit in units):
             return  # a saturation is no electrode: reading the channel will refuse it
-        sizes = []
+        sizes, hums = [], []
         for index in (binding.index, binding.reference):
             bare = dataclasses.replace(binding, index=index, reference=None, scale=1.0)
             rate_hz = float(self.recording.sfreq_hz(index))
-            sizes.append(measures.amplitude(_pieces(self.recording, bare, rate_hz), rate_hz))
+            pieces = _pieces(self.recording, bare, rate_hz)
+            sizes.append(measures.amplitude(pieces, rate_hz))
+            spectrum = measures.spectrum(pieces, rate_hz)
+            hums.append(0.0 if spectrum is None else measures.hum_share(*spectrum)[0])
         label, reference = binding.label, binding.reference_label
-        ratio = sizes[0] / sizes[1] if all(sizes) else 0.0
-        factor = next((x for x in (1.0, *FACTORS) if ratio and 1 / 30 <= ratio / x <= 30), None)
+        factor = common_unit(*sizes) if all(sizes) else None
+        if factor != 1 and max(hums) >= NOTED_HUM:
+            factor = None  # one of them hangs in the air: its size says nothing about its unit
         said = [f"{unit!r}" if unit else "no unit" for unit in declared]
+        if factor is None and units[0] == units[1]:
+            return
         if factor is None:
             raise RecordingError(
                 f"{label!r} is in {said[0]} and its reference {reference!r} in {said[1]}, and "

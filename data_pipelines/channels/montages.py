@@ -65,6 +65,7 @@ _INPUTS = _letters(
 _FEWEST_BEYOND = 2  # numbers past those of the 10-20 system; a single one may be a slip
 _SHAFT, _SHORT_SHAFT = 5, 4  # consecutive contacts; short ones count where there are two
 _HIGHEST = 10  # number that a letter of the 10-20 system has
+_LONGEST_BANK = 32
 _COPIES = {(ear, number) for ear in "am" for number in (12, 22)}
 _FEWEST_COUNTED = 9  # electrodes of one word or none: EEG 001, EEG 002 ...
 _DENSE = 0.75  # share of its numbers that a letter keeps when a few bad contacts are taken out
@@ -266,7 +267,7 @@ def _foreign_families(families: dict[str, set[int]], midline: set[str]) -> set[s
         (family, number)
         for family, numbers in families.items()
         for number in numbers
-        if len(family) == 1 and family not in _INPUTS and number > _HIGHEST
+        if len(family) == 1 and family not in _INPUTS and _HIGHEST < number <= _LONGEST_BANK
     } - _COPIES
     if len(high) > (1 if _on_scalp(families, midline) else 0):
         foreign |= {family for family, _ in high}

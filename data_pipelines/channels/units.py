@@ -77,6 +77,17 @@ class Reading:
         return f"{self.amplitude:{digits}} uV a second"
 
 
+def common_unit(size: float, other: float) -> float | None:
+    """The factor that makes a second electrode read about as large as the first.
+
+    Electrodes of one recorder differ by less than 100, so only more than that is a matter of units.
+    """
+    ratio = size / other
+    if 1e-2 <= ratio <= 1e2:
+        return 1.0
+    return next((factor for factor in FACTORS if 1 / 30 <= ratio / factor <= 30), None)
+
+
 def no_contact(reading: Reading, others: list[Reading]) -> str | None:
     """Why a channel is an electrode without contact; None where it is none.
 

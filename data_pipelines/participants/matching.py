@@ -58,9 +58,10 @@ def match(tables: Sequence[Table], names: Iterable[str]) -> People:
         findings += _findings(table, rows_of, guessed)
         used = {row.number for rows in rows_of.values() for row in rows}
         told.append(
-            f"{table.name}: {len(used)} of {len(table.rows)} rows fit {len(rows_of)} of "
+            f"{table.name}: {len(used)} of {len(table.rows)} rows match {len(rows_of)} of "
             f"{len(names)} recordings"
         )
+    findings += _parted(subjects)
     alone = [name for name in names if name not in subjects]
     if tables and alone:
         _join_by_name(subjects, alone)
@@ -97,6 +98,26 @@ def _already(table, rows_of, subjects):
                 "participants gives two; keep one of the tables"
             )
     return {loose_form: next(iter(people.values()))[1] for loose_form, people in known.items()}
+
+
+def _parted(subjects):
+    """People whom names tell to be one, and tables to be two."""
+    people: dict[tuple, set] = {}
+    for name, subject in subjects.items():
+        person = splits.person_in_name(name.rpartition("/")[2])
+        # Data sets beside each other may each have a sub-01.
+        group = name.partition("/")[0] if "/" in name and f"{person}".startswith("sub-") else ""
+        if person:
+            people.setdefault((group, person), set()).add(subject)
+    count = sum(len(own) > 1 for own in people.values())
+    if count:
+        yield Finding(
+            "person",
+            "people whom a table parts",
+            f"the names of recordings tell {count} people whom the table of participants counts as "
+            "several, and so it was done",
+            count=count,
+        )
 
 
 def _join_by_name(subjects, alone):
@@ -232,7 +253,8 @@ def _by_beginning(table, names, left, found):
         if name in found:
             continue
         *parents, stem = _parts(clean(name), loose)
-        for stop in range(len(parents), 0, -1):
+        known = splits.person_in_name(stem) is not None
+        for stop in range(0 if known else len(parents), 0, -1):
             keys = [tuple(parents[start:stop]) for start in range(stop)]
             key = next((key for key in keys if key in rows), None)
             if key is not None:

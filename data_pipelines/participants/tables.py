@@ -7,6 +7,7 @@ import pathlib
 import re
 import unicodedata
 
+from data_pipelines import splits
 from data_pipelines.participants.spelling import clean, loose, unquoted
 from data_pipelines.scoring.text import decode, number_of
 
@@ -96,9 +97,12 @@ def find_tables(folder) -> list[pathlib.Path]:
     """List the files called ``participants`` in a folder, whatever their case.
 
     Raises:
-        SubjectMapError: The only one is a workbook.
+        SubjectMapError: The only one is a workbook, or the folder cannot be read.
     """
-    paths = [path for path in sorted(pathlib.Path(folder).iterdir()) if not path.is_dir()]
+    try:
+        paths = [path for path in sorted(pathlib.Path(folder).iterdir()) if not path.is_dir()]
+    except OSError as error:
+        raise SubjectMapError(f"{folder}: cannot be read ({error.strerror})") from None
     paths = [path for path in paths if path.stem.lower() == "participants"]
     found = [path for path in paths if path.suffix.lower() in TABLE_SUFFIXES]
     sheet = next((path for path in paths if path.suffix.lower() in SHEET_SUFFIXES), None)
@@ -132,6 +136,8 @@ def read_table(path) -> Table:
         key = clean(key)
         if key.lower() in NOBODY or subject.lower() in NOBODY:
             raise SubjectMapError(f"{path}: row {number} lacks a recording or a subject")
+        if keys[0] == keys[1]:
+            subject = splits.person_in_name(key) or subject
         first, person = subjects.setdefault(key, (number, subject))
         if loose(person) != loose(subject):
             raise SubjectMapError(f"{path}: {TWO_SUBJECTS.format(first, number)}")

@@ -80,5 +80,8 @@ def _separate(chunk: bytes) -> list[bytes]:
 
 
 def _seconds(text: bytes) -> Fraction:
-    text = text.replace(_MINUS, b"-").replace(b",", b".").replace(b" ", b"")
-    return Fraction(text.decode("ascii"))
+    try:
+        return Fraction(int(text))  # most are whole, and this takes a fifth of the time
+    except ValueError:
+        text = text.replace(_MINUS, b"-").replace(b",", b".").replace(b" ", b"")
+        return Fraction(text.decode("ascii"))

@@ -1,69 +1,39 @@
 """The scoring beside a recording: finding it, reading it, and telling what was not read."""
 
 import dataclasses
-import json
-import os
 import pathlib
 import re
-from collections.abc import Iterator
 
 from data_pipelines.findings import Finding
-from data_pipelines.recordings.base import RecordingError
-from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring import domino
-from data_pipelines.scoring.edf_annotations import has_stages, read_annotations
-from data_pipelines.scoring.event_tables import columns_of, heading_at
-from data_pipelines.scoring.files import format_of, head_of, read_scoring
-from data_pipelines.scoring.lists import looks_like_list
+from data_pipelines.scoring.candidates import (
+    BINARY,
+    EVENT_LIST,
+    LATER,
+    NO_LIST,
+    SHEETS,
+    TEXTS,
+    VENDORS,
+    XML_ENDS,
+    Candidate,
+    candidates_of,
+    has_own_stages,
+    reason_not_read,
+)
+from data_pipelines.scoring.files import head_of, read_scoring
 from data_pipelines.scoring.names import (
     Listing,
     is_alone,
-    is_sidecar,
     listing,
     mentions_scoring,
     own_files,
     pattern_of,
-    says_scoring,
     words_of,
 )
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
-from data_pipelines.scoring.text import decode, table_of
-from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
+from data_pipelines.scoring.text import decode
 
 _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
-# What a name has beside the recording's, where that alone says the format; the first one first.
-_ENDS = (
-    *("-nsrr.xml", "-profusion.xml", ".xml", ".rml", ".annot", ".eannot"),
-    *("_hypnogram.tsv", "_events.tsv", "-hypnogram.edf", "_hypnogram.edf", "_sleepscoring.edf"),
-    *("_hypno.edf", "-hypno.edf", "hypno.edf", " hypnogram.edf", " base.edf", "_base.edf"),
-    *(".st", ".hyp", ".edf.hyp", ".bdf.hyp", ".rec.hyp"),
-)
-_XML_ENDS = ("-nsrr.xml", "-profusion.xml", ".xml", ".rml")
-_TEXTS = (".csv", ".txt", ".tsv", ".json", ".xml", ".rml", ".annot", ".eannot")
-# Formats of programs for scoring that are not read; they are told by name.
-_VENDORS = (".xls", ".xlsx", ".ods", ".rtf", ".sco", ".sta", ".stg", ".esedb", ".hypno", ".ebs")
-_EVENT_LIST = "a list of events"
-_LATER = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A file that may be a recording's scoring.
-
-    Attributes:
-        path: The file.
-        rest: What its name has beside the recording's, None where it has a name of its own.
-        rank: The lower, the more its name says.
-    """
-
-    path: pathlib.Path
-    rest: str | None
-    rank: tuple
-
-    @property
-    def said(self) -> bool:
-        """Whether its name alone says the format."""
-        return self.rank[0] < len(_ENDS)
 
 
 def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Path | None:
@@ -85,104 +55,33 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
     """
     path = pathlib.Path(recording_path)
     names = listing(path.parent)
-    candidates = _candidates(path, names)
+    candidates = candidates_of(path, names)
     for candidate in candidates:
-        if candidate.rank[0] < len(_XML_ENDS) and _reason(candidate, code_book) is None:
+        if candidate.rank[0] < len(XML_ENDS) and reason_not_read(candidate, code_book) is None:
             return candidate.path
     found = _nsrr_folders(path)
     if found:
         return found
-    own = [x for x in candidates if x.rest is not None and x.rank[0] < _LATER]
+    own = [x for x in candidates if x.rest is not None and x.rank[0] < LATER]
     for candidate in own:
-        if candidate.said and _reason(candidate, code_book) is None:
+        if candidate.said and reason_not_read(candidate, code_book) is None:
             return candidate.path
     found = _sleep_edf(path, names)
     if found:
         return found
     for candidate in own:
-        if not candidate.said and _reason(candidate, code_book) is None:
+        if not candidate.said and reason_not_read(candidate, code_book) is None:
             return candidate.path
     if (
         path.suffix.lower() in (".edf", ".bdf", ".rec")
         and path.is_file()
-        and _has_stages(path, code_book)
+        and has_own_stages(path, code_book)
     ):
         return path
     for candidate in candidates:
-        if candidate.rest is None and _reason(candidate, code_book) is None:
+        if candidate.rest is None and reason_not_read(candidate, code_book) is None:
             return candidate.path
     return None
-
-
-def _candidates(path: pathlib.Path, names: Listing) -> list[Candidate]:
-    """Return the files that may be the recording's scoring, by rank; of rank 100 none is read."""
-    found = [
-        Candidate(names.folder / name, rest, (*_rank(name, rest), name != path.stem + rest, name))
-        for name, rest in own_files(path, names).items()
-        if not is_sidecar(os.path.splitext(name)[0])
-    ]
-    taken = {candidate.path.name for candidate in found}
-    for name, fewer in _inherited(path.stem, names):
-        if name not in taken:
-            end = "_" + name.rpartition("_")[2]
-            found.append(Candidate(names.folder / name, end, (*_rank(name, end[:-4]), fewer, name)))
-    if is_alone(path, names):
-        for name in names.all():
-            words = words_of(os.path.splitext(name)[0])
-            suffix = os.path.splitext(name)[1].lower()
-            if name in taken or name == path.name or suffix not in (*_TEXTS, *_VENDORS, ".edf"):
-                continue
-            if says_scoring(words):
-                found.append(Candidate(names.folder / name, None, (60, len(words), name)))
-            elif mentions_scoring(words):
-                found.append(Candidate(names.folder / name, None, (_LATER, len(words), name)))
-    return sorted(found, key=lambda candidate: candidate.rank)
-
-
-def _rank(name: str, rest: str) -> tuple[int, int]:
-    """Return how much a name says: its end in `_ENDS`, then stages, a scorer, events, nothing."""
-    suffix = os.path.splitext(name)[1].lower()
-    end = (rest + suffix).casefold()
-    if end in _ENDS:
-        return _ENDS.index(end), 0
-    words = words_of(rest)
-    order = (*_TEXTS, ".edf", ".bdf").index(suffix) if suffix in (*_TEXTS, ".edf", ".bdf") else 99
-    if order == 99:
-        return _LATER, 0
-    if says_scoring(words):
-        return (40 if mentions_scoring(words) else 42), 10 * len(words) + order
-    if words and suffix in _TEXTS and all(x.isdigit() and len(x) < 3 for x in words):
-        return 41, 100 * int(words[0]) + order
-    if not rest and suffix in _TEXTS:
-        return 43, order
-    return _LATER, 0
-
-
-def _inherited(stem: str, names: Listing) -> Iterator[tuple[str, int]]:
-    """Yield the BIDS tables that a recording shares with others made at the same time.
-
-    Their names leave out entities such as `acq`; one that leaves out the session, the task or the
-    run would be another recording's as well.
-    """
-    own = dict(_entities(stem))
-    if "sub" not in own:
-        return
-    for folded, written in names.names.items():
-        if not folded.startswith(f"sub-{own['sub']}_".casefold()) or not folded.endswith(".tsv"):
-            continue
-        said, end = dict(_entities(folded)), folded[:-4].rpartition("_")[2]
-        left_out = set(own) - set(said)
-        if (
-            end in ("events", "hypnogram", "stages", "sleepstages", "scoring", "annotations")
-            and said.items() <= own.items()
-            and not left_out & {"ses", "task", "run", "split"}
-        ):
-            yield written[0], len(left_out)
-
-
-def _entities(stem: str) -> list[tuple[str, str]]:
-    parts = [part.partition("-") for part in stem.casefold().split("_") if "-" in part]
-    return [(key, value.partition(".")[0]) for key, _, value in parts]
 
 
 def _nsrr_folders(path: pathlib.Path) -> pathlib.Path | None:
@@ -210,89 +109,6 @@ def _sleep_edf(path: pathlib.Path, names: Listing) -> pathlib.Path | None:
         if found:
             return names.folder / found[0]
     return None
-
-
-def _has_stages(path, code_book) -> bool:
-    codes = code_book_of(code_book, path).stages if code_book is not None else {}
-    try:
-        annotations, _ = read_annotations(path)
-        return has_stages(annotations) or any(text.strip() in codes for _, _, text in annotations)
-    except (ScoringError, OSError):
-        return False
-
-
-def _reason(candidate: Candidate, code_book: str | None) -> str | None:
-    """Return why a file is not read as scoring, None if it is."""
-    path = candidate.path
-    suffix = path.suffix.lower()
-    if not candidate.said and suffix not in (*_TEXTS, ".edf", ".bdf"):
-        return f"{suffix or 'a file of no suffix'} is not read here"
-    try:
-        return _reason_within(candidate, code_book)
-    except (ScoringError, RecordingError) as error:
-        return str(error).removeprefix(f"{path}: ")
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
-
-
-def _reason_within(candidate, code_book) -> str | None:
-    path = candidate.path
-    head = head_of(path)
-    if not head and candidate.said:
-        return None
-    text = decode(head)
-    kind = format_of(path, head)
-    if kind == "edf":
-        if candidate.said or (not EdfRecording(path).labels and _has_stages(path, code_book)):
-            return None
-        return "it is a recording, or no sleep stage is among its annotations"
-    if kind == "xml":
-        roots = ("PSGAnnotation", "ScoredEvent", "CMPStudyConfig", "PatientStudy")
-        return None if any(root in text for root in roots) else "it is XML of another kind"
-    if kind in ("wfdb", "annot", "eannot", "noxturnal", "remlogic"):
-        return None
-    if kind == "json":
-        return _json_reason(path, text, code_book)
-    if kind == "domino":
-        if domino.is_event_list(text):
-            return _EVENT_LIST
-        words = [line.rpartition(";")[2] for line in text.splitlines()]
-        known = any(stage_of(word) is not None for word in words)
-        return None if known else "no known stage is in this export of Domino"
-    if kind == "respiratory":
-        return _EVENT_LIST
-    if kind == "table":
-        return _table_reason(candidate, text, code_book)
-    return looks_like_list(text, code_book, path)
-
-
-def _table_reason(candidate, text, code_book):
-    rows = table_of(text, candidate.path)
-    at = heading_at(rows)
-    if at is None:
-        return "none of its columns is known to hold stages"
-    place = columns_of(rows[at]).text
-    texts = [row[place] for row in rows[at + 1 :] if len(row) > place]
-    if candidate.said or any(stage_of(text) is not None for text in texts):
-        return None
-    if any(event_of(text) for text in texts):
-        return None if code_book is not None and not texts else _EVENT_LIST
-    return looks_like_list("\n".join(texts[:5000]), code_book, candidate.path)
-
-
-def _json_reason(path, text, code_book):
-    if text.lstrip()[:1] != "[":
-        return "it is JSON, and no list of stages"
-    try:
-        content = json.loads(decode(path.read_bytes())) if path.stat().st_size < 2**22 else None
-    except (ValueError, RecursionError):
-        content = None
-    flat = content or []
-    if flat and all(isinstance(x, list) for x in flat):
-        flat = [entry for entries in flat for entry in entries]
-    if not flat or not all(type(entry) in (int, str) for entry in flat):
-        return "it is JSON, and no list of stages"
-    return looks_like_list("\n".join(map(str, flat)), code_book, path)
 
 
 def read_beside(
@@ -323,21 +139,25 @@ def _with_others(path, found, scored, recording, code_book):
     findings: list[Finding] = []
     events, events_scored, notes = list(scored.events), scored.events_scored, []
     for other in _others(path, found, names):
-        reason = _reason(other, code_book)
-        if reason not in (None, _EVENT_LIST):
+        reason = reason_not_read(other, code_book)
+        is_events = reason == EVENT_LIST and _goes_with(other.path, found)
+        if not is_events and (reason is not None or other.rank[0] >= LATER):
             continue
-        if reason == _EVENT_LIST and not _goes_with(other.path, found):
-            continue
+        name = other.path.name
         try:
             more = read_scoring(other.path, recording=recording, code_book=code_book)
-        except ScoringError:
+        except ScoringError as error:
+            if "that is known" not in str(error):  # a list of snores, of spindles
+                said = str(error).replace(f"{other.path.parent}/", "")
+                what = pattern_of(name, other.rest)
+                findings.append(Finding("unread_file", what, f"beside {found.name}: {said}"))
             continue
         if (more.stages >= 0).any():
             findings += _compare(path, found, other, scored, more)
         elif more.events and not (scored.events and reason is None):
             events += more.events
             events_scored = _both_scored(events_scored, more.events_scored)
-            notes += [f"its events were read from {other.path.name}", *more.notes]
+            notes += [f"its events were read from {name}", *more.notes]
             findings += more.findings
     events.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
     scored = dataclasses.replace(
@@ -362,8 +182,8 @@ def _others(path, found, names: Listing) -> list[Candidate]:
     """Return the files that may hold more of the same night: its own, and Domino's lists."""
     others = [
         x
-        for x in _candidates(path, names)
-        if x.path != found and x.rank[0] < _LATER and not _is_twin(found, x.path)
+        for x in candidates_of(path, names)
+        if x.path != found and x.rank[0] < LATER and not _is_twin(found, x.path)
     ]
     taken = {x.path for x in others} | {found}
     own = own_files(path, names)
@@ -372,7 +192,7 @@ def _others(path, found, names: Listing) -> list[Candidate]:
         for name in names.all():
             there = names.folder / name
             if name.lower().endswith(".txt") and there not in taken and (alone or name in own):
-                others.append(Candidate(there, own.get(name), (_LATER, 0, name)))
+                others.append(Candidate(there, own.get(name), (LATER, 0, name)))
     return others
 
 
@@ -417,7 +237,7 @@ def _unread(path: pathlib.Path, code_book) -> list[Finding]:
     """Return that a recording has no scoring, and which files beside it were not read and why."""
     names = listing(path.parent)
     findings, told = [], []
-    for candidate in _candidates(path, names):
+    for candidate in candidates_of(path, names):
         if len(told) == 20:
             break
         reason = _unread_reason(path, candidate, code_book)
@@ -436,20 +256,20 @@ def _unread(path: pathlib.Path, code_book) -> list[Finding]:
 def _unread_reason(path, candidate: Candidate, code_book) -> str | None:
     """Return why a file was not read, None if it does not look like a scoring at all."""
     suffix = candidate.path.suffix.lower()
-    if candidate.rank[0] >= _LATER and suffix not in (*_TEXTS, *_VENDORS, ".mat", ".hyp", ".st"):
+    if candidate.rank[0] >= LATER and suffix not in (*(*TEXTS, *VENDORS, *SHEETS, *BINARY),):
         return None
-    if path.suffix.lower() == ".hea" and suffix in (".mat", ".dat"):
-        return None
-    reason = _reason(candidate, code_book)
-    words = words_of(candidate.rest or "") if candidate.rest is not None else []
-    if candidate.rank[0] < _LATER or mentions_scoring(words) or candidate.rest is None:
-        if suffix == ".json" and reason and "no list" in reason and not mentions_scoring(words):
-            return None
-        return reason or f"its name says more than {path.stem} and the word hypnogram"
-    if suffix in _VENDORS or (suffix in (".mat", ".hyp", ".st") and not candidate.rest):
-        return reason or f"{suffix} is not read here"
-    if suffix in _TEXTS and reason is None:
-        return f"its name says more than the recording's; as {path.stem}_hypnogram{suffix} it is"
-    if reason and ("bare numbers" in reason or reason == _EVENT_LIST):
-        return reason
-    return None
+    if path.suffix.lower() == ".hea" and suffix == ".mat":
+        return None  # the recording's signals
+    reason = reason_not_read(candidate, code_book)
+    rest = candidate.rest
+    words = [] if rest is None else words_of(rest)
+    says = rest is None or mentions_scoring(words)
+    if suffix == ".json" and reason == NO_LIST and not says:
+        return reason if mentions_scoring(words_of(decode(head_of(candidate.path)))) else None
+    if says or candidate.rank[0] < LATER or suffix in VENDORS:
+        return reason or f"its name says more than {path.stem} and words for a scoring"
+    if suffix in (*SHEETS, *BINARY):
+        return reason if all(word.isdigit() for word in words) else None
+    if reason is None:
+        return f"its name does not say that it is one; as {path.stem}_hypnogram{suffix} it is read"
+    return reason if "bare numbers" in reason or reason == EVENT_LIST else None

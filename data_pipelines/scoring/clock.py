@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.clock_changes import Rows, clock_changes, count_outside
+from data_pipelines.scoring.clock_changes import CHANGES_S, Rows, clock_changes, count_outside
 from data_pipelines.scoring.record import ScoringError
 
 DAY_S = 86400.0
@@ -22,7 +22,7 @@ _CLOCK = re.compile(
     r"[ T,-]+)?"
     r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2})|[:.](?P<minutes>\d{2})[:.](?P<second>\d{2})"
     r"(?:[.,](?P<part>\d{1,9}))?)"
-    r"(?: ?(?P<half>[ap])\.? ?m\.?)?(?P<zone> ?Z| ?[+-]\d{2}:?\d{2})?",
+    r"(?: ?(?P<half>[ap])\.? ?m\.?)?(?P<zone> ?Z| ?[+-](?:0\d|1[0-4]):?\d{2})?",
     re.IGNORECASE,
 )
 _DAY_FIRST, _MONTH_FIRST, _YEAR_FIRST = (2, 1, 0), (2, 0, 1), (0, 1, 2)
@@ -58,7 +58,7 @@ def parse_clock(text: str) -> ClockTime | None:
         if hour > 23 or hour > 12 and not afternoon or hour == 0 and afternoon:
             return None
         hour = hour if hour > 12 else hour % 12 + 12 * afternoon
-    if hour > 47 or minute > 59 or second > 60:
+    if hour > 47 or minute > 59 or second > 60 or match["zone"] and not match["second"]:
         return None
     part = float(f"0.{match['part']}") if match["part"] else 0.0
     date = tuple(re.split(r"[ ./-]", match["date"])) if match["date"] else None
@@ -73,10 +73,12 @@ def parse_clock(text: str) -> ClockTime | None:
 def length_between(start: ClockTime, end: ClockTime) -> float:
     """Return how long a row lasts that has no duration, in s.
 
-    An end less than an hour before the start is of a clock that was set back meanwhile.
+    An end less than half an hour or an hour before the start is of a clock that was set back by so
+    much meanwhile.
     """
     length = (end.second_of_day - start.second_of_day) % DAY_S
-    return length - DAY_S + 3600 if length > DAY_S - 3600 else length
+    back = next((x for x in sorted(CHANGES_S) if length > DAY_S - x), DAY_S)
+    return length - DAY_S + back if back < DAY_S else length
 
 
 def edf_start(path) -> datetime.datetime | None:
@@ -149,11 +151,12 @@ def onsets_from_start(
             "recording whose start time of day is known"
         )
     duration_s = getattr(recording, "duration_s", None)
-    findings = _told_of_filler(times, recording, start_s, path)
     readings = _readings(times, recording, start_s, path)
     # The first of those that fit equally well: they are in the order of likelihood.
     onsets, note = min(readings, key=lambda reading: count_outside(reading[0], duration_s))
-    if any(time.zoned for time in times) and count_outside(onsets, duration_s):
+    outside = count_outside(onsets, duration_s)
+    findings = _told_of_filler(times, recording, start_s, outside, path)
+    if any(time.zoned for time in times) and outside:
         raise ScoringError(
             f"{path}: its clock times are of a time zone (UTC?) that is not the recording's: taken "
             "as they are they lie outside the recording; give times of the recording's clock"
@@ -176,18 +179,24 @@ def _end_step(start: ClockTime, end: ClockTime | None) -> float:
     return circular_difference(end.second_of_day, start.second_of_day)
 
 
-def _told_of_filler(times, recording, start_s, path) -> list[Finding]:
+def _told_of_filler(times, recording, start_s, outside: int, path) -> list[Finding]:
     first = circular_difference(times[0].second_of_day % DAY_S, start_s)
     if not getattr(recording, "start_is_filler", False) or abs(first) <= _SAME_START_S:
         return []
     said = "the recording's start was blanked (anonymised) and is no time of day"
-    if start_s < DAY_S / 2:
+    # Noon, and a scoring without a date of its own that fits, may be what they seem.
+    if start_s < DAY_S / 2 and (outside or any(_is_real(time) for time in times)):
         raise ScoringError(
             f"{path}: {said}: the clock times of this export cannot be placed; give the header its "
             "true start, or the scoring in seconds from the start"
         )
     note = f"perhaps {said}: the scoring's clock times are placed by it"
     return [Finding("time_axis", "start that may be blanked", note)]
+
+
+def _is_real(time: ClockTime) -> bool:
+    """Whether a time has a date that nobody filled in."""
+    return time.date is not None and sorted(map(int, time.date))[:2] != [1, 1]
 
 
 def _readings(times, recording, start_s, path) -> list[tuple[np.ndarray, str]]:
@@ -198,9 +207,11 @@ def _readings(times, recording, start_s, path) -> list[tuple[np.ndarray, str]]:
     if all(time.date is None for time in times):
         days = [near, near + DAY_S] if near < 0 else [near]
         readings = [(by_clock - by_clock[0] + first, "") for first in days]
+        if (np.diff(by_clock) < 0).any() and (getattr(recording, "duration_s", None) or 0) < DAY_S:
+            # Rows in no order of time: each at the one place that a day has for it.
+            readings.append(((seconds - start_s) % DAY_S, ""))
         if seconds[0] < 1 and abs(near) > _SAME_START_S:
-            note = "its clock begins at 0:00:00: read as the time since the recording's start"
-            readings.append((by_clock - by_clock[0], note))
+            readings = _from_zero(by_clock, near, readings, getattr(recording, "duration_s", None))
         return readings
     began = _start_with_day(recording, start_s)
     dated, impossible = [], True
@@ -234,6 +245,21 @@ def _readings(times, recording, start_s, path) -> list[tuple[np.ndarray, str]]:
         note = "its dates do not change at midnight: read by the clock alone"
         readings.append((by_clock - by_clock[0] + dated[0][0][0], note))
     return readings
+
+
+def _from_zero(by_clock, near: float, readings, duration_s) -> list[tuple[np.ndarray, str]]:
+    """Readings of a clock that begins at 0:00:00: midnight, or the recording's start.
+
+    Read as midnight, a scoring of the whole recording would lie outside it by as much as the
+    recording's start is away from midnight.
+    """
+    length_s = np.ptp(by_clock)
+    outside_s = count_outside(readings[0][0], duration_s) * length_s / len(by_clock)
+    if outside_s > min(abs(near), length_s) / 2:
+        note = "its clock begins at 0:00:00: read as the time since the recording's start"
+        return [(by_clock - by_clock[0], note)]
+    note = "its clock begins at 0:00:00: read as midnight, not as the recording's start"
+    return [(onsets, note) for onsets, _ in readings]
 
 
 def _by_clock(seconds: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ have it (Snooz's converter among them); the vendor publishes no description.
 
 import re
 
-from data_pipelines.scoring.clock import DAY_S, ClockTime, onsets_from_start, parse_clock
+from data_pipelines.scoring.clock import ClockTime, length_between, onsets_from_start, parse_clock
 from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
 from data_pipelines.scoring.text import number_of
@@ -78,17 +78,16 @@ def read_domino(path, text: str, recording) -> Scoring:
     starts = [parse_clock(start) for start, _, _ in rows]
     if None in starts:
         raise ScoringError(f"{path}: a row of this export of Domino has no time of day")
-    onsets, findings = onsets_from_start(starts, recording, path)
-    annotations = []
-    for onset, clock, (_, end, name) in zip(onsets, starts, rows):
-        length = rate_s
-        if end is not None:
-            stop = parse_clock(end)
-            if stop is None:
-                raise ScoringError(f"{path}: a row of this export of Domino has no time of day")
-            length = (stop.second_of_day - clock.second_of_day) % DAY_S
-        # A lone `A` stands for the artefact that the list of words in the heading names.
-        annotations.append((onset, length, "?" if normalise(name) == "a" else name))
+    ends = [None if end is None else parse_clock(end) for _, end, _ in rows]
+    if any(end is None and row[1] is not None for end, row in zip(ends, rows)):
+        raise ScoringError(f"{path}: a row of this export of Domino has no time of day")
+    lengths = [
+        rate_s if end is None else length_between(start, end) for start, end in zip(starts, ends)
+    ]
+    onsets, findings = onsets_from_start(starts, recording, path, lengths_s=lengths, ends=ends)
+    # A lone `A` stands for the artefact that the list of words in the heading names.
+    texts = ["?" if normalise(name) == "a" else name for _, _, name in rows]
+    annotations = list(zip(onsets, lengths, texts))
     return scoring_from_annotations(path, annotations, source="domino_text", findings=findings)
 
 

@@ -8,18 +8,21 @@ import datetime
 import math
 import pathlib
 
+import numpy as np
+
 from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring.record import (
     Event,
+    Scoring,
     ScoringError,
     check_duration,
     check_time,
     make_scoring,
 )
 from data_pipelines.scoring.stage_marks import Mark, Text, runs_of_marks, split_scorer
-from data_pipelines.scoring.unknown_words import Unknown
+from data_pipelines.scoring.unknown_words import Unknown, is_stage_name
 from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
 from data_pipelines.scoring.written_words import EDF_STAGES, edf_text, events_mark, stage_runs
 
@@ -90,11 +93,7 @@ def scoring_from_annotations(
     people, told = runs_of_marks(path, marks, others, unknown)
     runs = [run for person in people for run in person]
     if not runs and not events:
-        words = ", ".join(repr(finding.what) for finding in unknown.findings()[:5])
-        raise ScoringError(
-            f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
-            + (f"; words that are not known: {words}" if words else "")
-        )
+        return _nothing_known(path, source, others, unknown, findings)
     return make_scoring(
         path,
         source,
@@ -107,9 +106,27 @@ def scoring_from_annotations(
     )
 
 
+def _nothing_known(path, source, others, unknown, findings) -> Scoring:
+    """Return a scoring without stages where there are words for them, none of which is known.
+
+    Raises:
+        ScoringError: there are none either.
+    """
+    found = unknown.findings()
+    if any(finding.kind == "unknown_stage" for finding in found):
+        findings = (*findings, *found)
+        return Scoring(np.zeros(0, np.int8), [], source, False, tuple(unknown.notes()), findings)
+    numbers = sum(text.text.strip().lstrip("-").isdigit() for text in others)
+    raise ScoringError(
+        f"{path}: no sleep stage and no event that is known was found in it (read as {source})"
+        + ("; bare numbers mean nothing without a code book" if 2 * numbers > len(others) else "")
+    )
+
+
 def has_stages(annotations) -> bool:
-    """Whether one of (onset_s, duration_s or None, text) rows is a stage."""
-    return any(stage_of(split_scorer(text)[0]) is not None for _, _, text in annotations)
+    """Whether one of (onset_s, duration_s or None, text) rows is a stage, be its word not known."""
+    texts = {split_scorer(text)[0] for _, _, text in annotations}
+    return any(stage_of(text) is not None or is_stage_name(text) for text in texts)
 
 
 def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:

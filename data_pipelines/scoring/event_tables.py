@@ -7,7 +7,7 @@ names and units of their columns alone.
 import dataclasses
 
 from data_pipelines.scoring import headings
-from data_pipelines.scoring.clock import DAY_S, parse_clock
+from data_pipelines.scoring.clock import length_between, parse_clock
 from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.lists import code_stage
 from data_pipelines.scoring.record import MAX_ROWS, Scoring, ScoringError, make_scoring
@@ -102,13 +102,13 @@ def read_event_table(path, rows: Rows, recording=None, *, code_book: str | None 
     bare = [number_of(text) is not None for text in texts if text.casefold() not in _MISSING]
     if book is None and sum(bare) * 5 > len(bare):
         book = code_book_of(code_book, path)
-    onsets, notes, findings = _onsets(path, heading, body, columns, recording)
     if columns.length is None:
         by = FACTORS.get(unit_of_heading(heading[columns.start]), 1.0)
         lengths = _lengths_to_ends(path, body, columns, by)
     else:
         by = FACTORS.get(unit_of_heading(heading[columns.length]), 1.0)
         lengths = [_length(path, number, row[columns.length], by) for number, row in body]
+    onsets, notes, findings = _onsets(path, heading, body, columns, recording, lengths)
     known = [_stage(text, book) is not None for text in texts]
     by, by_length, found = scales_of(
         [a for a, is_stage in zip(onsets, known) if is_stage],
@@ -146,11 +146,12 @@ def _stage(text: str, book) -> int | None:
     return stage_of(text) if book is None else code_stage(text, book)
 
 
-def _onsets(path, heading, body, columns, recording):
+def _onsets(path, heading, body, columns, recording, lengths):
     """Starts in s from the start of the recording, in the order of the rows."""
     entries = [row[columns.start] for _, row in body]
     if entries and all(parse_clock(entry) for entry in entries):
-        return clock_onsets([parse_clock(entry) for entry in entries], recording, path)
+        clocks = [parse_clock(entry) for entry in entries]
+        return clock_onsets(clocks, recording, path, lengths_s=lengths)
     by = FACTORS.get(unit_of_heading(heading[columns.start]), 1.0)
     onsets = []
     for (number, _), entry in zip(body, entries):
@@ -184,7 +185,7 @@ def _lengths_to_ends(path, body, columns, by: float) -> list[float | None]:
         clocks = parse_clock(start), parse_clock(end)
         values = number_of(start), number_of(end)
         if None not in clocks:
-            lengths.append((clocks[1].second_of_day - clocks[0].second_of_day) % DAY_S)
+            lengths.append(length_between(*clocks))
         elif None not in values:
             lengths.append((values[1] - values[0]) * by)
         else:

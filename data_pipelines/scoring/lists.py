@@ -1,6 +1,7 @@
 """Plain lists of stages: one entry per step, or rows with a time or an epoch number."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError, make_s
 from data_pipelines.scoring.tables import luna_stage
 from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.time_units import axis_of
+from data_pipelines.scoring.unknown_words import Unknown
 from data_pipelines.scoring.vocabulary import (
     CODE_BOOKS,
     CodeBook,
@@ -19,8 +21,12 @@ from data_pipelines.scoring.vocabulary import (
     stage_of,
 )
 
+_SCORER = re.compile(r"\b(scorer|rater|expert|reader|annotator|technician|auswerter|scoreur)")
 _WRAPPED = 8
 """From so many entries a line on, lines are a list that was wrapped, not columns."""
+
+
+_NAMES = {name.casefold(): stage for name, stage in CODE_BOOKS["names"].stages.items()}
 
 
 def _word_stage(entry: str) -> int | None:
@@ -28,7 +34,7 @@ def _word_stage(entry: str) -> int | None:
     if number_of(entry) is not None:
         return None
     stage = stage_of(entry)
-    return CODE_BOOKS["names"].stages.get(entry) if stage is None else stage
+    return _NAMES.get(entry.casefold()) if stage is None else stage
 
 
 def stage_of_entry(entry: str, book: CodeBook, path, place: str) -> int:
@@ -57,14 +63,20 @@ def code_stage(entry: str, book: CodeBook) -> int | None:
 
 
 def book_of_entries(entries: Sequence[str], name: str | None, path) -> CodeBook:
-    """Return the code book called `name`; without one, that of names where all entries are names.
+    """Return the code book called `name`; without one, that of names where the entries are names.
 
     Raises:
         ScoringError: there is no such book, or bare numbers and no name.
     """
-    if name is None and entries and all(_word_stage(entry) is not None for entry in entries):
+    if name is None and _are_names(entries):
         return CODE_BOOKS["names"]
     return code_book_of(name, path)
+
+
+def _are_names(entries: Sequence[str]) -> bool:
+    """Whether entries are names of stages; a few may be words that are not known."""
+    known = sum(_word_stage(entry) is not None for entry in entries)
+    return 2 * known > len(entries) and all(number_of(entry) is None for entry in entries)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +189,29 @@ def read_list(path, text: str, *, code_book: str | None, recording=None) -> Scor
     book = code_book_of(code_book, path) if code_book is not None else None
     parsed = _parse(text, book)
     time_at, stage_at = _columns(parsed, book, path)
-    if stage_at is None:
+    if len(stage_at) > 1:
+        return _people(path, parsed, time_at, stage_at, code_book, recording)
+    if not stage_at:
         entries = [(field, f"line {number}") for number, fields in parsed.rows for field in fields]
     else:
-        entries = [(fields[stage_at], f"line {number}") for number, fields in parsed.rows]
+        entries = [(fields[stage_at[0]], f"line {number}") for number, fields in parsed.rows]
     book = book_of_entries([entry for entry, _ in entries], code_book, path)
+    unknown = Unknown()
+    if _are_names([entry for entry, _ in entries]):
+        for entry, _ in entries:
+            if code_stage(entry, book) is None:
+                unknown.stage(entry, book.step_s)
+        entries = [(x if code_stage(x, book) is not None else "?", place) for x, place in entries]
     stages = [stage_of_entry(entry, book, path, place) for entry, place in entries]
     if time_at is None:
         _check_step(path, len(stages), book, recording)
-        return make_scoring(path, "list", runs=runs_of(stages, book.step_s), events_scored=False)
+        return make_scoring(
+            path,
+            "list",
+            runs=runs_of(stages, book.step_s),
+            events_scored=False,
+            findings=unknown.findings(),
+        )
     axis = axis_of(
         [fields[time_at] for _, fields in parsed.rows],
         step_s=book.step_s,
@@ -200,7 +226,38 @@ def read_list(path, text: str, *, code_book: str | None, recording=None) -> Scor
         runs=list(zip(axis.onsets, axis.lengths, stages)),
         events_scored=False,
         notes=axis.notes,
+        findings=[*axis.findings, *unknown.findings()],
+    )
+
+
+def _people(path, parsed, time_at, stage_at, code_book, recording) -> Scoring:
+    """Read a list with a column for each of several scorers."""
+    entries = [fields[place] for _, fields in parsed.rows for place in stage_at]
+    book = book_of_entries(entries, code_book, path)
+    rows = [
+        [
+            stage_of_entry(fields[place], book, path, f"line {number}")
+            for number, fields in parsed.rows
+        ]
+        for place in stage_at
+    ]
+    times = [str(index) for index in range(len(parsed.rows))]
+    heading = "epoch"
+    if time_at is not None:
+        times = [fields[time_at] for _, fields in parsed.rows]
+        heading = parsed.heading[time_at]
+    axis = axis_of(
+        times, step_s=book.step_s, heading=heading, repeats=True, recording=recording, path=path
+    )
+    people = [list(zip(axis.onsets, axis.lengths, stages)) for stages in rows]
+    return make_scoring(
+        path,
+        "list",
+        runs=[run for person in people for run in person],
+        events_scored=False,
+        notes=axis.notes,
         findings=axis.findings,
+        scorers=people,
     )
 
 
@@ -221,11 +278,11 @@ def _check_step(path, count, book, recording) -> None:
             )
 
 
-def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, int | None]:
-    """Return the places of the times and of the stages; None for none, (None, None) for a list."""
+def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, list[int]]:
+    """Return the places of the times (None: none) and of the stages; no place for a plain list."""
     width, rows, heading = parsed.width, parsed.rows, parsed.heading
     if width is None or width == 1 or not rows:
-        return None, None
+        return None, []
     if heading and len(heading) == width:
         names = [normalise(name) for name in heading]
         stage_at = [i for i, name in enumerate(names) if name in headings.STAGE]
@@ -234,22 +291,25 @@ def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, in
         time_at = time_at or [i for i, name in enumerate(names) if name in headings.EPOCH]
         time_at = time_at or [i for i, name in enumerate(names[:1]) if name in headings.INDEX]
         stage_at = [i for i in stage_at if i not in time_at[:1]]
+        people = [i for i, name in enumerate(names) if _SCORER.search(name)]
+        if len(people) > 1 and not set(stage_at) - set(people):
+            return (time_at[0] if time_at else None), people
         if len(stage_at) == 1:
-            return (time_at[0] if time_at else None), stage_at[0]
+            return (time_at[0] if time_at else None), stage_at
         if len(stage_at) > 1:
             raise ScoringError(f"{path}: several of its columns could be stages; keep one of them")
     columns = [[fields[place] for _, fields in rows] for place in range(width)]
     growing = [_grows(column) for column in columns]
     stages = [not grows and _are_stages(column, book) for column, grows in zip(columns, growing)]
     if width >= _WRAPPED or (len(rows) == 1 and not (width == 2 and growing[0])):
-        return None, None
+        return None, []
     if width == 2 and growing[0] and (len(rows) == 1 or not growing[1]):
-        return 0, 1
+        return 0, [1]
     found = [place for place, stage in enumerate(stages) if stage]
     if growing[0] and len(found) == 1:
-        return 0, found[0]
+        return 0, found
     if width == 2 and growing[1] and found == [0] and number_of(columns[1][0]) == 0:
-        return 1, 0
+        return 1, [0]
     raise ScoringError(
         f"{path}: has {width} columns, and neither a heading nor a first column of growing times "
         "says which of them are the stages; expected one column, or times and stages"
@@ -273,8 +333,8 @@ def _grows(column: Sequence[str]) -> bool:
 
 
 def _are_stages(column: Sequence[str], book: CodeBook | None) -> bool:
-    if book is None:
-        return all(_word_stage(field) is not None for field in column)
+    if book is None or _are_names(column):
+        return _are_names(column)
     return all(code_stage(field, book) is not None for field in column)
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import time
+from collections.abc import Iterable
 
 RECORDING_SUFFIXES = (".edf", ".bdf", ".rec", ".hea")
 
@@ -96,13 +97,13 @@ def listing(folder) -> Listing:
             names = [entry.name for entry in entries if entry.is_file()]
     except OSError:
         return Listing(folder, {}, {}, [])
-    made = Listing(folder, {}, {}, [])
+    made, folded = Listing(folder, {}, {}, []), {name.casefold() for name in names}
     for name in names:
         if name.startswith("."):
             continue
         made.names.setdefault(name.casefold(), []).append(name)
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() in RECORDING_SUFFIXES and not holds_scoring_alone(stem):
+        if suffix.lower() in RECORDING_SUFFIXES and not holds_scoring_alone(stem, folded):
             stems = made.recordings.setdefault(stem.casefold(), [])
             if stem not in stems:
                 stems.append(stem)
@@ -117,12 +118,15 @@ def listing(folder) -> Listing:
     return made
 
 
-def holds_scoring_alone(stem: str) -> bool:
-    """Whether the name of an EDF file says that it is a scoring and no recording."""
-    words = words_of(stem)
-    return any(
-        word in ("hypno", "base", "sleepscoring") or "hypnogram" in word for word in words[-2:]
-    ) or any(mark in stem.lower() for mark in ("hypnogram", "sleepscoring"))
+def holds_scoring_alone(stem: str, others: Iterable[str] = ()) -> bool:
+    """Whether the name of an EDF file says that it is a scoring and no recording.
+
+    `others` are the folded names beside it: `X Base.edf` is a scoring where there is `X PSG.edf`.
+    """
+    folded = stem.casefold()
+    if "hypnogram" in folded or "sleepscoring" in folded or words_of(stem)[-1:] == ["hypno"]:
+        return True
+    return folded.endswith(" base") and f"{folded.removesuffix('base')}psg.edf" in others
 
 
 @functools.lru_cache(4096)

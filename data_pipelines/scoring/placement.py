@@ -8,6 +8,7 @@ import numpy as np
 from data_pipelines.findings import Finding
 from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring.clock import (
+    DAY_S,
     circular_difference,
     date_is_blank,
     edf_start,
@@ -16,12 +17,16 @@ from data_pipelines.scoring.clock import (
 from data_pipelines.scoring.record import EPOCH_S, SCORED_BEFORE, Scoring, ScoringError
 from data_pipelines.scoring.scorers import padded
 
-_MOST_BEFORE_S = 2 * 86_400  # a scoring that starts earlier is of another night
+_MOST_BEFORE_S = 2 * DAY_S  # a scoring that starts earlier is of another night
 _TELLING_SHIFT_S = 1.0
+_NOON_S = 3600.0
 _FEW_EPOCHS = 20  # in a shorter recording one epoch is no small share
 _LEAST_SHARE = 0.1  # of the recording or of the scoring, whichever is shorter, must overlap
 # Formats that say when something was, or that count from the first sample by definition.
-_ABSOLUTE_SOURCES = ("edf_annotations", "noxturnal_csv", "remlogic_text", "bids_events")
+_ABSOLUTE_SOURCES = (
+    *("edf_annotations", "noxturnal_csv", "remlogic_text", "bids_events"),
+    *("domino_text", "ucddb_respevt", "philips_rml"),
+)
 
 
 def _is_same_file(path, recording) -> bool:
@@ -44,13 +49,16 @@ def shift_of(path, recording) -> tuple[float, list[Finding]]:
     start_s = getattr(recording, "start_of_day_s", None)
     if scored.start_of_day_s is None or start_s is None:
         return 0.0, []
-    if scored.start_is_filler != getattr(recording, "start_is_filler", False):
+    shift = circular_difference(scored.start_of_day_s, start_s)
+    fillers = scored.start_is_filler, getattr(recording, "start_is_filler", False)
+    blanked_s = scored.start_of_day_s if fillers[0] else start_s
+    noon = blanked_s >= DAY_S / 2 and abs(shift) < _NOON_S  # perhaps a nap of that hour
+    if fillers[0] != fillers[1] and not noon:
         note = (
             "the start of the recording or that of its scoring was blanked (anonymised): taken to "
             "start together"
         )
         return 0.0, [Finding("time_axis", "start that is blanked", note)]
-    shift = circular_difference(scored.start_of_day_s, start_s)
     start, began = edf_start(path), recording_start(recording)
     if None not in (start, began) and not (date_is_blank(began) or date_is_blank(start)):
         later = scored.first_onset_s - getattr(recording, "first_onset_s", 0.0)

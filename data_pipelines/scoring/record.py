@@ -12,7 +12,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.scorers import MAX_SCORERS, agreed, differing, layers, padded
+from data_pipelines.scoring.scorers import (
+    MAX_SCORERS,
+    agreed,
+    are_sorted,
+    differing,
+    layers,
+    padded,
+)
 
 EPOCH_S = 30
 """Length of a scored epoch (AASM manual; R&K scorings of 20 s are brought to this grid)."""
@@ -88,8 +95,8 @@ class Scoring:
             all apneas and hypopneas).
         notes: what reading had to decide and nobody needs to look at, in words without file text.
         findings: what it had to decide and a user should look at.
-        scorers: int8 `[E]` of each person, in the file's order, where it holds several people's
-            stages; their names are not kept.
+        scorers: int8 `[E]` of each person where the file holds several people's stages, in the
+            order of their names or else of the file; their names are not kept.
     """
 
     stages: np.ndarray
@@ -289,7 +296,7 @@ def _of_people(path, runs, named):
     if not told:
         return epochs_from_runs(runs), people if named else (), []
     # A few rows that overlap others are a correction; with holes, one's rows fill another's.
-    whole = 10 * scored.sum(1).min() >= 9 * scored.sum(1).max()
+    whole = 10 * scored.sum(1).min() >= 9 * scored.sum(1).max() and not are_sorted(people, apart)
     return stages, people if named or whole else (), told
 
 

@@ -44,7 +44,8 @@ def read_respiratory_list(path, text: str, recording) -> Scoring:
         found.append((parse_clock(match[1]), kind, float(match[3])))
     if not found:
         raise ScoringError(f"{path}: no event that is known stands in this list")
-    onsets, findings = onsets_from_start([time for time, _, _ in found], recording, path)
+    times, _, lengths = zip(*found)
+    onsets, findings = onsets_from_start(times, recording, path, lengths_s=lengths)
     events = [Event(kind, onset, length) for onset, (_, kind, length) in zip(onsets, found)]
     notes = [f"{dropped} rows that are no apnoea or hypopnoea left out"] * bool(dropped)
     return make_scoring(

@@ -13,6 +13,9 @@ MAX_SCORERS = 6
 """More stages than this at one time are durations gone wrong, not people."""
 
 _ROUNDING_S = 2.0
+_NO_CHANCE = 10
+# Places of W, N1, N2, N3, R by the alphabet: N1 ... R, W; REM, S0 ... S4; and by their codes.
+_ORDERS = ((4, 0, 1, 2, 3), (1, 2, 3, 4, 0), (0, 1, 2, 3, 4))
 
 
 def layers(runs: Sequence[Run]) -> list[list[Run]]:
@@ -49,6 +52,31 @@ def agreed(scorers: Sequence[np.ndarray]) -> np.ndarray:
     high = np.max(scorers, axis=0)
     low = np.min([np.where(row < 0, high, row) for row in scorers], axis=0)
     return np.where(low == high, high, -1).astype(np.int8)
+
+
+def are_sorted(scorers: Sequence[np.ndarray], apart: Sequence[Sequence[Run]]) -> bool:
+    """Whether runs of one time stand in an order of their own, so that it tells no person.
+
+    Some programs sort annotations by onset and then by text, others (mne is one) by onset and then
+    by duration. Ten in such an order are no chance.
+
+    Args:
+        scorers: the stages of each layer.
+        apart: the layers.
+    """
+    lengths = [{onset: length for onset, length, _ in layer} for layer in apart[:2]]
+    longer = np.array([lengths[0][at] - lengths[1][at] for at in lengths[0] if at in lengths[1]])
+    longer = longer[np.abs(longer) > _ROUNDING_S]
+    if len(longer) >= _NO_CHANCE and ((longer > 0).all() or (longer < 0).all()):
+        return True
+    for order in _ORDERS:
+        rank = np.array([*order, -1])  # the last one for -1
+        ranks = np.array([rank[row] for row in scorers])
+        both = (ranks >= 0).all(0) & (ranks.min(0) < ranks.max(0))
+        steps = np.diff(ranks[:, both], axis=0)
+        if both.sum() >= _NO_CHANCE and ((steps >= 0).all() or (steps <= 0).all()):
+            return True
+    return False
 
 
 def differing(scorers: Sequence[np.ndarray], stages: np.ndarray) -> list[Finding]:

@@ -15,7 +15,7 @@ from data_pipelines.findings import Finding
 from data_pipelines.scoring.record import EPOCH_S, ScoringError
 from data_pipelines.scoring.scorers import Run
 from data_pipelines.scoring.unknown_words import Unknown, is_stage_name, looks_like
-from data_pipelines.scoring.vocabulary import is_known, tokens_of
+from data_pipelines.scoring.vocabulary import is_artifact, is_known, tokens_of
 
 _STEPS_S = (30, 20)
 _SAME_S = 0.05
@@ -79,7 +79,8 @@ def runs_of_marks(
 
     A text that is no known word and does not look like a stage may still be one, of a language that
     is not known: among marks without durations it ends the stage before it where it always lies on
-    the marks' own grid of 30 or 20 s, never at the same time as a stage, and is short.
+    the marks' own grid of 30 or 20 s, never at the same time as a stage, and is short. So does an
+    artefact there: some programs have it among the stages.
 
     Args:
         path: for messages.
@@ -126,7 +127,12 @@ def _people(marks):
         min(end, last) - start > 0.5 * min(last - first, end - start)
         for (first, last), (start, end) in zip(spans, spans[1:])
     )
-    return list(named.values()) if beside else [marks]
+    return [named[key] for key in sorted(named, key=_natural)] if beside else [marks]
+
+
+def _natural(key: str) -> list:
+    """`scorer 2` before `scorer 10`."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", key)]
 
 
 def _are_tokens(marks) -> list[float]:
@@ -163,7 +169,7 @@ def _unknown_stages(marks, others, timed, unknown) -> list[float]:
         for text in others
         if not is_stage_name(text.text)
         and looks_like(text.text) != "event"
-        and not is_known(text.text)
+        and (not is_known(text.text) or is_artifact(text.text))
     ]
     onsets = [mark.onset_s for mark in marks]
     step = _step(onsets) if onsets else None
@@ -183,13 +189,15 @@ def _unknown_stages(marks, others, timed, unknown) -> list[float]:
             alike = all(_on_grid(row.onset_s - onsets[0], step) for row in rows)
         if alike and not at_a_stage:
             stages += rows
-    taken = {id(text) for text in stages}
+    taken = {id(text) for text in stages if not is_known(text.text)}
     for text in others:
         if id(text) not in taken:
             unknown.add(text.text, text.duration_s)
     ends = sorted(text.onset_s for text in stages)
     edges = np.unique([*onsets, *ends])
     for text in stages:
+        if id(text) not in taken:
+            continue
         at = int(np.searchsorted(edges, text.onset_s, "right"))
         until = edges[at] - text.onset_s if at < len(edges) else float(EPOCH_S)
         unknown.stage(

@@ -131,17 +131,18 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             raise ScoringError(f"{path}: line {number} has {len(fields)} fields; expected 4 to 6")
         start, stop = fields[2:4] if len(fields) == 4 else fields[3:5]
         rows.append((number, fields[0], fields[1], start, stop))
-    clocks = [(at, _luna_clock(row[at])) for row in rows for at in (3, 4)]
+    clocks = [(_luna_clock(row[3]), _luna_clock(row[4])) for row in rows]
+    lengths = [length_between(*clock) if all(clock) else None for clock in clocks]
     placed, findings = iter(()), []
-    if any(clock for _, clock in clocks):
-        times = [clock for _, clock in clocks if clock]
-        onsets, findings = onsets_from_start(times, recording, path)
+    if any(start for start, _ in clocks):
+        times, ends, lasting = zip(*((*x, long) for x, long in zip(clocks, lengths) if x[0]))
+        onsets, findings = onsets_from_start(times, recording, path, lengths_s=lasting, ends=ends)
         placed = iter(onsets)
     spans = []
-    for number, _, _, start, stop in rows:
-        onset = next(placed) if _luna_clock(start) else _luna_time(start, path, number)
-        if _luna_clock(stop):
-            length = next(placed) - onset
+    for (number, _, _, start, stop), (clock, _), length in zip(rows, clocks, lengths):
+        onset = next(placed) if clock else _luna_time(start, path, number)
+        if length is not None:
+            pass
         elif stop in ("...", "."):
             length = None if stop == "..." else 0.0
         elif stop.startswith("+"):

@@ -102,7 +102,11 @@ def axis_of(
     """
     clocks = [parse_clock(entry) for entry in entries]
     if all(clocks):
-        onsets, notes, findings = clock_onsets(clocks, recording, path, step_s=step_s)
+        steps = np.diff([clock.second_of_day for clock in clocks]) % DAY_S
+        usual = _usual(steps) if repeats or (len(steps) > 1 and np.ptp(steps) < 1) else None
+        onsets, notes, findings = clock_onsets(
+            clocks, recording, path, step_s=step_s, lengths_s=[usual] * len(clocks)
+        )
         if any(b <= a for a, b in zip(onsets, onsets[1:])):
             raise ScoringError(f"{path}: its column of times does not grow from row to row")
         return Axis(onsets, _lengths(onsets, step_s, repeats), notes, findings)
@@ -270,7 +274,7 @@ def _unit_of_changes(values, step_s, span, covers, rates, duration_s, path):
     return SECOND, 1.0, True
 
 
-def clock_onsets(clocks, recording, path, *, step_s: float = 60.0):
+def clock_onsets(clocks, recording, path, *, step_s: float = 60.0, lengths_s=None, ends=None):
     """Return times from the start of the recording (`00:00:30`) or of the day as (onsets, notes,
     findings), in s from the start of the recording.
 
@@ -289,7 +293,9 @@ def clock_onsets(clocks, recording, path, *, step_s: float = 60.0):
     early = clocks[0].date is None and first <= max(step_s, 60.0)
     near = start_s is not None and abs(circular_difference(first, start_s)) <= 60
     if not epoch_day and (not early or near):
-        onsets, findings = onsets_from_start(clocks, recording, path)
+        onsets, findings = onsets_from_start(
+            clocks, recording, path, lengths_s=lengths_s, ends=ends
+        )
         return onsets, (), tuple(findings)
     day, elapsed = 0.0, []
     for before, clock in zip([clocks[0], *clocks], clocks):

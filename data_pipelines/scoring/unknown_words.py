@@ -204,7 +204,7 @@ class Unknown:
                     count,
                 )
             )
-        if self._timed and not self._events:
+        if self._timed:
             found.append(
                 Finding(
                     "unknown_event",

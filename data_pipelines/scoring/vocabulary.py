@@ -140,7 +140,8 @@ def load_stages(path=WORDS / "stages.csv") -> dict[Key, int]:
 def load_events(path=WORDS / "events.csv") -> dict[Key, tuple[str, str]]:
     """Return what stands for an event: key -> (kind, value).
 
-    The kind is one of `EVENT_KINDS`, or `none` for words that are known and not kept.
+    The kind is one of `EVENT_KINDS`, or `none` for words that are known and not kept; of these, the
+    value `artifact` says that an epoch may be called so instead of a stage.
 
     Raises:
         ValueError: a row is damaged, has an unknown meaning, or contradicts another.
@@ -201,6 +202,11 @@ def event_of(text: str) -> tuple[str, str] | None:
 def is_known(text: str) -> bool:
     """Whether `text` is in the tables, be it only as a word of no stage and no event kept here."""
     return stage_of(text) is not None or _event(text) is not None
+
+
+def is_artifact(text: str) -> bool:
+    """Whether `text` says that there is an artefact, in an event or in place of a stage."""
+    return _event(text) == ("none", "artifact")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_loops_end_and_are_told(tmp_path, links):
     names, _, told = found_in(tmp_path / "in")
     assert names.count("real/n") == 1
     assert len({os.path.realpath(tmp_path / "in" / f"{name}.edf") for name in names}) == len(names)
-    assert told["links to folders that are there already"] == 1
+    assert told["links to folders that are there already, so not followed"] == 1
 
 
 def test_a_folder_reached_twice_counts_once_by_its_own_name(tmp_path):
@@ -81,7 +81,7 @@ def test_a_folder_reached_twice_counts_once_by_its_own_name(tmp_path):
     (tmp_path / "in/a").symlink_to("z")
     names, doubles, told = found_in(tmp_path / "in")
     assert (names, doubles) == (["z/n"], [])
-    assert told == {"links to folders that are there already": 1}
+    assert told == {"links to folders that are there already, so not followed": 1}
     touch(tmp_path / "far/sub/f.edf")
     (tmp_path / "in/k").symlink_to("../far/sub")
     (tmp_path / "in/l").symlink_to("../far")
@@ -102,7 +102,7 @@ def test_links_to_one_file_are_one_night(tmp_path):
         "b.edf": "is a link to the same file as a.edf",
         "c.edf": "is a link to the same file as z.edf",
     }
-    assert told == {"links to a recording that is there already": 2}
+    assert told == {"links to a recording that is there already, so counted once": 2}
 
 
 def test_files_that_are_not_fetched_are_named_and_counted(tmp_path):
@@ -140,7 +140,10 @@ def test_an_nsrr_cohort_of_links_has_its_people(tmp_path):
     assert sorted(items) == ["shhs1-200001", "shhs1-200009", "shhs2-200001"]
     assert items["shhs1-200001"].metadata == {"age": 55.0, "cohort": "shhs"}
     told = {finding.what: finding.count for finding in findings}
-    assert told == {"links to folders that are there already": 1, "recordings without a row": 1}
+    assert told == {
+        "links to folders that are there already, so not followed": 1,
+        "recordings without a row": 1,
+    }
 
 
 TREES = st.lists(

@@ -77,7 +77,7 @@ def test_nights_of_one_person_are_one_persons_in_any_disguise(
     found = people_of(tmp_path_factory.mktemp("people"), text, NAMES, encoding=encoding)
     assert found.subjects == dict(zip(NAMES, people))
     assert not found.findings
-    assert found.told == ["participants.csv: 10 of 10 rows fit 10 of 10 recordings"]
+    assert found.told == ["participants.csv: 10 of 10 rows match 10 of 10 recordings"]
 
 
 NEVER_SPLIT = [
@@ -186,6 +186,20 @@ def test_boas_recordings_of_one_person_stay_together(test_data):
     assert people.subjects == names
     assert len(set(expected.values())) < len(expected)
     assert not people.findings
+
+
+def test_sessions_of_bids_are_one_persons(tmp_path):
+    names = [f"sub-01/ses-{n}/eeg/sub-01_ses-{n}_task-sleep_eeg" for n in (1, 2)]
+    table = "participant_id\tage\nsub-01_ses-1\t30\nsub-01_ses-2\t31\n"
+    people = people_of(tmp_path, table, names)
+    assert people.subjects == dict.fromkeys(names, "sub-01")
+    people = people_of(tmp_path, table, ["sub-01_ses-1", "sub-01_ses-2"])
+    assert set(people.subjects.values()) == {"sub-01"}
+    assert not people.findings
+    # By a table of recordings they may be two; names and table then differ, and it is told.
+    table = table.replace("participant_id\tage", "recording\tsubject")
+    people = people_of(tmp_path, table, ["sub-01_ses-1", "sub-01_ses-2"])
+    assert counts(people) == {"people whom a table parts": 1}
 
 
 def test_a_person_has_the_recordings_in_the_folder_of_the_name_and_that_begin_with_it(tmp_path):

@@ -142,14 +142,16 @@ def test_preparing_ends_with_people_and_links_to_look_at(recordings, tmp_path):
     out = tmp_path / "out"
     done = launch("prepare_nights", f"--input={source}", f"--output={out}", "--channels=ecg")
     assert done.returncode == 0, done.stderr
-    assert "2 of 3 rows fit 2 of 3 recordings" in done.stderr
+    assert "2 of 3 rows match 2 of 3 recordings" in done.stderr
     lines = done.stdout.splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith("to look at"))
     assert "3 nights added" in lines[at - 1]
     text = "\n".join(lines[at:])
     for words in (
-        *("rows without a recording: 1", "recordings without a row: 1", "age not understood: 1"),
-        "links to folders that were followed: 1",
+        "1 of 3 rows match no recording (row 4)",
+        "1 of 3 recordings match no row, so their names alone tell whose they are: linked/n2",
+        "1 of 3 rows say of the age what is not understood",
+        "links to folders that were followed: 1 (linked)",
     ):
         assert words in text, text
     nights = store.NightStore(out).nights

@@ -279,6 +279,8 @@ def test_declared_units_that_differ_are_converted_without_a_word(tmp_path):
         (brain(9), "%", "'C3' is in uV and its reference 'M2' in %"),
         (brain(9), "cmH2O", "is in uV and its reference 'M2' in cmH2O"),
         (0.01 * brain(9) ** 0, "", "fit no unit that both could have"),
+        (hum(9, 15_000), "", "fit no unit that both could have"),
+        (hum(9, 15), "mV", "no contact"),
     ],
 )
 def test_units_that_cannot_be_reconciled_are_refused(tmp_path, mastoid, unit, message):

@@ -200,6 +200,9 @@ def test_a_cohort_whose_labels_are_documented_still_binds():
         # What is left of banks of which electrodes were taken out.
         (["A1", "A2", "A19", "B22", "C3", "C4", "D4", "D19"], ""),
         (["E1", "E2", "E9", "E24", "E36", "E104"], ""),
+        (["A1", "A2", "C3", "C4", "C21"], ""),
+        # A number that no bank has is no electrode.
+        (["C3", "C99", "X1"], "C3"),
     ],
 )
 def test_what_stays_beside_another_system(labels, bound):

@@ -94,6 +94,7 @@ def folder(tmp_path):
         ("night.edf", "night.txt", b"\xef\xbb\xbf" + WORD_LIST.replace("\n", "\r\n").encode()),
         ("night.edf", "night.txt", WORD_LIST.encode("utf-16")),
         ("night.rec", "night_1.txt", WORD_LIST),
+        ("night.edf", "night.edf.csv", CSV),
     ],
 )
 def test_the_scoring_of_a_recording_is_found(folder, recording, beside, content):
@@ -218,6 +219,9 @@ def test_scorings_that_contradict_are_told(folder):
         ("night.xml", "<html/>", "*.xml"),
         ("night_hypnogram.json", '{"stages": [1, 2]}', "*_hypnogram.json"),
         ("Hypnogram.xlsx", b"PK", "Hypnogram.xlsx"),
+        ("night_1.xlsx", b"PK", "*.xlsx"),
+        ("night.json", '{"hypnogram": [0, 1, 2]}', "*.json"),
+        ("night_events.tsv", "onset\tduration\ttrial_type\n5\t1\ttone\n", "*_events.tsv"),
         ("night_respevt.txt", "                     Respiratory Event List\n", "*.txt"),
     ],
 )
@@ -235,7 +239,8 @@ def test_what_lies_beside_a_night_without_scoring_is_told(folder, name, content,
 
 
 def test_a_night_with_nothing_beside_it_says_so(folder):
-    there = folder({"night.edf": b"", "night_channels.tsv": "name\ttype\n", "night.pdf": b"%PDF"})
+    beside = {"night_channels.tsv": "name\ttype\n", "night.pdf": b"%PDF", "night.json": "{}"}
+    there = folder({"night.edf": b"", "night_questions.xlsx": b"PK"} | beside)
     found, (finding,) = read_beside(there / "night.edf")
     assert found is None
     assert finding.note == "no scoring was found"
@@ -259,6 +264,24 @@ def test_lists_of_events_are_read_with_the_stages(folder):
     assert read_beside(there / "night.edf", recording=NIGHT)[0].events == []
     (there / "Flow D.txt").rename(there / "night Flow D.txt")
     assert len(read_beside(there / "night.edf", recording=NIGHT)[0].events) == 1
+
+
+def test_a_list_of_events_that_cannot_be_placed_is_told(folder):
+    there = folder(
+        {
+            "night.edf": b"",
+            "night_stages.txt": WORD_LIST,
+            "night_events.csv": "start time,duration,event\n22:01:00,9,Hypopnea\n",
+        }
+    )
+    nobody = types.SimpleNamespace(path=None, start_of_day_s=None, duration_s=480.0)
+    found, _ = read_beside(there / "night.edf", recording=nobody)
+    (finding,) = found.findings
+    assert (finding.kind, finding.what) == ("unread_file", "*_events.csv")
+    assert "night_events.csv" in finding.note and str(there) not in finding.note
+    found, _ = read_beside(there / "night.edf", recording=NIGHT)
+    assert [event.onset_s for event in found.events] == [60.0]
+    assert found.stages.tolist() == STAGES
 
 
 def _events(path):

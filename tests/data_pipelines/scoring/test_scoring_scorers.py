@@ -168,6 +168,30 @@ def test_a_correction_is_told_and_is_no_person():
     assert len(differ(found)) == 1
 
 
+def test_whose_is_whose_is_not_told_by_the_alphabet():
+    first, second = "W12211RR3322W1R2", "1W1122RR3W2W121W"
+    by_file = rows(first) + rows(second)
+    assert people(read(by_file)) == [first, second]
+    by_text = sorted(by_file, key=lambda row: (row[0], row[2]))
+    found = read(by_text)
+    assert letters_of(found.stages) == letters_of(read(by_file).stages)
+    assert found.scorers == ()
+    assert differ(found)
+    # Where the file names them, their order says nothing.
+    named = rows(first, "{} Scorer1") + rows(second, "{} Scorer2")
+    named.sort(key=lambda row: (row[0], row[2]))
+    assert people(read(named)) == [first, second]
+
+
+def test_whose_is_whose_is_not_told_by_the_longer_run():
+    first, second = "W1122R" * 6, "22RW11" * 6
+    by_file = runs(first) + runs(second)
+    assert people(read(by_file)) == [first, second]
+    found = read(sorted(by_file, key=lambda row: row[:2]))
+    assert found.scorers == ()
+    assert letters_of(found.stages) == letters_of(read(by_file).stages)
+
+
 def test_changes_of_several_people_without_names_are_refused():
     first = [(at, None, text) for at, _, text in runs("WW11112222RR")]
     second = [(at, None, text) for at, _, text in runs("22WW11122RRR")]

@@ -193,6 +193,34 @@ def test_a_scoring_that_begins_at_midnight_is_told(read):
     assert late.stages.tolist() == [-1, -1, *STAGES]
 
 
+def test_an_unknown_name_in_a_list_is_unscored_and_told(read):
+    names = [WORDS[stage] for stage in STAGES]
+    text = "\n".join([*names[:4], "Quiet", *names[5:]])
+    for book in (None, "aasm5"):
+        found = read(text, code_book=book)
+        assert found.stages.tolist() == [*STAGES[:4], -1, *STAGES[5:]]
+        assert [finding.kind for finding in found.findings] == ["unknown_stage"]
+    with pytest.raises(ScoringError, match="line 5 is not in its code book"):
+        read("\n".join(map(str, [*STAGES[:4], "Quiet", *STAGES[5:]])))
+    assert read("WAKE\nART\nuns\nN2\nREM\n", code_book=None).stages.tolist() == [0, -1, -1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["Epoch,Scorer1,Scorer2", "Time (s),Expert A,Expert B", "epoch,stage rater 1,stage rater 2"],
+)
+def test_columns_of_several_scorers_are_kept_apart(read, heading):
+    other = [*STAGES[:-1], 4]
+    by = 30 if "Time" in heading else 1
+    lines = [f"{by * e},{a},{b}" for e, (a, b) in enumerate(zip(STAGES, other))]
+    found = read("\n".join([heading, *lines]))
+    assert [row.tolist() for row in found.scorers] == [STAGES, other]
+    assert found.stages.tolist() == [*STAGES[:-1], -1]
+    assert [finding.kind for finding in found.findings] == ["several_scorers"]
+    alone = "\n".join([heading.partition(",")[2], *(line.partition(",")[2] for line in lines)])
+    assert [row.tolist() for row in read(alone).scorers] == [STAGES, other]
+
+
 def test_missing_epochs_are_unscored(read):
     kept = [0, 1, 2, 5, 6, 7, 8, 9, 10, 11]
     text = rows(kept, [STAGES[e] for e in kept], heading="Epoch,Stage")

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.scoring import ScoringError, read_scoring, unknown_words, vocabulary
+from data_pipelines.scoring import (
+    ScoringError,
+    find_scoring,
+    read_scoring,
+    unknown_words,
+    vocabulary,
+)
 from data_pipelines.scoring.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.scorers import letters_of
 
@@ -231,12 +237,16 @@ def test_an_invented_word_unscores_its_own_time_and_no_other(data):
         ((75, None, "asleep"), False),
         ((90, None, "Bathroom"), True),  # it might be a stage's name: better lost than wrong
         ((75, None, "Stage X"), True),
+        ((90, None, "Artefakt"), True),  # Domino has it among the stages
+        ((90, None, "A"), True),
+        ((75, None, "Artefakt"), False),
     ],
 )
 def test_a_note_among_marks_ends_a_stage_only_where_it_may_be_one(note, lost):
     found = read([*changes(ENGLISH.split("|")), note])
     assert letters_of(found.stages) == ("WW1-2233RRW2" if lost else STAGES)
-    assert bool(told(found, "unknown_stage")) == lost
+    # An artefact is known to be no stage.
+    assert bool(told(found, "unknown_stage")) == (lost and note[2] != "Artefakt")
 
 
 def test_a_note_that_also_stands_off_the_grid_is_no_stage():
@@ -244,9 +254,18 @@ def test_a_note_that_also_stands_off_the_grid_is_no_stage():
     assert letters_of(read([*changes(ENGLISH.split("|")), *notes]).stages) == STAGES
 
 
+def test_stages_of_which_no_word_is_known_are_told(tmp_path):
+    path = edf_plus(tmp_path / "a.edf", changes(["Stage A", "Stage B", "Stage C", "Stage D", "E"]))
+    assert find_scoring(path) == path
+    found = read_scoring(path)
+    assert len(found.stages) == 0
+    assert told(found, "unknown_stage") == {"Stage A": 2, "Stage B": 1, "Stage C": 2, "Stage D": 1}
+    assert not found.events_scored
+
+
 def test_bare_numbers_need_a_code_book(tmp_path):
     rows = epochs(["0", "1", "2", "3", "5"])
-    with pytest.raises(ScoringError, match="no sleep stage"):
+    with pytest.raises(ScoringError, match="no sleep stage.*code book"):
         read(rows)
     found = read([*rows[:4], (120, 30, "Sleep stage N2"), *rows[5:]])
     assert letters_of(found.stages) == "----2"

@@ -4,14 +4,17 @@ r"""Say of each recording how its labels resolve, why the others do not, and whe
     python -m launch.check_recordings --cohort=shhs shhs1-200001.edf
     python -m launch.check_recordings --aliases=our_labels.toml night.edf
     python -m launch.check_recordings --format=json /folder/of/recordings
+    python -m launch.check_recordings --figure=PICTURES /folder/of/recordings
 
-Reads headers, scoring, tables of participants and a few minutes of each channel; writes nothing.
+Reads headers, scoring, tables of participants and a few minutes of each channel; writes nothing
+but, with ``--figure``, a picture of each recording.
 Ends with a summary of what would be left out, guessed or corrected. The exit code is 1 where any
 file cannot be read; the other files are still checked.
 """
 
 import collections
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import sys
@@ -26,6 +29,7 @@ from data_pipelines.channels.quality import RecordingQuality, check_quality
 from data_pipelines.channels.table import COHORTS
 from data_pipelines.recordings.base import Recording, RecordingError
 from data_pipelines.recordings.opening import open_recording
+from hypnos_jax.reports import recording_figure
 
 _ALIASES = flags.DEFINE_string(
     "aliases", None, "JSON or TOML file of canonical channel -> list of this site's labels."
@@ -36,6 +40,12 @@ _COHORT = flags.DEFINE_enum(
 _MAINS_HZ = flags.DEFINE_integer("mains_hz", None, "50 or 60; by default seen in the spectrum.")
 _CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
 _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "For people, or one JSON document.")
+_FIGURE = flags.DEFINE_string(
+    "figure",
+    None,
+    "Folder to draw a page of each recording into (PNG): pieces of the channels, their spectra, the"
+    " hypnogram on the recording's time axis.",
+)
 _STRICT = flags.DEFINE_bool("strict", False, "Exit code 1 where there is anything to look at.")
 
 
@@ -50,6 +60,7 @@ class Report:
             holds no signals.
         events: :class:`scoring.Event` in order of onset.
         source: Of which kind the scoring is, or None.
+        events_scored: As of :class:`scoring.Scoring`.
         notes: What nobody needs to look at.
         findings: What a user should look at.
     """
@@ -60,6 +71,7 @@ class Report:
     stages: np.ndarray | None
     events: list[scoring.Event]
     source: str | None
+    events_scored: bool | tuple[str, ...]
     notes: list[str]
     findings: list[findings.Finding]
 
@@ -99,19 +111,21 @@ def check(path: pathlib.Path, reader: recording_night.PrepareRecording, cohort, 
     )
     quality = check_quality(recording, resolution, mains_hz=mains_hz)
     found, notes = [*quality.findings], [*quality.notes]
-    stages, events, source = None, [], None
+    stages, events, source, events_scored = None, [], None, False
     if recording.labels:
         try:
             pending = recording_night.Pending(name=recording.name, path=path)
             stages, events, facts = reader.scoring_of(pending, recording)
-            source = facts.get("scoring")
+            source, events_scored = facts.get("scoring"), facts.get("events_scored", False)
             found += facts["findings"]
             notes += facts["notes"]
         except scoring.ScoringError as error:
             # Where the folder lies is said by the recording's own line.
             reason = str(error).replace(f"{path.parent}/", "")
             found.append(findings.Finding("no_scoring", "scoring that is refused", reason))
-    return Report(recording, resolution, quality, stages, events, source, notes, found)
+    return Report(
+        recording, resolution, quality, stages, events, source, events_scored, notes, found
+    )
 
 
 def check_people(path: pathlib.Path, recordings: list[pathlib.Path]) -> list[findings.Finding]:
@@ -166,6 +180,20 @@ def describe(report: Report) -> str:
         rows = [("NOT USED", "BECAUSE"), *unused]
         lines += ["", *_table(rows)]
     return "\n".join(lines) + "\n"
+
+
+def draw(report: Report, pages: recording_figure.Pages) -> pathlib.Path:
+    """Draw the page of a recording and return its file."""
+    scored = None
+    if report.source is not None:
+        scored = scoring.Scoring(report.stages, report.events, report.source, report.events_scored)
+    return pages.draw(
+        report.recording,
+        report.quality,
+        scored=scored,
+        findings=report.findings,
+        notes=report.notes,
+    )
 
 
 def _not_used(report: Report) -> list[tuple[str, str]]:
@@ -228,6 +256,9 @@ def main(argv: list[str]) -> None:
     reader = recording_night.PrepareRecording(
         recipes.find_recipe("hypnos"), (), aliases=aliases, code_book=_CODE_BOOK.value
     )
+    if _FIGURE.value is not None and importlib.util.find_spec("matplotlib") is None:
+        raise app.UsageError("--figure needs matplotlib, which the extra `probe` installs")
+    pages = None if _FIGURE.value is None else recording_figure.Pages(_FIGURE.value)
     recordings, errors, of_run, checked, unknown = [], [], [], 0, 0
     of_recordings = collections.defaultdict(list)
 
@@ -259,6 +290,13 @@ def main(argv: list[str]) -> None:
                     print(describe(report), flush=True)
             except RecordingError as error:
                 cannot(path, f"CANNOT BE READ  {error}\n")
+                continue
+            if pages is None or not report.recording.labels:
+                continue
+            try:
+                print(f"  drawn: {draw(report, pages)}\n", file=sys.stderr, flush=True)
+            except Exception as error:  # whatever is odd about one must not stop the others
+                cannot(path, f"CANNOT BE DRAWN  {path}: {error!r}\n")
     summary = findings.summarise(of_recordings, [finding.to_json() for finding in of_run])
     if as_json:
         document = {

@@ -145,7 +145,7 @@ class PrepareRecording:
         """Return stages, events and facts of a night's scoring, on the axis of its recording.
 
         The facts are ``notes``, ``findings`` and, where there is a scoring, ``scoring`` (of which
-        kind it is) and ``events_scored``.
+        kind it is), ``events_scored`` and, of several people's, ``scorers``.
 
         Raises:
             ScoringError: It cannot be read, or belongs to another recording.

@@ -86,6 +86,11 @@ class Recording(abc.ABC):
         return []
 
     @property
+    def gaps(self) -> list[tuple[float, float]]:
+        """Start and stop in s of what the recording's time axis holds no samples of."""
+        return []
+
+    @property
     def unreadable(self) -> dict[int, str]:
         """The channels that cannot be read, with the reason, as ``resolve`` takes them."""
         problems = {i: self.problem(i) for i in range(len(self.labels))}

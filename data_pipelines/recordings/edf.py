@@ -239,6 +239,12 @@ class EdfRecording(Recording):
 
     # --- channels ---------------------------------------------------------------------------------
 
+    @property
+    def gaps(self):
+        ends = [onset + (stop - start) * self._record_s for start, stop, onset in self._runs]
+        starts = [onset for _, _, onset in self._runs[1:]]
+        return [(float(end), float(start)) for end, start in zip(ends, starts)]
+
     def problem(self, index):
         return self._signals[index].problem
 

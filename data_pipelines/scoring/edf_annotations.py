@@ -14,7 +14,6 @@ from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
 from data_pipelines.scoring.record import (
-    EPOCH_S,
     Event,
     Scoring,
     ScoringError,
@@ -25,21 +24,8 @@ from data_pipelines.scoring.record import (
 from data_pipelines.scoring.stage_marks import Mark, Text, runs_of_marks, split_scorer
 from data_pipelines.scoring.unknown_words import Unknown, is_stage_name
 from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
+from data_pipelines.scoring.written_words import EDF_STAGES, edf_text, events_mark, stage_runs
 
-_STAGE_NAMES = ("W", "N1", "N2", "N3", "R")
-_EVENT_TEXTS = {
-    "apnea_obstructive": "Obstructive apnea",
-    "apnea_central": "Central apnea",
-    "apnea_mixed": "Mixed apnea",
-    "hypopnea": "Hypopnea",
-    "apnea_hypopnea": "Apnea or hypopnea",
-    "desaturation": "Oxygen desaturation",
-    "arousal": "EEG arousal",
-    "rera": "RERA",
-    "leg_movement": "Limb movement",
-    "lights_off": "Lights off",
-    "lights_on": "Lights on",
-}
 _ANNOTATION_BYTES = 2000
 
 
@@ -152,26 +138,27 @@ def write_edf_annotations(path, scoring, *, start: datetime.datetime) -> None:
     Args:
         path: the file to write.
         scoring: stages and events; positions are written as `Position <value>`.
-        start: start of the recording, to put into the header.
+        start: start of the recording, to put into the header; a part of a second goes into the
+            time of the first record.
     """
-    rows = []
-    edges = np.flatnonzero(np.diff(scoring.stages)) + 1
-    starts = [0, *edges.tolist()] if len(scoring.stages) else []
-    for first, stop in zip(starts, [*starts[1:], len(scoring.stages)], strict=True):
-        stage = int(scoring.stages[first])
-        text = f"Sleep stage {_STAGE_NAMES[stage] if stage >= 0 else '?'}"
-        rows.append((first * EPOCH_S, (stop - first) * EPOCH_S, text))
+    rows = [
+        (onset, length, EDF_STAGES[stage]) for onset, length, stage in stage_runs(scoring.stages)
+    ]
     for event in scoring.events:
-        text = _EVENT_TEXTS.get(event.kind, f"Position {event.value}")
-        rows.append((event.onset_s, event.duration_s, text))
+        text = edf_text(event)
+        if text:
+            rows.append((event.onset_s, event.duration_s, text))
     rows.sort()
-    lists = [_annotation(0, None, "")]
-    lists += [_annotation(*row) for row in rows]
+    # A record says when it is from the header's start on, which is a whole second.
+    first = _annotation(start.microsecond / 1e6, None, "")
+    rows = [(onset + start.microsecond / 1e6, length, text) for onset, length, text in rows]
+    mark = events_mark(scoring)
+    lists = [first, *[_annotation(0, None, mark)] * bool(mark), *(_annotation(*x) for x in rows)]
     blocks, block = [], b""
     for item in lists:
         if len(block) + len(item) > _ANNOTATION_BYTES:
             blocks.append(block)
-            block = _annotation(0, None, "")
+            block = first
         block += item
     blocks.append(block)
     header = (

@@ -9,7 +9,7 @@ import functools
 import re
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.record import Event
+from data_pipelines.scoring.record import EVENT_KINDS, Event
 from data_pipelines.scoring.vocabulary import (
     TOKENS,
     WORDS,
@@ -26,7 +26,8 @@ _LONGEST_STAGE = 4
 
 _WORDS_TOLD = 20
 _SHORTEST_S, _LONGEST_S = 2.0, 300.0
-_NOT_SCORED = {"position", "lights_off", "lights_on"}
+NOT_SCORED = {"position", "lights_off", "lights_on"}
+_SCORED = re.compile(r"events[ _](not[ _])?scored:?([a-z_, ]*)", re.IGNORECASE)
 _CODE = re.compile(r"(?:sn|sr|nr|[nsr])\d|[^\W\d_]|\d")
 
 
@@ -107,6 +108,19 @@ def printable(text: str) -> str:
     return " ".join(parts[:8]) or "…"
 
 
+def scored_of(text: str) -> bool | tuple[str, ...] | None:
+    """Return what a row of our own writing says of the events, None if a text is no such row.
+
+    `Events scored`, `Events not scored`, or `Events scored: arousal, leg_movement` for these alone.
+    """
+    match = _SCORED.fullmatch(text.strip())
+    if match is None:
+        return None
+    named = {kind.strip() for kind in match[2].split(",")}
+    kinds = tuple(sorted(named & {*EVENT_KINDS, "apnea"}))
+    return kinds or not match[1]
+
+
 class Unknown:
     """The words of one file that are not known."""
 
@@ -115,6 +129,7 @@ class Unknown:
         self._events: dict[str, int] = collections.Counter()
         self._missed: dict[str, int] = collections.Counter()
         self._timed = 0
+        self._said: bool | tuple[str, ...] | None = None
         self.others = 0
         """Texts that look like neither; words that are known and not kept are among them."""
 
@@ -132,6 +147,10 @@ class Unknown:
 
     def add(self, text: str, duration_s: float | None, *, breathing: bool = False) -> None:
         """Add a text that is no word for a stage; `breathing` if the file says that it is of it."""
+        said = scored_of(text)
+        if said is not None:
+            self._said = said
+            return
         if is_known(text):
             self.others += 1
             return
@@ -151,10 +170,13 @@ class Unknown:
         True: for all kinds. False: for none, or nothing of it was understood; lights and positions
         say nothing. Else the kinds that were understood, `apnea` for all of breathing: where words
         for breathing were not, or texts with durations stand where no word for breathing does, the
-        night does not count as free of apneas. `empty` is for formats whose files all come from
-        people who look for events: one without any is a night without any.
+        night does not count as free of apneas. A row that says it is believed (`scored_of`).
+        `empty` is for formats whose files all come from people who look for events: one without any
+        is a night without any.
         """
-        met = {event.kind for event in events} - _NOT_SCORED
+        if self._said is not None:
+            return self._said
+        met = {event.kind for event in events} - NOT_SCORED
         breathing = {kind for kind in met if kind.startswith(("apnea", "hypopnea"))}
         missed = {kind for kind, times in self._missed.items() if times > 1}
         if self._timed and not breathing:

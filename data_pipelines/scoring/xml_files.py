@@ -4,6 +4,7 @@ Elements are found by name, in whatever order they stand; entities, external ref
 are refused (defusedxml), so a hostile file cannot grow in memory or reach for another file.
 """
 
+import codecs
 import dataclasses
 import re
 import xml.etree.ElementTree
@@ -58,6 +59,15 @@ _ENCODING = re.compile(r"encoding\s*=\s*[\"']([\w.:-]{1,40})[\"']")
 _SEEMS = {"utf-8": "UTF-8", "cp1252": "Windows-1252"}
 
 
+def _encoding_name(text: str) -> str:
+    """Return the name of an encoding; other words of a file are not repeated."""
+    try:
+        codecs.lookup(text)
+    except LookupError:
+        return "none that is known"
+    return text
+
+
 def _root(path, data: bytes):
     """Return the root element and what was decided about the encoding of its text.
 
@@ -74,7 +84,7 @@ def _root(path, data: bytes):
     seems = _SEEMS.get(seems, "UTF-16")
     declaration = _DECLARATION.match(text)
     match = _ENCODING.search(declaration[0]) if declaration else None
-    declared = match[1] if match else "UTF-8"
+    declared = _encoding_name(match[1]) if match else "UTF-8"
     is_declared = declared.casefold().replace("_", "-") in (seems.casefold(), "utf8")
     tries = [data, text[declaration.end() if declaration else 0 :].lstrip()]
     if seems == "UTF-8" and not is_declared and not data.isascii():
@@ -124,10 +134,12 @@ def _event(concepts, onset, length) -> Event | None:
         if concept.casefold() == "unsure":
             # NSRR: a hypopnea of more than 50 % of flow or with a 3 % desaturation.
             return Event("hypopnea", onset, length)
-        found = event_of(concept)
-        if found:
-            return Event(found[0], onset, length, found[1])
-    return None
+    found = [event for event in map(event_of, concepts) if event]
+    if not found:
+        return None
+    # `Hypopnea|Hypopnea (epoch)`: the part that says more.
+    kind, value = max(found, key=lambda event: bool(event[1]))
+    return Event(kind, onset, length, value)
 
 
 def _nsrr(path, root, recording) -> Scoring:

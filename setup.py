@@ -12,7 +12,7 @@ setup(
     package_data={
         "hypnos_jax.export": ["templates/*.md"],
         "hypnos_jax.reports": ["templates/*.html"],
-        "data_pipelines.scoring": ["words/*.csv"],
+        "data_pipelines.scoring.words": ["*.csv"],
     },
     install_requires=[
         "jax>=0.10",  # the numerics; 0.10 is the first release with the mesh API used here

@@ -19,7 +19,7 @@ from data_pipelines import scoring
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.opening import open_recording
 from data_pipelines.scoring import writing
-from data_pipelines.scoring.clock import edf_start
+from data_pipelines.scoring.times.clock import edf_start
 
 _INPUT = flags.DEFINE_string("input", None, "Scoring to read.", required=True)
 _OUTPUT = flags.DEFINE_string(

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.files import walk
 from data_pipelines.findings import Finding
-from data_pipelines.scoring import names
+from data_pipelines.scoring.search import names
 
 SUFFIXES = (".edf", ".bdf", ".rec", ".hea")
 TABLES = ("participants.csv", "participants.tsv")

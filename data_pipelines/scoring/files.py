@@ -4,34 +4,37 @@ import errno
 import pathlib
 
 from data_pipelines.scoring.consensus import of_scorer
-from data_pipelines.scoring.domino import is_domino, read_domino
-from data_pipelines.scoring.edf_annotations import (
+from data_pipelines.scoring.formats.domino import is_domino, read_domino
+from data_pipelines.scoring.formats.edf_annotations import (
     is_edf,
     read_annotations,
     scoring_from_annotations,
 )
-from data_pipelines.scoring.event_tables import (
+from data_pipelines.scoring.formats.event_tables import (
     columns_of,
     has_recording_onsets,
     heading_at,
     is_bids,
     read_event_table,
 )
-from data_pipelines.scoring.json_lists import read_json
-from data_pipelines.scoring.lists import read_eannot, read_list
-from data_pipelines.scoring.placement import check_overlap, shift_of
-from data_pipelines.scoring.record import Scoring, ScoringError
-from data_pipelines.scoring.respiratory_list import is_respiratory_list, read_respiratory_list
-from data_pipelines.scoring.tables import (
+from data_pipelines.scoring.formats.json_lists import read_json
+from data_pipelines.scoring.formats.lists import read_eannot, read_list
+from data_pipelines.scoring.formats.respiratory_list import (
+    is_respiratory_list,
+    read_respiratory_list,
+)
+from data_pipelines.scoring.formats.tables import (
     is_noxturnal,
     is_remlogic,
     read_luna_annot,
     read_noxturnal,
     read_remlogic,
 )
+from data_pipelines.scoring.formats.wfdb_annotations import read_wfdb
+from data_pipelines.scoring.formats.xml_files import read_xml
+from data_pipelines.scoring.record import Scoring, ScoringError
 from data_pipelines.scoring.text import decode, read_bytes, table_of
-from data_pipelines.scoring.wfdb_annotations import read_wfdb
-from data_pipelines.scoring.xml_files import read_xml
+from data_pipelines.scoring.times.placement import check_overlap, shift_of
 
 
 def read_scoring(

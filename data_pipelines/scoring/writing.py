@@ -16,10 +16,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from data_pipelines.files import atomic_write
-from data_pipelines.scoring import written_words as words
-from data_pipelines.scoring.edf_annotations import write_edf_annotations
 from data_pipelines.scoring.files import read_scoring
+from data_pipelines.scoring.formats.edf_annotations import write_edf_annotations
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
+from data_pipelines.scoring.words import written_words as words
 
 BLANK_DATE = datetime.date(1985, 1, 1)
 """The date that anonymised EDF files carry; it says nothing."""

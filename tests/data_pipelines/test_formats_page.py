@@ -4,7 +4,7 @@ import pathlib
 import re
 
 from data_pipelines.recordings.opening import SUFFIXES
-from data_pipelines.scoring.vocabulary import CODE_BOOKS
+from data_pipelines.scoring.words.vocabulary import CODE_BOOKS
 from data_pipelines.scoring.writing import FORMS
 
 ROOT = pathlib.Path(__file__).parents[2]

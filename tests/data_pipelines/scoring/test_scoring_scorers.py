@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data_pipelines import recipes
 from data_pipelines.builders.recording_night import Pending, PrepareRecording
 from data_pipelines.scoring import Event, ScoringError, align, read_consensus, read_scoring
-from data_pipelines.scoring.edf_annotations import scoring_from_annotations
+from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import make_scoring
 from data_pipelines.scoring.scorers import letters_of
 

@@ -18,7 +18,7 @@ from data_pipelines.scoring import (
     unknown_words,
     vocabulary,
 )
-from data_pipelines.scoring.edf_annotations import scoring_from_annotations
+from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.scorers import letters_of
 
 TABLES = {path.name: path for path in sorted(vocabulary.WORDS.glob("*.csv"))}

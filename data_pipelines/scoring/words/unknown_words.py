@@ -10,7 +10,7 @@ import re
 
 from data_pipelines.findings import Finding
 from data_pipelines.scoring.record import EVENT_KINDS, Event
-from data_pipelines.scoring.vocabulary import (
+from data_pipelines.scoring.words.vocabulary import (
     TOKENS,
     WORDS,
     add_word,

@@ -6,19 +6,19 @@ names and units of their columns alone.
 
 import dataclasses
 
-from data_pipelines.scoring import headings
-from data_pipelines.scoring.clock import length_between, parse_clock
-from data_pipelines.scoring.edf_annotations import scoring_from_annotations
-from data_pipelines.scoring.lists import code_stage
+from data_pipelines.scoring.formats import headings
+from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
+from data_pipelines.scoring.formats.lists import code_stage
 from data_pipelines.scoring.record import MAX_ROWS, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.time_units import (
+from data_pipelines.scoring.times.clock import length_between, parse_clock
+from data_pipelines.scoring.times.time_units import (
     FACTORS,
     clock_onsets,
     scales_of,
     unit_of_heading,
 )
-from data_pipelines.scoring.vocabulary import CODE_BOOKS, code_book_of, normalise, stage_of
+from data_pipelines.scoring.words.vocabulary import CODE_BOOKS, code_book_of, normalise, stage_of
 
 Rows = list[list[str]]
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.scoring import domino
-from data_pipelines.scoring.edf_annotations import has_stages, read_annotations
-from data_pipelines.scoring.event_tables import columns_of, heading_at
 from data_pipelines.scoring.files import format_of, head_of
-from data_pipelines.scoring.lists import looks_like_list
-from data_pipelines.scoring.names import (
+from data_pipelines.scoring.formats import domino
+from data_pipelines.scoring.formats.edf_annotations import has_stages, read_annotations
+from data_pipelines.scoring.formats.event_tables import columns_of, heading_at
+from data_pipelines.scoring.formats.lists import looks_like_list
+from data_pipelines.scoring.record import ScoringError
+from data_pipelines.scoring.search.names import (
     Listing,
     is_alone,
     is_sidecar,
@@ -22,10 +23,9 @@ from data_pipelines.scoring.names import (
     says_scoring,
     words_of,
 )
-from data_pipelines.scoring.record import ScoringError
 from data_pipelines.scoring.text import decode, number_of, table_of
-from data_pipelines.scoring.unknown_words import looks_like
-from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
+from data_pipelines.scoring.words.unknown_words import looks_like
+from data_pipelines.scoring.words.vocabulary import code_book_of, event_of, stage_of
 
 # What a name has beside the recording's, where that alone says the format; the first one first.
 ENDS = (

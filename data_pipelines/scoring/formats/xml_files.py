@@ -9,8 +9,7 @@ import dataclasses
 import re
 import xml.etree.ElementTree
 
-from data_pipelines.scoring.clock import circular_difference, parse_clock
-from data_pipelines.scoring.philips import read_philips
+from data_pipelines.scoring.formats.philips import read_philips
 from data_pipelines.scoring.record import (
     EPOCH_S,
     Event,
@@ -21,8 +20,9 @@ from data_pipelines.scoring.record import (
     make_scoring,
 )
 from data_pipelines.scoring.text import decode, encoding_of, number_of
-from data_pipelines.scoring.unknown_words import Unknown, looks_like
-from data_pipelines.scoring.vocabulary import CODE_BOOKS, event_of, stage_of
+from data_pipelines.scoring.times.clock import circular_difference, parse_clock
+from data_pipelines.scoring.words.unknown_words import Unknown, looks_like
+from data_pipelines.scoring.words.vocabulary import CODE_BOOKS, event_of, stage_of
 
 START_TOLERANCE_S = 60.0
 

@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from data_pipelines.scoring.consensus import consensus
-from data_pipelines.scoring.lists import book_of_entries, runs_of, stage_of_entry
+from data_pipelines.scoring.formats.lists import book_of_entries, runs_of, stage_of_entry
 from data_pipelines.scoring.record import (
     Scoring,
     ScoringError,
@@ -14,7 +14,7 @@ from data_pipelines.scoring.record import (
 )
 from data_pipelines.scoring.scorers import padded
 from data_pipelines.scoring.text import decode, read_bytes
-from data_pipelines.scoring.vocabulary import code_book_of
+from data_pipelines.scoring.words.vocabulary import code_book_of
 
 
 def _content(path, data: bytes):

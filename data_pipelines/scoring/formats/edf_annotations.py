@@ -13,6 +13,7 @@ import numpy as np
 from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.edf import EdfRecording
+from data_pipelines.scoring.formats.stage_marks import Mark, Text, runs_of_marks, split_scorer
 from data_pipelines.scoring.record import (
     Event,
     Scoring,
@@ -21,10 +22,9 @@ from data_pipelines.scoring.record import (
     check_time,
     make_scoring,
 )
-from data_pipelines.scoring.stage_marks import Mark, Text, runs_of_marks, split_scorer
-from data_pipelines.scoring.unknown_words import Unknown, is_stage_name
-from data_pipelines.scoring.vocabulary import code_book_of, event_of, stage_of
-from data_pipelines.scoring.written_words import EDF_STAGES, edf_text, events_mark, stage_runs
+from data_pipelines.scoring.words.unknown_words import Unknown, is_stage_name
+from data_pipelines.scoring.words.vocabulary import code_book_of, event_of, stage_of
+from data_pipelines.scoring.words.written_words import EDF_STAGES, edf_text, events_mark, stage_runs
 
 _ANNOTATION_BYTES = 2000
 

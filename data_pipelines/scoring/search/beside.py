@@ -5,8 +5,10 @@ import pathlib
 import re
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring import domino
-from data_pipelines.scoring.candidates import (
+from data_pipelines.scoring.files import head_of, read_scoring
+from data_pipelines.scoring.formats import domino
+from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
+from data_pipelines.scoring.search.candidates import (
     BINARY,
     EVENT_LIST,
     LATER,
@@ -20,8 +22,7 @@ from data_pipelines.scoring.candidates import (
     has_own_stages,
     reason_not_read,
 )
-from data_pipelines.scoring.files import head_of, read_scoring
-from data_pipelines.scoring.names import (
+from data_pipelines.scoring.search.names import (
     Listing,
     is_alone,
     listing,
@@ -30,7 +31,6 @@ from data_pipelines.scoring.names import (
     pattern_of,
     words_of,
 )
-from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
 from data_pipelines.scoring.text import decode
 
 _SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)

@@ -7,11 +7,16 @@ have it (Snooz's converter among them); the vendor publishes no description.
 
 import re
 
-from data_pipelines.scoring.clock import ClockTime, length_between, onsets_from_start, parse_clock
-from data_pipelines.scoring.edf_annotations import scoring_from_annotations
+from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
 from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.vocabulary import normalise
+from data_pipelines.scoring.times.clock import (
+    ClockTime,
+    length_between,
+    onsets_from_start,
+    parse_clock,
+)
+from data_pipelines.scoring.words.vocabulary import normalise
 
 _TIME = (
     r"(?:\d{1,4}[./-]\d{1,2}[./-]\d{1,4}[ T]+)?\d{1,2}:\d{2}:\d{2}(?:[.,]\d{1,6})?(?: ?[AaPp][Mm])?"

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.clock_changes import CHANGES_S, Rows, clock_changes, count_outside
 from data_pipelines.scoring.record import ScoringError
+from data_pipelines.scoring.times.clock_changes import CHANGES_S, Rows, clock_changes, count_outside
 
 DAY_S = 86400.0
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

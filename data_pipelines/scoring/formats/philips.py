@@ -9,10 +9,10 @@ publishes no description.
 import dataclasses
 import re
 
-from data_pipelines.scoring.clock import onsets_from_start, parse_clock
-from data_pipelines.scoring.edf_annotations import scoring_from_annotations
+from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import Scoring, ScoringError
 from data_pipelines.scoring.text import number_of
+from data_pipelines.scoring.times.clock import onsets_from_start, parse_clock
 
 SAME_LENGTH_S = 5.0
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from data_pipelines.scoring.record import EVENT_KINDS, STAGES, ScoringError
 
-WORDS = pathlib.Path(__file__).parent / "words"
+WORDS = pathlib.Path(__file__).parent
 """Folder of the tables."""
 
 _SEPARATORS = re.compile(r"(?:[^\w?+&]|_)+")

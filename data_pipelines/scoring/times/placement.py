@@ -7,15 +7,15 @@ import numpy as np
 
 from data_pipelines.findings import Finding
 from data_pipelines.recordings.edf import EdfRecording
-from data_pipelines.scoring.clock import (
+from data_pipelines.scoring.record import EPOCH_S, SCORED_BEFORE, Scoring, ScoringError
+from data_pipelines.scoring.scorers import padded
+from data_pipelines.scoring.times.clock import (
     DAY_S,
     circular_difference,
     date_is_blank,
     edf_start,
     recording_start,
 )
-from data_pipelines.scoring.record import EPOCH_S, SCORED_BEFORE, Scoring, ScoringError
-from data_pipelines.scoring.scorers import padded
 
 _MOST_BEFORE_S = 2 * DAY_S  # a scoring that starts earlier is of another night
 _TELLING_SHIFT_S = 1.0

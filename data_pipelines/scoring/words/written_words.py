@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.scoring.record import EPOCH_S, Event, Scoring
-from data_pipelines.scoring.unknown_words import NOT_SCORED
+from data_pipelines.scoring.words.unknown_words import NOT_SCORED
 
 EDF_STAGES = {
     0: "Sleep stage W",

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.scoring import headings
-from data_pipelines.scoring.clock import parse_clock
+from data_pipelines.scoring.formats import headings
+from data_pipelines.scoring.formats.tables import luna_stage
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError, make_scoring
-from data_pipelines.scoring.tables import luna_stage
 from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.time_units import axis_of
-from data_pipelines.scoring.unknown_words import Unknown
-from data_pipelines.scoring.vocabulary import (
+from data_pipelines.scoring.times.clock import parse_clock
+from data_pipelines.scoring.times.time_units import axis_of
+from data_pipelines.scoring.words.unknown_words import Unknown
+from data_pipelines.scoring.words.vocabulary import (
     CODE_BOOKS,
     CodeBook,
     code_book_of,

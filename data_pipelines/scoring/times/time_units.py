@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.clock import (
+from data_pipelines.scoring.record import MAX_TIME_S, ScoringError
+from data_pipelines.scoring.text import number_of
+from data_pipelines.scoring.times.clock import (
     DAY_S,
     circular_difference,
     onsets_from_start,
     parse_clock,
 )
-from data_pipelines.scoring.record import MAX_TIME_S, ScoringError
-from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.vocabulary import normalise
+from data_pipelines.scoring.words.vocabulary import normalise
 
 EPOCH, SECOND, MILLISECOND, MINUTE, HOUR, SAMPLE = (
     "epoch numbers",

@@ -14,8 +14,8 @@ import numpy as np
 from data_pipelines.findings import Finding
 from data_pipelines.scoring.record import EPOCH_S, ScoringError
 from data_pipelines.scoring.scorers import Run
-from data_pipelines.scoring.unknown_words import Unknown, is_stage_name, looks_like
-from data_pipelines.scoring.vocabulary import is_artifact, is_known, tokens_of
+from data_pipelines.scoring.words.unknown_words import Unknown, is_stage_name, looks_like
+from data_pipelines.scoring.words.vocabulary import is_artifact, is_known, tokens_of
 
 _STEPS_S = (30, 20)
 _SAME_S = 0.05

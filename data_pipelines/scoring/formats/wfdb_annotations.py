@@ -8,10 +8,10 @@ import pathlib
 import re
 import struct
 
-from data_pipelines.scoring.edf_annotations import scoring_from_annotations
+from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import read_bytes
-from data_pipelines.scoring.unknown_words import Unknown
+from data_pipelines.scoring.words.unknown_words import Unknown
 
 _SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
 _NOTE = 22

@@ -7,8 +7,8 @@ names the kind; C, O and M are central, obstructive and mixed.
 
 import re
 
-from data_pipelines.scoring.clock import onsets_from_start, parse_clock
 from data_pipelines.scoring.record import Event, Scoring, ScoringError, make_scoring
+from data_pipelines.scoring.times.clock import onsets_from_start, parse_clock
 
 _ROW = re.compile(r"\s*(\d{1,2}:\d{2}:\d{2})\s+(\S+)(?:\s+EVENT)?\s+(\d{1,4})?(.*)")
 _KINDS = {

@@ -3,17 +3,17 @@
 import re
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.clock import (
+from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
+from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
+from data_pipelines.scoring.text import number_of
+from data_pipelines.scoring.times.clock import (
     ClockTime,
     length_between,
     onsets_from_start,
     parse_clock,
 )
-from data_pipelines.scoring.edf_annotations import scoring_from_annotations
-from data_pipelines.scoring.record import EPOCH_S, Event, Scoring, ScoringError, make_scoring
-from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.unknown_words import Unknown, looks_like
-from data_pipelines.scoring.vocabulary import event_of, is_known, normalise, stage_of
+from data_pipelines.scoring.words.unknown_words import Unknown, looks_like
+from data_pipelines.scoring.words.vocabulary import event_of, is_known, normalise, stage_of
 
 Rows = list[list[str]]
 

@@ -1,0 +1,1 @@
+"""Formats of scoring: one file reads one kind."""

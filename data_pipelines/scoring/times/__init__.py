@@ -1,0 +1,1 @@
+"""Times of a scoring, brought to the time axis of its recording."""

@@ -221,8 +221,10 @@ def test_nights_manifest_and_rejects_name_nobody(nights):
         assert found[name]["qc"]["scored_share"] > 0.4, name
     rejects = [json.loads(line) for line in (nights / "nights/rejects.jsonl").open()]
     rejected = {line["recording"] for line in rejects}
-    wrong = {"cut", "number", "entity", "late", "clock", "field", "onset", "luna", "names", "old"}
+    wrong = {"cut", "number", "entity", "late", "clock", "onset", "luna", "names", "old"}
     assert wrong | {"text", "worse252"} <= rejected
+    told = {finding["kind"] for finding in found["field"]["qc"]["findings"]}
+    assert "unknown_stage" in told and found["field"]["qc"]["scored_share"] == 0
     assert all(line["reason"] for line in rejects)
     # Not even how far apart two dates are: one of them may be known.
     apart = next(line["reason"] for line in rejects if line["recording"] == "old")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import re
 
 from data_pipelines.findings import Finding
 from data_pipelines.scoring.files import head_of, read_scoring
@@ -23,6 +22,7 @@ from data_pipelines.scoring.search.candidates import (
     reason_not_read,
 )
 from data_pipelines.scoring.search.names import (
+    SLEEP_EDF,
     Listing,
     is_alone,
     listing,
@@ -32,8 +32,6 @@ from data_pipelines.scoring.search.names import (
     words_of,
 )
 from data_pipelines.scoring.text import decode
-
-_SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
 
 
 def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Path | None:
@@ -79,7 +77,8 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
     ):
         return path
     for candidate in candidates:
-        if candidate.rest is None and reason_not_read(candidate, code_book) is None:
+        of_the_folder = candidate.rest is None and candidate.rank[0] < LATER
+        if of_the_folder and reason_not_read(candidate, code_book) is None:
             return candidate.path
     # Events without stages, where nothing else is there.
     for candidate in own:
@@ -102,7 +101,7 @@ def _nsrr_folders(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def _sleep_edf(path: pathlib.Path, names: Listing) -> pathlib.Path | None:
-    if not _SLEEP_EDF.fullmatch(path.stem):
+    if not SLEEP_EDF.fullmatch(path.stem):
         return None
     ends = [x for x in names.all() if x.casefold().endswith("-hypnogram.edf")]
     for letters in (7, 6):
@@ -254,9 +253,15 @@ def _unread(path: pathlib.Path, code_book) -> list[Finding]:
         what = pattern_of(name, candidate.rest)
         findings.append(Finding("unread_file", what, f"{name} was not read as scoring: {reason}"))
     note = "no scoring was found"
+    others = [name for name in names.unclaimed if name not in told]
+    if others:
+        # These names are another's, so they are told as patterns.
+        kinds = ", ".join(dict.fromkeys(pattern_of(name, None) for name in others))
+        text = f"beside it {len(others)} by name may be scorings, of no recording here: {kinds}"
+        findings.append(Finding("unread_file", "scorings by name, of no recording", text))
     if told:
         note += f"; beside the recording {'lies' if len(told) == 1 else 'lie'} {', '.join(told)}"
-    return [Finding("no_scoring", "unread files" if told else "no file", note), *findings]
+    return [Finding("no_scoring", "unread files" if findings else "no file", note), *findings]
 
 
 def _unread_reason(path, candidate: Candidate, code_book) -> str | None:

@@ -48,6 +48,9 @@ _RECORDING_WORD = re.compile(
     r"([ _.\-](psg|eeg|ieeg|edf|raw|signals?|recording)|\[\d{1,3}\])$", re.I
 )
 _TOKENS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
+SLEEP_EDF = re.compile(r"(SC4|ST7)\d{3}[A-Z][0-9A-Z](-PSG)?", re.IGNORECASE)
+"""Names of Sleep-EDF; a hypnogram has the same first 6 or 7 letters."""
+
 RACY_S = 2.0
 _KEPT = 4
 
@@ -77,6 +80,22 @@ class Listing:
     def all(self) -> list[str]:
         """Return every name, as written, in order."""
         return sorted(name for names in self.names.values() for name in names)
+
+    @functools.cached_property
+    def unclaimed(self) -> list[str]:
+        """The names that speak of stages and hold no recording's name, in order."""
+        keys = {key for key, _, _ in self.keys}
+        letters = {key[:6] for key in keys if SLEEP_EDF.fullmatch(key)}
+        found = []
+        for name in self.all():
+            stem = os.path.splitext(name)[0]
+            folded = stem.casefold()
+            parts = (folded[:end] for end in range(len(folded) + 1))
+            lasts = (folded[start:] for start in range(len(folded)))
+            claimed = folded[:6] in letters or any(x in keys for x in (*parts, *lasts))
+            if not claimed and mentions_scoring(words_of(stem)) and not is_sidecar(stem):
+                found.append(name)
+        return found
 
 
 _listings: dict[pathlib.Path, tuple[int, Listing]] = {}

@@ -367,3 +367,16 @@ def test_files_of_scoring_alone_are_no_recordings(folder):
     ]
     found, _ = find_recordings(folder(dict.fromkeys(names, b"")))
     assert sorted(found) == ["01 PSG", "a", "a base"]
+
+
+@pytest.mark.parametrize("recordings", [["short"], ["short", "other"]])
+def test_a_scoring_with_another_recordings_name_is_told_and_not_read(folder, recordings):
+    files = {f"{name}.edf": b"" for name in recordings}
+    where = folder(
+        **files | {"SC4001EC-Hypnogram.edf": annotations, "Mueller hypno.txt": WORD_LIST}
+    )
+    for name in recordings:
+        scored, findings = read_beside(where / f"{name}.edf")
+        assert scored is None
+        told = " ".join(finding.note for finding in findings)
+        assert "*.edf" in told and ".txt" in told

@@ -372,9 +372,8 @@ def test_files_of_scoring_alone_are_no_recordings(folder):
 @pytest.mark.parametrize("recordings", [["short"], ["short", "other"]])
 def test_a_scoring_with_another_recordings_name_is_told_and_not_read(folder, recordings):
     files = {f"{name}.edf": b"" for name in recordings}
-    where = folder(
-        **files | {"SC4001EC-Hypnogram.edf": annotations, "Mueller hypno.txt": WORD_LIST}
-    )
+    files |= {"SC4001EC-Hypnogram.edf": annotations, "Mueller hypno.txt": WORD_LIST}
+    where = folder(files)
     for name in recordings:
         scored, findings = read_beside(where / f"{name}.edf")
         assert scored is None

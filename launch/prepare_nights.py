@@ -205,7 +205,8 @@ def main(argv):
             people = participants.match(tables, items)
             for line in people.told:
                 logging.info("people: %s", line)
-            of_run += people.findings
+            # The tables of folders below are not missed where one is read.
+            of_run = [x for x in of_run if x.what != folder.TABLES_BELOW] + people.findings
             items = with_people(items, people)
         elif BUILDER.value == "folder":
             persons = len({make_night.subject_of(item) for item in items.values()})

@@ -8,11 +8,11 @@ from collections.abc import Collection
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.files import walk
 from data_pipelines.findings import Finding
+from data_pipelines.scoring import names
 
 SUFFIXES = (".edf", ".bdf", ".rec", ".hea")
-# Files of these names hold scoring only, and are found from the recording they belong to.
-SCORING_NAMES = ("hypnogram", "sleepscoring")
 TABLES = ("participants.csv", "participants.tsv")
+TABLES_BELOW = "tables of participants in folders below"
 NAMED = 5  # ours: links that a sentence names
 
 
@@ -55,7 +55,7 @@ def find_recordings(
 
 def is_scoring(path: pathlib.Path) -> bool:
     """Whether a file of a recording's suffix holds scoring only, by its name."""
-    return any(word in path.stem.lower() for word in SCORING_NAMES)
+    return names.holds_scoring_alone(path.stem, names.listing(path.parent).names)
 
 
 def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
@@ -111,9 +111,9 @@ def _about_tables(below, folder):
     if tables and not any(path.parent == folder for path in tables):
         yield Finding(
             "person",
-            "tables of participants in folders below",
-            "tables of participants in folders below, where none is read (join them in the folder "
-            f"itself, or name one by --subjects): {len(tables)}",
+            TABLES_BELOW,
+            f"{TABLES_BELOW}, where none is read (join them in the folder itself, or name one by "
+            f"--subjects): {len(tables)}",
             count=len(tables),
         )
 

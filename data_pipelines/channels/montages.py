@@ -53,6 +53,13 @@ TEN_FIVE = {
     ),
 }
 _TWO_LETTERS = ("af", "fc", "ft", "cp", "po")
+# What the 10-20 system itself has of the letters that are bound; C1 is the 10-10 system's.
+_TEN_TWENTY = {
+    "f": {3, 4, 7, 8},
+    "c": {3, 4},
+    "o": {1, 2},
+    "e": {1, 2},
+}
 _PAIRS = {"f": {3, 4}, "c": {3, 4}, "p": {3, 4}, "t": {3, 4}, "o": {1, 2}}
 
 # Letters that count inputs of a polygraph, leads of an ECG or copies of a signal: they may run as
@@ -68,7 +75,6 @@ _HIGHEST = 10  # number that a letter of the 10-20 system has
 _LONGEST_BANK = 32
 _COPIES = {(ear, number) for ear in "am" for number in (12, 22)}
 _FEWEST_COUNTED = 9  # electrodes of one word or none: EEG 001, EEG 002 ...
-_DENSE = 0.75  # share of its numbers that a letter keeps when a few bad contacts are taken out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +280,7 @@ def _foreign_families(families: dict[str, set[int]], midline: set[str]) -> set[s
     shafts = {
         family
         for family, numbers in families.items()
-        if family in TEN_FIVE and len(family) == 1 and numbers >= set(range(1, _SHAFT + 1))
+        if family in TEN_FIVE and len(family) == 1 and len(numbers) >= _SHAFT
     }
     rest = {family: families[family] for family in families.keys() - shafts}
     if not _on_scalp(rest, midline) and not any(family in rest for family in _TWO_LETTERS):
@@ -296,12 +302,13 @@ def _doubtful_families(families, midline, foreign) -> set[str]:
         return set()
     rows = sum(family in own for family in _TWO_LETTERS)
     ten_ten = len(midline) >= 6 or (len(midline) >= 2 and rows >= 2)
-    starting = {x for x, numbers in own.items() if numbers >= {1, 2, 3} and not ten_ten}
+    beside = {x for x, numbers in own.items() if numbers - _TEN_TWENTY.get(x, numbers)}
+    beside = set() if ten_ten else beside
     banks = {x for x in foreign if len(x.rstrip("'")) == 1}
-    whole = all(len(families[x]) >= _DENSE * max(families[x]) for x in banks)
-    known = {x: numbers for x, numbers in own.items() if x not in starting}
+    whole = all(len(families[x]) == max(families[x]) for x in banks)
+    known = {x: numbers for x, numbers in own.items() if x not in beside}
     if banks <= {"e"} or whole or _on_scalp(known, midline):
-        return starting
+        return beside
     # Some electrodes of the banks were taken out, so C3 may be what is left of bank C.
     return set(own)
 

@@ -81,6 +81,10 @@ def find_scoring(recording_path, *, code_book: str | None = None) -> pathlib.Pat
     for candidate in candidates:
         if candidate.rest is None and reason_not_read(candidate, code_book) is None:
             return candidate.path
+    # Events without stages, where nothing else is there.
+    for candidate in own:
+        if candidate.said and reason_not_read(candidate, code_book) == EVENT_LIST:
+            return candidate.path
     return None
 
 
@@ -128,8 +132,6 @@ def read_beside(
     if found is None:
         return None, _unread(path, code_book)
     scored = read_scoring(found, recording=recording, code_book=code_book, scorer=scorer)
-    if found == path:
-        return scored, []
     return _with_others(path, found, scored, recording, code_book)
 
 
@@ -154,11 +156,15 @@ def _with_others(path, found, scored, recording, code_book):
             continue
         if (more.stages >= 0).any():
             findings += _compare(path, found, other, scored, more)
-        elif more.events and not (scored.events and reason is None):
-            events += more.events
-            events_scored = _both_scored(events_scored, more.events_scored)
-            notes += [f"its events were read from {name}", *more.notes]
-            findings += more.findings
+        elif is_events:
+            # What the scoring itself holds may stand in the list once more.
+            held = {event.kind for event in scored.events}
+            new = [x for x in more.events if x.kind not in held and x not in events]
+            if new:
+                events += new
+                events_scored = _both_scored(events_scored, more.events_scored)
+                notes += [f"its events were read from {name}", *more.notes]
+                findings += more.findings
     events.sort(key=lambda event: (event.onset_s, event.kind, event.duration_s))
     scored = dataclasses.replace(
         scored,

@@ -209,7 +209,7 @@ def _table_reason(candidate, text, code_book):
         return None
     numbers = any(number_of(text) is not None for text in texts)
     if any(event_of(text) for text in texts):
-        return None if candidate.said or (numbers and code_book) else EVENT_LIST
+        return None if numbers and code_book else EVENT_LIST
     if candidate.said:
         return None if numbers else "none of its words is known for a stage or an event"
     return looks_like_list("\n".join(texts[:5000]), code_book, candidate.path)

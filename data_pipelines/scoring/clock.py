@@ -207,7 +207,9 @@ def _readings(times, recording, start_s, path) -> list[tuple[np.ndarray, str]]:
     if all(time.date is None for time in times):
         days = [near, near + DAY_S] if near < 0 else [near]
         readings = [(by_clock - by_clock[0] + first, "") for first in days]
-        if (np.diff(by_clock) < 0).any() and (getattr(recording, "duration_s", None) or 0) < DAY_S:
+        steps = np.diff(by_clock)
+        ordered = not len(steps) or steps.min() >= 0 and steps.max() <= DAY_S / 4
+        if not ordered and (getattr(recording, "duration_s", None) or 0) < DAY_S:
             # Rows in no order of time: each at the one place that a day has for it.
             readings.append(((seconds - start_s) % DAY_S, ""))
         if seconds[0] < 1 and abs(near) > _SAME_START_S:

@@ -65,12 +65,12 @@ def clock_changes(
     found = None
     if len(drops) == 1:
         found = _set_back(onsets, lengths, int(drops[0]), bool(jumped), duration_s, path)
-    elif not len(drops):
+    if found is None:
         found = _set_forward(onsets, lengths, jumped, start_s, duration_s)
     if found is not None:
         return found
     stretched = _is_stretched(lengths) and count_outside(onsets, duration_s)
-    if jumped or stretched or _is_doubled(onsets, lengths):
+    if jumped or stretched or _is_doubled(onsets, lengths, start_s):
         raise ScoringError(
             f"{path}: the clock was set in this night (summer time), and its rows do not tell "
             "which of them are of the hour before and which of the hour after; give times that "
@@ -111,8 +111,10 @@ def _set_back(onsets, lengths, at, jumped, duration_s, path):
     for change in CHANGES_S:
         if not change - _NEAR_S <= drop <= change + _EXACT_S:
             continue
-        shifted = onsets + np.where(np.arange(len(onsets)) >= at, change, 0.0)
-        outside = count_outside(shifted, duration_s)
+        later = np.arange(len(onsets)) >= at
+        shifted = onsets + np.where(later, change, 0.0)
+        # To the second: rows of a group that begins anew would lie just past the end.
+        outside = 0 if duration_s is None else int((shifted > duration_s - _EXACT_S).sum())
         follows = bool((np.abs(onsets[at] + change - ends) <= _EXACT_S).any())
         if outside > plain:
             continue
@@ -122,27 +124,29 @@ def _set_back(onsets, lengths, at, jumped, duration_s, path):
                 "(summer time), and do not tell whether it was; give times that count from the "
                 "recording's start"
             )
-        return shifted, [_told("back", change, at, len(onsets))]
+        return shifted, [_told("back", change, later)]
     return None
 
 
 def _set_forward(onsets, lengths, jumped, start_s, duration_s):
-    """Rows in order that leave out an hour: the clock was set forward, or nobody scored it."""
-    is_short = lengths <= _SHORT_S
-    ends = np.maximum.accumulate(np.where(is_short, onsets + lengths, onsets))
-    gaps = onsets[1:] - ends[:-1]
+    """Rows, in any order, that leave out an hour: the clock was set, or nobody scored it."""
+    order = np.argsort(onsets, kind="stable")
+    starts, lasting = onsets[order], lengths[order]
+    is_short = lasting <= _SHORT_S
+    ends = np.maximum.accumulate(np.where(is_short, starts + lasting, starts))
+    gaps = starts[1:] - ends[:-1]
     for change in CHANGES_S:
         found = np.flatnonzero(np.abs(gaps - change) <= _EXACT_S) + 1
         if len(found) != 1:
             continue
         at = int(found[0])
-        clock = (start_s + ends[at - 1]) % 86_400
-        step = lengths[at - 1] if is_short[at - 1] else 0.0
-        plausible = clock % 1800 <= step + _EXACT_S and not _LAST_HOUR <= clock // 3600 < 22
-        shifted = onsets - np.where(np.arange(len(onsets)) >= at, change, 0.0)
+        step = lasting[at - 1] if is_short[at - 1] else 0.0
+        plausible = _is_hour_of_change(start_s + ends[at - 1], step)
+        later = onsets >= starts[at]
+        shifted = onsets - np.where(later, change, 0.0)
         fewer = count_outside(shifted, duration_s) < count_outside(onsets, duration_s)
         if any(value > 0 for value in jumped.values()) or plausible and fewer:
-            return shifted, [_told("forward", change, at, len(onsets))]
+            return shifted, [_told("forward", change, later)]
         if plausible:
             note = (
                 f"nothing is scored for {change / 60:.0f} min at an hour when clocks are set "
@@ -153,6 +157,12 @@ def _set_forward(onsets, lengths, jumped, start_s, duration_s):
     return None
 
 
+def _is_hour_of_change(clock_s: float, step_s: float) -> bool:
+    """Whether a row of `step_s` that ends at a time of day may hold the moment of a change."""
+    clock_s %= 86_400
+    return clock_s % 1800 <= step_s + _EXACT_S and not _LAST_HOUR <= (clock_s - step_s) / 3600 < 22
+
+
 def _is_stretched(lengths) -> bool:
     """Whether one row of a file of equal rows is longer than they by what a clock is set."""
     usual = _mode(lengths)
@@ -161,21 +171,28 @@ def _is_stretched(lengths) -> bool:
     return any((np.abs(lengths - usual - x) <= _EXACT_S).sum() == 1 for x in CHANGES_S)
 
 
-def _is_doubled(onsets, lengths) -> bool:
-    """Whether one hour of the clock, and only one, is filled twice with rows of equal length."""
+def _is_doubled(onsets, lengths, start_s) -> bool:
+    """Whether one hour of the clock, and only one, is filled twice with rows of equal length.
+
+    Less than the hour where the scoring begins or ends within it; then the other end is a moment
+    when clocks are set.
+    """
     regular = lengths == _mode(lengths[lengths > 0]) if (lengths > 0).any() else lengths > 0
     starts, counts = np.unique(onsets[regular].round(3), return_counts=True)
     twice = starts[counts == 2]
     if len(twice) < 10 or (counts > 2).any() or (counts == 1).sum() < len(twice) / 10:
         return False
     step = _mode(lengths[regular])
-    span = float(np.ptp(twice)) + step
-    return any(0.8 * change <= len(twice) * step <= span <= change for change in CHANGES_S)
+    first, stop = twice[0], twice[-1] + step
+    if len(twice) * step < 0.8 * (stop - first):
+        return False
+    at_change = any(_is_hour_of_change(start_s + x, step) for x in (first, first + step, stop))
+    return any(0.8 * x <= stop - first <= x or at_change and stop - first < x for x in CHANGES_S)
 
 
-def _told(way: str, change: float, at: int, count: int) -> Finding:
+def _told(way: str, change: float, moved: np.ndarray) -> Finding:
     note = (
         f"the clock was set {way} by {change / 60:.0f} min in this night (summer time): "
-        f"{count - at} of {count} rows moved to where the recording runs on"
+        f"{moved.sum()} of {len(moved)} rows moved to where the recording runs on"
     )
     return Finding("time_axis", f"clock set {way}", note, seconds=change)

@@ -1,5 +1,6 @@
 """Reading a scoring of whatever format."""
 
+import errno
 import pathlib
 
 from data_pipelines.scoring.consensus import of_scorer
@@ -67,8 +68,15 @@ HEAD_BYTES = 2**16
 
 
 def head_of(path) -> bytes:
-    """Return the beginning of a file, by which its format is told."""
-    with pathlib.Path(path).open("rb") as file:
+    """Return the beginning of a file, by which its format is told.
+
+    Raises:
+        OSError: It cannot be read, or is a link that leads nowhere, or a pipe.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise OSError(errno.ENOENT, "it is no file, or a link that leads nowhere")
+    with path.open("rb") as file:
         return file.read(HEAD_BYTES)
 
 

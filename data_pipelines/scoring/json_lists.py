@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from data_pipelines.scoring.consensus import consensus
-from data_pipelines.scoring.lists import runs_of, stage_of_entry
+from data_pipelines.scoring.lists import book_of_entries, runs_of, stage_of_entry
 from data_pipelines.scoring.record import (
     Scoring,
     ScoringError,
@@ -34,14 +34,16 @@ def _stages(path, entries, book) -> list[int]:
 
 
 def read_json(path, data: bytes, *, code_book: str | None) -> Scoring:
-    """Read a JSON list of codes (one scorer), or a list of such lists (their consensus).
+    """Read a JSON list of codes or names (one scorer), or a list of such lists (their consensus).
 
     Raises:
         ScoringError: another structure, no code book named, or an entry is not in it.
     """
     content = _content(path, data)
-    book = code_book_of(code_book, path)
     several = isinstance(content, list) and content and all(isinstance(x, list) for x in content)
+    flat = [entry for entries in content for entry in entries] if several else content
+    flat = flat if isinstance(flat, list) else []
+    book = book_of_entries([str(entry) for entry in flat], code_book, path)
     if several:
         return _consensus(path, [_stages(path, entries, book) for entries in content], book)
     runs = runs_of(_stages(path, content, book), book.step_s)

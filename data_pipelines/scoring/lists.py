@@ -290,6 +290,9 @@ def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, li
         time_at = [i for i, name in enumerate(names) if _names_time(name)]
         time_at = time_at or [i for i, name in enumerate(names) if name in headings.EPOCH]
         time_at = time_at or [i for i, name in enumerate(names[:1]) if name in headings.INDEX]
+        first = [fields[0] for _, fields in rows]
+        if not time_at and 0 not in stage_at and len(rows) > 1 and _grows(first):
+            time_at = [0]  # a heading of another word does not make it less a time
         stage_at = [i for i in stage_at if i not in time_at[:1]]
         people = [i for i, name in enumerate(names) if _SCORER.search(name)]
         if len(people) > 1 and not set(stage_at) - set(people):
@@ -303,7 +306,9 @@ def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, li
     stages = [not grows and _are_stages(column, book) for column, grows in zip(columns, growing)]
     if width >= _WRAPPED or (len(rows) == 1 and not (width == 2 and growing[0])):
         return None, []
-    if width == 2 and growing[0] and (len(rows) == 1 or not growing[1]):
+    # A few codes may grow as well: W, N1, N2, R.
+    lasting = len(rows) == 1 or not growing[1] or _are_stages(columns[1], book)
+    if width == 2 and growing[0] and lasting:
         return 0, [1]
     found = [place for place, stage in enumerate(stages) if stage]
     if growing[0] and len(found) == 1:

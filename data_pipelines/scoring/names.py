@@ -94,7 +94,8 @@ def listing(folder) -> Listing:
         if kept and kept[0] == changed:
             return kept[1]
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_file()]
+            # Links that lead nowhere (files of git-annex that were not fetched) are told later.
+            names = [x.name for x in entries if x.is_file() or (x.is_symlink() and not x.is_dir())]
     except OSError:
         return Listing(folder, {}, {}, [])
     made, folded = Listing(folder, {}, {}, []), {name.casefold() for name in names}

@@ -2,6 +2,7 @@
 
 import re
 
+from data_pipelines.findings import Finding
 from data_pipelines.scoring.clock import (
     ClockTime,
     length_between,
@@ -32,7 +33,9 @@ def read_noxturnal(path, rows: Rows, recording) -> Scoring:
     Raises:
         ScoringError: the recording's start is not known, or the export is of another night.
     """
-    rows = [row for row in rows if _is_noxturnal_row(row)]
+    first = next(index for index, row in enumerate(rows) if _is_noxturnal_row(row))
+    written = sum(len(row) >= 3 and bool(row[2]) for row in rows[first:])
+    rows = [row for row in rows[first:] if _is_noxturnal_row(row)]
     starts = [parse_clock(row[0]) for row in rows]
     ends = [parse_clock(row[1]) for row in rows]
     lengths = [number_of(row[3]) if len(row) > 3 and row[3] else None for row in rows]
@@ -46,6 +49,10 @@ def read_noxturnal(path, rows: Rows, recording) -> Scoring:
         if normalise(row[2]) == "plm":
             continue  # A series of leg movements; its movements have rows of their own.
         annotations.append((onset, length, row[2]))
+    if written > len(rows):
+        note = f"{written - len(rows)} rows whose start or end is no clock time: not read"
+        what = "rows without clock times"
+        findings.append(Finding("unread_annotation", what, note, count=written - len(rows)))
     return scoring_from_annotations(path, annotations, source="noxturnal_csv", findings=findings)
 
 

@@ -134,7 +134,12 @@ def axis_of(
             notes = (f"the list counts epochs of {step_s:g} s",)
     if not sure:
         findings = (*findings, _decided(unit, "the first column of the list"))
-    onsets = (values * factor).tolist()
+    seconds = values * factor
+    if unit in (MINUTE, HOUR):
+        # Such times were rounded where they were written; 0.09167 h is 330 s.
+        whole = np.round(seconds)
+        seconds = np.where(np.abs(seconds - whole) < 0.05, whole, seconds)
+    onsets = seconds.tolist()
     if unit == EPOCH:
         return Axis(onsets, [float(step_s)] * len(onsets), notes, findings)
     return Axis(onsets, _lengths(onsets, step_s, repeats), notes, findings)
@@ -164,7 +169,10 @@ def _unit_of_column(values, step_s, heading, repeats, recording, path):
     if len(values) < 2:
         unit = named if named and named != SAMPLE else SECOND
         return unit, step_s if unit == EPOCH else FACTORS[unit], True
-    usual = _usual(np.diff(values))
+    gaps = np.diff(values)
+    usual = _usual(gaps)
+    if usual and not repeats and np.ptp(gaps) > 0.02 * usual:
+        usual = None  # times of changes, that of a few being equally far apart
     span = float(values[-1] - min(values[0], 0))
     rates = rates_of(recording)
 
@@ -208,6 +216,8 @@ def _unit_of_column(values, step_s, heading, repeats, recording, path):
                 )
         if len(fits) == 1:
             return SAMPLE, 1 / fits[0], False
+        if not repeats and span <= 1.1 * (duration_s or np.inf) and round(usual % step_s, 6) == 0:
+            return SECOND, 1.0, True  # changes that happen to be equally far apart
         if not _is_step(usual) or (duration_s is not None and span > 1.1 * duration_s + 600):
             raise ScoringError(
                 f"{path}: the rows of its first column are {usual:g} apart: neither epoch numbers "
@@ -251,14 +261,18 @@ def _counted(values, step_s, named, duration_s, path):
 def _unit_of_changes(values, step_s, span, covers, rates, duration_s, path):
     """Times at which the stage changes: seconds, unless they say otherwise by their size."""
     if duration_s is None or span <= 1.1 * duration_s + 600:
-        whole = (values == np.round(values)).all()
-        if duration_s is not None and span < 0.1 * duration_s and whole and values[0] in (0, 1):
-            fits = [name for name, by in ((EPOCH, step_s), (MINUTE, 60.0)) if covers(span * by)]
+        if duration_s is not None and span < 0.1 * duration_s and values[0] <= 1:
+            whole = (values == np.round(values)).all()
+            factors = [(MINUTE, 60.0), (HOUR, 3600.0)] + [(EPOCH, step_s)] * bool(whole)
+            fits = [(unit, by) for unit, by in factors if covers(span * by)]
+            if len(fits) == 1 and not whole:
+                return *fits[0], False
             if fits:
+                names = " or ".join(unit for unit, _ in fits)
                 raise ScoringError(
                     f"{path}: its times end at {span:g} in a recording of {duration_s:.0f} s; as "
-                    f"{' or '.join(fits)} they would fit, as seconds they cover a small part. "
-                    "Write them in seconds"
+                    f"{names} they would fit, as seconds they cover a small part. Write them in "
+                    "seconds"
                 )
         return SECOND, 1.0, True
     fits = [(MILLISECOND, 1e-3)] if covers(span / 1e3) else []

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import scoring
-from data_pipelines.scoring import Scoring, find_scoring, read_beside
+from data_pipelines.builders.folder import find_recordings
+from data_pipelines.scoring import Event, Scoring, find_scoring, read_beside
 
 WORDS = ["W", "W", "N1", "N2", "N3", "N3", "R", "W"] * 2
 STAGES = [0, 0, 1, 2, 3, 3, 4, 0] * 2
@@ -100,6 +101,9 @@ def folder(tmp_path):
 def test_the_scoring_of_a_recording_is_found(folder, recording, beside, content):
     there = folder({recording: b"", beside: content, "other.edf2": b"", "participants.csv": CSV})
     assert find_scoring(there / recording) == there / beside
+    found, findings = read_beside(there / recording, recording=NIGHT)
+    assert findings == []
+    assert found.stages[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -238,6 +242,17 @@ def test_what_lies_beside_a_night_without_scoring_is_told(folder, name, content,
     assert str(there) not in first.note + second.note
 
 
+def test_a_link_that_leads_nowhere_is_told(folder):
+    there = folder({"night.edf": b""})
+    for name in ("night_hypnogram.tsv", "night-nsrr.xml", "night.txt"):
+        (there / name).symlink_to(there / ".git" / "annex" / "gone")
+        found, findings = read_beside(there / "night.edf")
+        assert found is None
+        assert "a link that leads nowhere" in findings[1].note
+        assert name in findings[0].note
+        (there / name).unlink()
+
+
 def test_a_night_with_nothing_beside_it_says_so(folder):
     beside = {"night_channels.tsv": "name\ttype\n", "night.pdf": b"%PDF", "night.json": "{}"}
     there = folder({"night.edf": b"", "night_questions.xlsx": b"PK"} | beside)
@@ -264,6 +279,25 @@ def test_lists_of_events_are_read_with_the_stages(folder):
     assert read_beside(there / "night.edf", recording=NIGHT)[0].events == []
     (there / "Flow D.txt").rename(there / "night Flow D.txt")
     assert len(read_beside(there / "night.edf", recording=NIGHT)[0].events) == 1
+
+
+def test_events_beside_stages_within_the_recording_or_alone(folder):
+    tsv = "onset\tduration\ttrial_type\n65\t12\tHypopnea\n150\t3\tArousal\n"
+    there = folder({"sub-1_eeg.edf": annotations, "sub-1_events.tsv": tsv})
+    found, _ = read_beside(there / "sub-1_eeg.edf")
+    assert found.stages.tolist() == STAGES
+    assert [event.kind for event in found.events] == ["hypopnea", "arousal"]
+    # What stands within the recording is not taken twice.
+    events = [Event("hypopnea", 65.0, 12.0)]
+    made = Scoring(np.array(STAGES, np.int8), events, "made")
+    start = datetime.datetime(2001, 1, 1)
+    scoring.write_edf_annotations(there / "sub-1_eeg.edf", made, start=start)
+    found, _ = read_beside(there / "sub-1_eeg.edf")
+    assert [event.kind for event in found.events] == ["hypopnea", "arousal"]
+    (there / "sub-1_eeg.edf").write_bytes(b"")
+    found, _ = read_beside(there / "sub-1_eeg.edf")
+    assert (found.stages < 0).all()
+    assert [event.kind for event in found.events] == ["hypopnea", "arousal"]
 
 
 def test_a_list_of_events_that_cannot_be_placed_is_told(folder):
@@ -320,3 +354,16 @@ def test_real_folders_hold_what_they_held(test_data, tmp_path):
     assert find_scoring(test_data / "dreams" / "subject1.edf", code_book="dreams") == (
         test_data / "dreams" / "HypnogramAASM_subject1.txt"
     )
+
+
+def test_files_of_scoring_alone_are_no_recordings(folder):
+    names = [
+        "01 PSG.edf",
+        "01 Base.edf",
+        "a base.edf",
+        "nightHypno.edf",
+        "x-Hypnogram.EDF",
+        "a.edf",
+    ]
+    found, _ = find_recordings(folder(dict.fromkeys(names, b"")))
+    assert sorted(found) == ["01 PSG", "a", "a base"]

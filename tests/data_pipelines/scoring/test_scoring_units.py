@@ -18,6 +18,9 @@ class Recording(types.SimpleNamespace):
     def sfreq_hz(self, index):
         return self.rates[index]
 
+    def problem(self, index):
+        return None
+
 
 def recording(epochs=12, start="22:00:00", rates=(256.0,), duration_s=None):
     hours, minutes, seconds = map(int, start.split(":"))
@@ -164,6 +167,12 @@ def test_lists_of_changes_stay_seconds(read):
     times, stages = [0, 60, 120, 180, 240, 300, 330], [0, 1, 2, 3, 4, 0, 2]
     assert read(rows(times, stages)).stages.tolist() == STAGES
     assert read(rows(times, stages), rec=False).stages.tolist() == STAGES
+    for few in ([0, 90], [0, 90, 180], [0, 60, 210]):
+        assert read(rows(few, [1, 2, 4])).stages[:3].tolist() == [1, 1, 1 + (few[1] == 60)]
+        assert read(rows(few, [1, 2, 4], heading="x,Stage")).stages[2] == 1 + (few[1] == 60)
+    hours = rows([round(t / 3600, 5) for t in times], stages)
+    assert read(hours).stages.tolist() == STAGES
+    assert read(hours).findings[0].what == "hours"
     ms = [1000 * t for t in times]
     found = read(rows(ms, stages))
     assert found.stages.tolist() == STAGES

@@ -47,7 +47,7 @@ def scorings(draw):
         duration = draw(st.integers(0, 600_000))
         onset = draw(st.integers(-duration, 1_000_000))
         made = Event(event.kind, onset / 1000, duration / 1000, event.value)
-        if made not in events:  # the same event twice is one, to readers of EDF+
+        if made not in events:  # the same event twice is read as one
             events.append(made)
     return Scoring(np.array(stages, np.int8), events, "made", draw(LOOKED_FOR))
 

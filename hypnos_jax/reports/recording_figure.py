@@ -234,6 +234,7 @@ def _draw_channel(page, top, recording, quality, name, places) -> None:
         told = str(error).removeprefix(f"{recording.path}: ")
         page.write(MARGIN + ABOUT, top + 0.3, f"cannot be read: {told}", color=RED)
         return
+    pieces = [np.where(np.isfinite(piece), piece, np.nan) for piece in pieces]
     _draw_pieces(page, top, name, channel, pieces, places)
     _draw_spectrum(page, top, name, channel, pieces, quality.mains_hz)
 
@@ -251,11 +252,11 @@ def _draw_pieces(page, top, name, channel, pieces, places) -> None:
     for column, piece in enumerate(shown):
         times = SLOT_S * column + np.arange(len(piece)) / channel.rate_hz
         axis.plot(*_thinned(times, piece), color=TRACES[channel.status], linewidth=0.6)
-        for first, stop in _runs(~np.isfinite(piece)):
-            stop = min(stop, len(times) - 1)
-            shade(axis, times[first], times[stop])
-            if stop - first > 3 * channel.rate_hz:
-                middle = (times[first] + times[stop]) / 2, (low + high) / 2
+        for start_s, stop_s in _gaps(piece, channel.rate_hz):
+            start, stop = SLOT_S * column + start_s, SLOT_S * column + stop_s
+            shade(axis, start, stop)
+            if stop - start > 3:
+                middle = (start + stop) / 2, (low + high) / 2
                 axis.text(*middle, "gap", ha="center", va="center", color=RED)
     _scale_bar(page, axis, left, top, channel.unit, number)
 
@@ -266,7 +267,7 @@ def _without_drift(piece, name, rate_hz):
     if kind == "number" or not np.isfinite(piece).any():
         return piece
     piece = piece - np.nanmedian(piece)
-    if kind not in PLAUSIBLE_UV or np.nanmax(np.abs(piece)) == 0:
+    if kind not in PLAUSIBLE_UV or rate_hz < 1 or np.nanmax(np.abs(piece)) == 0:
         return piece
     high_pass = scipy.signal.butter(1, OTHERS_LOWEST_HZ, "high", fs=rate_hz, output="sos")
     for first, stop in _runs(np.isfinite(piece)):
@@ -317,10 +318,18 @@ def _thinned(times, values, columns: int = 700):
         return times, values
     count = len(values) // length
     cut = values[: count * length].reshape(count, length)
-    with np.errstate(invalid="ignore"):
-        pairs = np.stack([cut.min(axis=1), cut.max(axis=1)], axis=1)
+    pairs = np.stack([np.fmin.reduce(cut, axis=1), np.fmax.reduce(cut, axis=1)], axis=1)
     at = times[: count * length : length]
     return np.repeat(at, 2), pairs.ravel()
+
+
+def _gaps(piece, rate_hz) -> list[tuple[float, float]]:
+    """Start and stop in s of what holds no sample, seen in steps of a tenth of a second."""
+    length = max(1, int(rate_hz / 10))
+    count = len(piece) // length
+    empty = ~np.isfinite(piece[: count * length].reshape(count, length)).any(axis=1)
+    step_s = length / rate_hz
+    return [(first * step_s, stop * step_s) for first, stop in _runs(empty)]
 
 
 def _runs(mask) -> list[tuple[int, int]]:

@@ -135,6 +135,27 @@ def test_any_number_of_channels_and_any_length(tmp_path, count, seconds):
     assert CANARY.split()[0] not in text and "1961" not in text and "1985" not in text
 
 
+@pytest.mark.parametrize("rate_hz", [0.1, 0.5, 3, 4000])
+def test_odd_rates_and_values(rate_hz):
+    count = round(65 * rate_hz)
+    noise = np.random.default_rng(0).normal(0, 20, count)
+    odd = noise.copy()
+    odd[::7], odd[1::7], odd[2::7] = np.inf, np.nan, 1e30
+    signals = {
+        "C3-M2": noise,
+        "C4-M1": odd,
+        "ECG": np.full(count, np.nan),
+        "Chin1-Chin2": np.full(count, 1e-30),
+        "Thorax": odd,
+        "Airflow": np.full(count, -np.inf),
+        "SpO2": odd,
+        "Pulse": np.full(count, 60.0),
+    }
+    figure, quality, _ = page_of({label: (samples, rate_hz) for label, samples in signals.items()})
+    figure.canvas.draw()
+    assert len(quality.channels) == len(signals)
+
+
 def test_a_recording_without_known_channels_has_a_page(tmp_path):
     path = write_edf(tmp_path / "a.edf", seconds=60, labels={"Wombat": 3.0})
     figure, _, _ = page_of(path)

@@ -39,6 +39,9 @@ _COHORT = flags.DEFINE_enum(
 )
 _MAINS_HZ = flags.DEFINE_integer("mains_hz", None, "50 or 60; by default seen in the spectrum.")
 _CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
+_SCORER = flags.DEFINE_integer(
+    "scorer", None, "Whose stages to take where a file holds several people's, 1 for the first."
+)
 _FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "For people, or one JSON document.")
 _FIGURE = flags.DEFINE_string(
     "figure",
@@ -254,7 +257,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(str(error)) from None
     as_json = _FORMAT.value == "json"
     reader = recording_night.PrepareRecording(
-        recipes.find_recipe("hypnos"), (), aliases=aliases, code_book=_CODE_BOOK.value
+        recipes.find_recipe("hypnos"),
+        (),
+        aliases=aliases,
+        code_book=_CODE_BOOK.value,
+        scorer=_SCORER.value,
     )
     if _FIGURE.value is not None and importlib.util.find_spec("matplotlib") is None:
         raise app.UsageError("--figure needs matplotlib, which the extra `probe` installs")

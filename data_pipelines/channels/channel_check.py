@@ -292,8 +292,10 @@ class ChannelCheck:
         self.amplitude = measures.amplitude(pieces, self.rate_hz, window_s)
         values = pieces[~np.isnan(pieces)]
         levels = len(np.unique(values[:: 1 + len(values) // 20_000]))
-        if self.amplitude is None or self.flat > MOST_FLAT:
+        if self.flat > MOST_FLAT:
             self.refuse(f"flat: {self.flat:.0%} of it does not move")
+        elif self.amplitude is None:
+            self.refuse(f"no {window_s:g} s of it are without a gap")
         elif levels < FEWEST_LEVELS:
             self.refuse(f"only {levels} different values: no signal at this gain")
         elif self.clipped > MOST_CLIPPED:

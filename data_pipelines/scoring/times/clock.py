@@ -26,6 +26,7 @@ _CLOCK = re.compile(
     re.IGNORECASE,
 )
 _DAY_FIRST, _MONTH_FIRST, _YEAR_FIRST = (2, 1, 0), (2, 0, 1), (0, 1, 2)
+_SAME_HALF_S = 600.0  # so near to the recording's start, a scoring that is 12 h off is its own
 _SAME_START_S = 60.0  # so near to a filled-in start, the scoring's clock was filled in too
 
 
@@ -79,6 +80,40 @@ def length_between(start: ClockTime, end: ClockTime) -> float:
     length = (end.second_of_day - start.second_of_day) % DAY_S
     back = next((x for x in sorted(CHANGES_S) if length > DAY_S - x), DAY_S)
     return length - DAY_S + back if back < DAY_S else length
+
+
+def spread_minutes(
+    times: Sequence[ClockTime], lengths_s: Sequence[float | None] | None = None
+) -> tuple[Sequence[ClockTime], list[Finding]]:
+    """Return times of rows that follow one another, where the file has them in whole minutes.
+
+    Of two rows of 22:00 and two of 22:01, the second of each is half a minute later. A first minute
+    with fewer rows than the others begins within it.
+
+    Args:
+        times: Start of each row, in the order of the file.
+        lengths_s: How long each row lasts; where they disagree with it, nothing is changed.
+    """
+    seconds = np.array([time.second_of_day for time in times])
+    steps = np.diff(seconds) % DAY_S
+    if len(steps) < 2 or (seconds % 60).any() or not np.isin(steps, (0, 60)).all():
+        return times, []
+    minute = np.concatenate([[0], np.cumsum(steps > 0)])
+    counts = np.bincount(minute)
+    most = int(counts.max())
+    if most not in (2, 3, 4, 6) or len(counts) < 3 or (counts[1:-1] != most).any():
+        return times, []
+    said = {round(x, 3) for x in lengths_s or () if x is not None}
+    if said - {round(60 / most, 3)}:
+        return times, []
+    place = np.arange(len(times)) - np.concatenate([[0], np.cumsum(counts)])[minute]
+    place[minute == 0] += most - counts[0]
+    found = [
+        dataclasses.replace(time, second_of_day=time.second_of_day + float(at) * 60 / most)
+        for time, at in zip(times, place)
+    ]
+    note = f"its clock times are whole minutes: the {most} rows of each were spread over it"
+    return found, [Finding("time_axis", "clock times without seconds", note)]
 
 
 def edf_start(path) -> datetime.datetime | None:
@@ -150,12 +185,13 @@ def onsets_from_start(
             f"{path}: this export has wall-clock times; it can be read only together with a "
             "recording whose start time of day is known"
         )
+    times, spread = spread_minutes(times, lengths_s)
     duration_s = getattr(recording, "duration_s", None)
     readings = _readings(times, recording, start_s, path)
     # The first of those that fit equally well: they are in the order of likelihood.
     onsets, note = min(readings, key=lambda reading: count_outside(reading[0], duration_s))
     outside = count_outside(onsets, duration_s)
-    findings = _told_of_filler(times, recording, start_s, outside, path)
+    findings = [*spread, *_told_of_filler(times, recording, start_s, outside, path)]
     if any(time.zoned for time in times) and outside:
         raise ScoringError(
             f"{path}: its clock times are of a time zone (UTC?) that is not the recording's: taken "
@@ -212,6 +248,7 @@ def _readings(times, recording, start_s, path) -> list[tuple[np.ndarray, str]]:
         if not ordered and (getattr(recording, "duration_s", None) or 0) < DAY_S:
             # Rows in no order of time: each at the one place that a day has for it.
             readings.append(((seconds - start_s) % DAY_S, ""))
+        readings += _half_days(seconds, start_s)
         if seconds[0] < 1 and abs(near) > _SAME_START_S:
             readings = _from_zero(by_clock, near, readings, getattr(recording, "duration_s", None))
         return readings
@@ -247,6 +284,24 @@ def _readings(times, recording, start_s, path) -> list[tuple[np.ndarray, str]]:
         note = "its dates do not change at midnight: read by the clock alone"
         readings.append((by_clock - by_clock[0] + dated[0][0][0], note))
     return readings
+
+
+def _half_days(seconds: np.ndarray, start_s: float) -> list[tuple[np.ndarray, str]]:
+    """The reading of a clock of 12 hours that does not say AM or PM, where it may be one.
+
+    Its hours are 1 to 12, and it passes from 12 to 1 or begins near the recording's start.
+    """
+    half = DAY_S / 2
+    if seconds.min() < 3600 or seconds.max() >= half + 3600:
+        return []
+    steps = np.diff(seconds)
+    first = half / 2 - (half / 2 - (seconds[0] - start_s)) % half
+    passes = bool((steps < -half / 2).any())
+    if not passes and abs(first) > _SAME_HALF_S:
+        return []
+    onsets = first + np.concatenate([[0.0], np.cumsum(half / 2 - (half / 2 - steps) % half)])
+    note = "its clock times fit only as those of a 12-hour clock without AM and PM: read so"
+    return [(onsets, note)]
 
 
 def _from_zero(by_clock, near: float, readings, duration_s) -> list[tuple[np.ndarray, str]]:

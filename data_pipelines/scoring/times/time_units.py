@@ -18,6 +18,7 @@ from data_pipelines.scoring.times.clock import (
     circular_difference,
     onsets_from_start,
     parse_clock,
+    spread_minutes,
 )
 from data_pipelines.scoring.words.vocabulary import normalise
 
@@ -102,6 +103,7 @@ def axis_of(
     """
     clocks = [parse_clock(entry) for entry in entries]
     if all(clocks):
+        clocks, spread = spread_minutes(clocks)
         steps = np.diff([clock.second_of_day for clock in clocks]) % DAY_S
         usual = _usual(steps) if repeats or (len(steps) > 1 and np.ptp(steps) < 1) else None
         onsets, notes, findings = clock_onsets(
@@ -109,6 +111,7 @@ def axis_of(
         )
         if any(b <= a for a, b in zip(onsets, onsets[1:])):
             raise ScoringError(f"{path}: its column of times does not grow from row to row")
+        findings = (*spread, *findings, *_ends_told(onsets, recording))
         return Axis(onsets, _lengths(onsets, step_s, repeats), notes, findings)
     numbers = [number_of(entry) for entry in entries]
     if None in numbers or not np.isfinite(numbers).all():
@@ -142,7 +145,23 @@ def axis_of(
     onsets = seconds.tolist()
     if unit == EPOCH:
         return Axis(onsets, [float(step_s)] * len(onsets), notes, findings)
+    findings = (*findings, *_ends_told(onsets, recording))
     return Axis(onsets, _lengths(onsets, step_s, repeats), notes, findings)
+
+
+def _ends_told(onsets, recording) -> list[Finding]:
+    """The finding that times, taken as starts, may be the ends of the epochs.
+
+    They begin one step after the recording's start and the last is at its end.
+    """
+    duration_s = getattr(recording, "duration_s", None)
+    if duration_s is None or len(onsets) < 3 or onsets[0] <= 0:
+        return []
+    step = _usual(np.diff(onsets))
+    if step is None or abs(onsets[0] - step) > 1 or onsets[-1] < duration_s - step / 2:
+        return []
+    note = f"its times begin at {onsets[0]:g} s and end with the recording: taken as starts of "
+    return [Finding("time_axis", "starts or ends of epochs", note + "epochs; are they ends?")]
 
 
 def _lengths(onsets, step_s, repeats) -> list[float]:
@@ -319,8 +338,9 @@ def clock_onsets(clocks, recording, path, *, step_s: float = 60.0, lengths_s=Non
     duration_s = getattr(recording, "duration_s", None)
     if early and start_s is not None and duration_s is not None:
         late = (first - start_s) % DAY_S
-        if late + elapsed[-1] - elapsed[0] <= duration_s + 60:
-            # A scoring that begins at midnight would lie within the recording as well.
+        span = elapsed[-1] - elapsed[0]
+        if late + span <= duration_s + max(600.0, 0.1 * duration_s):
+            # A scoring that begins at midnight would lie within the recording as well, nearly.
             note = "its times begin at 00:00:00 and were counted from the start of the recording"
             return elapsed, (), (Finding("time_axis", "times from 00:00:00", note),)
     return elapsed, ("its times were counted from the start of the recording",), ()

@@ -11,7 +11,7 @@ from data_pipelines.scoring.formats.tables import luna_stage
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.times.clock import parse_clock
-from data_pipelines.scoring.times.time_units import axis_of
+from data_pipelines.scoring.times.time_units import axis_of, check_count
 from data_pipelines.scoring.words.unknown_words import Unknown
 from data_pipelines.scoring.words.vocabulary import (
     CODE_BOOKS,
@@ -204,7 +204,8 @@ def read_list(path, text: str, *, code_book: str | None, recording=None) -> Scor
         entries = [(x if code_stage(x, book) is not None else "?", place) for x, place in entries]
     stages = [stage_of_entry(entry, book, path, place) for entry, place in entries]
     if time_at is None:
-        _check_step(path, len(stages), book, recording)
+        duration_s = getattr(recording, "duration_s", None)
+        check_count(len(stages), book.step_s, duration_s, path)
         return make_scoring(
             path,
             "list",
@@ -259,23 +260,6 @@ def _people(path, parsed, time_at, stage_at, code_book, recording) -> Scoring:
         findings=axis.findings,
         scorers=people,
     )
-
-
-def _check_step(path, count, book, recording) -> None:
-    """Refuse a list that says by its length that its entries stand for shorter steps.
-
-    Raises:
-        ScoringError: it does.
-    """
-    duration_s = getattr(recording, "duration_s", None)
-    if not duration_s or count < 100 or count * book.step_s < 2.5 * duration_s:
-        return
-    for step_s in (1, 2, 4, 5, 10):
-        if abs(count * step_s / duration_s - 1) < 0.02:
-            raise ScoringError(
-                f"{path}: has {count} entries for {duration_s:.0f} s, one every {step_s} s and not "
-                f"every {book.step_s:g} s; --code_book=NAME@{step_s} says so"
-            )
 
 
 def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, list[int]]:

@@ -9,10 +9,16 @@ publishes no description.
 import dataclasses
 import re
 
+from data_pipelines.findings import Finding
 from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.record import Scoring, ScoringError
 from data_pipelines.scoring.text import number_of
-from data_pipelines.scoring.times.clock import onsets_from_start, parse_clock
+from data_pipelines.scoring.times.clock import (
+    circular_difference,
+    onsets_from_start,
+    parse_clock,
+)
+from data_pipelines.scoring.times.placement import first_sample_told
 
 SAME_LENGTH_S = 5.0
 
@@ -103,14 +109,23 @@ def _shift(path, root, recording, duration_s):
     length_s = getattr(recording, "duration_s", None)
     if getattr(recording, "start_of_day_s", None) is None:
         return 0.0, []
-    if duration_s is not None and length_s and abs(duration_s - length_s) <= SAME_LENGTH_S:
-        return 0.0, []  # The same study as a whole; its start may have been blanked.
+    whole = duration_s is not None and length_s and abs(duration_s - length_s) <= SAME_LENGTH_S
     for node in _all(root, "RecordingStart"):
         text = re.sub(r"(\.\d+)?(Z|[+-]\d\d:\d\d)?$", "", (node.text or "").strip())
         clock = parse_clock(text)
+        if clock is not None and whole:
+            # The same study as a whole; its start may have been blanked.
+            later = circular_difference(recording.start_of_day_s, clock.second_of_day)
+            if abs(later) <= SAME_LENGTH_S or getattr(recording, "start_is_filler", False):
+                return 0.0, []
+            note = (
+                f"the recording starts {abs(later):.6g} s {'after' if later > 0 else 'before'} its "
+                "study and is as long: taken to start together"
+            )
+            return 0.0, [Finding("time_axis", "start that the scoring names", note)]
         if clock is not None:
             (shift_s,), findings = onsets_from_start([clock], recording, path)
             if duration_s and length_s and not -duration_s < shift_s < length_s:
                 raise ScoringError(f"{path}: its study lies outside: it is of another recording")
             return shift_s, list(findings)
-    return 0.0, []
+    return 0.0, first_sample_told(recording)

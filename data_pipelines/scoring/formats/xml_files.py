@@ -9,6 +9,7 @@ import dataclasses
 import re
 import xml.etree.ElementTree
 
+from data_pipelines.findings import Finding
 from data_pipelines.scoring.formats.philips import read_philips
 from data_pipelines.scoring.record import (
     EPOCH_S,
@@ -25,6 +26,7 @@ from data_pipelines.scoring.words.unknown_words import Unknown, looks_like
 from data_pipelines.scoring.words.vocabulary import CODE_BOOKS, event_of, stage_of
 
 START_TOLERANCE_S = 60.0
+_TELLING_S = 5.0  # clocks are copied in minutes or seconds; less moves no stage
 
 
 def read_xml(path, data: bytes, recording=None) -> Scoring:
@@ -145,6 +147,7 @@ def _event(concepts, onset, length) -> Event | None:
 def _nsrr(path, root, recording) -> Scoring:
     """Both dialects: `EventType` and `Stage 2 sleep|2`, or bare `SDO:...` concepts."""
     runs, events, unknown = [], [], Unknown()
+    shift_s, told = 0.0, []
     scored = (node for node in root.iter() if _name(node) == "ScoredEvent")
     for number, node in enumerate(scored, 1):
         fields = _fields(node)
@@ -152,7 +155,7 @@ def _nsrr(path, root, recording) -> Scoring:
         concepts = [part.strip() for part in concept.split("|")]
         kind = fields.get("EventType", "").split("|")[0].strip().casefold()
         if concepts[0] == "Recording Start Time" or (not concept and "ClockTime" in fields):
-            _check_recording(path, fields, recording)
+            shift_s, told = _shift(path, fields, recording)
             continue
         stage = stage_of(concepts[0]) if kind in ("", "stages") else None
         event = _event(concepts, 0.0, 0.0) if stage is None and kind != "stages" else None
@@ -174,31 +177,54 @@ def _nsrr(path, root, recording) -> Scoring:
     return make_scoring(
         path,
         "nsrr_xml",
-        runs=runs,
-        events=events,
+        runs=[(onset + shift_s, length, stage) for onset, length, stage in runs],
+        events=[dataclasses.replace(x, onset_s=x.onset_s + shift_s) for x in events],
         events_scored=unknown.events_scored(events, empty=True),
         notes=unknown.notes(),
-        findings=unknown.findings(),
+        findings=[*told, *unknown.findings()],
     )
 
 
-def _check_recording(path, fields, recording) -> None:
-    """Compare NSRR's own record of the recording's start and length with the recording.
+def _shift(path, fields, recording) -> tuple[float, list[Finding]]:
+    """Return where in the recording NSRR's own record of it begins, in s, and what was found.
 
-    Either may be wrong alone (clock times are blanked, files are cut), so it takes both.
+    Of start and length either may be wrong alone (clock times are blanked, files are cut). A
+    recording that was cut out of the one that is scored is placed in it by the clock.
+
+    Raises:
+        ScoringError: both differ, and the recording is no part of the one that is scored.
     """
     start_s = getattr(recording, "start_of_day_s", None)
     duration_s = getattr(recording, "duration_s", None)
     clock = parse_clock(fields.get("ClockTime", "").split(" ")[-1])
     length = number_of(fields.get("Duration", ""))
     if None in (start_s, duration_s, clock, length):
-        return
-    later = circular_difference(clock.second_of_day, start_s)
-    if abs(later) > START_TOLERANCE_S and abs(length - duration_s) > START_TOLERANCE_S:
+        return 0.0, []
+    later = circular_difference(start_s, clock.second_of_day)
+    shorter = length - duration_s
+    header_s = start_s - getattr(recording, "first_onset_s", 0.0)
+    cut = abs(shorter - later) <= 2 or abs(circular_difference(header_s, clock.second_of_day)) < 1
+    if later >= 1 and shorter >= later - 2 and cut:
+        note = (
+            f"the recording starts {later:.6g} s after the one that its scoring names and is "
+            f"{shorter:.6g} s shorter: placed by the clock"
+        )
+        what = "recording cut out of the one that was scored"
+        return -later, [Finding("scoring_shifted", what, note, seconds=round(later, 3))]
+    if abs(later) > START_TOLERANCE_S and abs(shorter) > START_TOLERANCE_S:
         raise ScoringError(
-            f"{path}: scores a recording of {length:g} s that starts {later:+.0f} s from this one "
+            f"{path}: scores a recording of {length:g} s that starts {-later:+.0f} s from this one "
             f"of {duration_s:g} s: it belongs to another recording"
         )
+    if abs(later) < _TELLING_S or getattr(recording, "start_is_filler", False):
+        return 0.0, []
+    if clock.second_of_day == 0:
+        return 0.0, []  # blanked in the scoring
+    note = (
+        f"the recording starts {abs(later):.6g} s {'after' if later > 0 else 'before'} the time "
+        "that its scoring names as its start: taken to start together"
+    )
+    return 0.0, [Finding("time_axis", "start that the scoring names", note)]
 
 
 def _profusion(path, root) -> Scoring:

@@ -12,6 +12,7 @@ from data_pipelines.scoring.search.candidates import (
     EVENT_LIST,
     LATER,
     NO_LIST,
+    NO_SCORING,
     SHEETS,
     TEXTS,
     VENDORS,
@@ -21,6 +22,7 @@ from data_pipelines.scoring.search.candidates import (
     has_own_stages,
     reason_not_read,
 )
+from data_pipelines.scoring.search.elsewhere import scorings_elsewhere
 from data_pipelines.scoring.search.names import (
     SLEEP_EDF,
     Listing,
@@ -29,6 +31,7 @@ from data_pipelines.scoring.search.names import (
     mentions_scoring,
     own_files,
     pattern_of,
+    says_scoring,
     words_of,
 )
 from data_pipelines.scoring.text import decode
@@ -259,6 +262,7 @@ def _unread(path: pathlib.Path, code_book) -> list[Finding]:
         kinds = ", ".join(dict.fromkeys(pattern_of(name, None) for name in others))
         text = f"beside it {len(others)} by name may be scorings, of no recording here: {kinds}"
         findings.append(Finding("unread_file", "scorings by name, of no recording", text))
+    findings += scorings_elsewhere(path, names)
     if told:
         note += f"; beside the recording {'lies' if len(told) == 1 else 'lie'} {', '.join(told)}"
     return [Finding("no_scoring", "unread files" if findings else "no file", note), *findings]
@@ -268,7 +272,12 @@ def _unread_reason(path, candidate: Candidate, code_book) -> str | None:
     """Return why a file was not read, None if it does not look like a scoring at all."""
     suffix = candidate.path.suffix.lower()
     if candidate.rank[0] >= LATER and suffix not in (*(*TEXTS, *VENDORS, *SHEETS, *BINARY),):
-        return None
+        # Beside a WFDB header lie its signals and annotations of heartbeats.
+        plain = candidate.rest is not None and path.suffix.lower() != ".hea"
+        plain = (
+            plain and suffix not in NO_SCORING and says_scoring([*words_of(candidate.rest), "hyp"])
+        )
+        return reason_not_read(candidate, code_book) if plain else None
     if path.suffix.lower() == ".hea" and suffix == ".mat":
         return None  # the recording's signals
     reason = reason_not_read(candidate, code_book)

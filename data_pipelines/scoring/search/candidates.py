@@ -40,6 +40,12 @@ TEXTS = (".csv", ".txt", ".tsv", ".json", ".xml", ".rml", ".annot", ".eannot")
 VENDORS = (".sco", ".sta", ".stg", ".esedb", ".hypno", ".ebs")
 SHEETS = (".xls", ".xlsx", ".ods", ".rtf")
 BINARY = (".mat", ".hyp", ".st")
+# Signals, pictures and papers that lie beside recordings; other suffixes are told.
+NO_SCORING = (
+    *(".edf", ".bdf", ".rec", ".hea", ".dat", ".vhdr", ".eeg", ".set", ".fdt", ".fif", ".gdf"),
+    *(".png", ".jpg", ".jpeg", ".svg", ".mp4", ".avi", ".wmv", ".asf", ".wav", ".mp3"),
+    *(".pdf", ".doc", ".docx", ".md", ".log", ".md5", ".sha256", ".lock", ".tmp", ".bak", ".zip"),
+)
 EVENT_LIST = "it is a list of events"
 NO_LIST = "it is JSON, and no list of stages"
 # Ranks of names that do not say the format; of the last, none is read.

@@ -22,9 +22,9 @@ _TELLING_SHIFT_S = 1.0
 _NOON_S = 3600.0
 _FEW_EPOCHS = 20  # in a shorter recording one epoch is no small share
 _LEAST_SHARE = 0.1  # of the recording or of the scoring, whichever is shorter, must overlap
-# Formats that say when something was, or that count from the first sample by definition.
+# Formats that say when something was. BIDS counts from the first sample, which its writers forget.
 _ABSOLUTE_SOURCES = (
-    *("edf_annotations", "noxturnal_csv", "remlogic_text", "bids_events"),
+    *("edf_annotations", "noxturnal_csv", "remlogic_text"),
     *("domino_text", "ucddb_respevt", "philips_rml"),
 )
 
@@ -103,15 +103,20 @@ def check_overlap(path, scoring: Scoring, recording) -> Scoring:
             "within the recording: it belongs to another recording"
         )
     _check_unit(path, scoring, recording, duration_s)
+    told = [] if scoring.source in _ABSOLUTE_SOURCES else first_sample_told(recording)
+    return dataclasses.replace(scoring, findings=(*scoring.findings, *told))
+
+
+def first_sample_told(recording) -> list[Finding]:
+    """The finding that a scoring without a start of its own could count from the header's start."""
     later_s = getattr(recording, "first_onset_s", 0.0)
-    if abs(later_s) < EPOCH_S / 2 or scoring.source in _ABSOLUTE_SOURCES:
-        return scoring
+    if abs(later_s) < EPOCH_S / 2:
+        return []
     note = (
         f"the recording's first sample is {later_s:.6g} s after the start in its header: the "
-        "scoring is taken to count from the first sample"
+        "times of a scoring that are no clock times are taken to count from the first sample"
     )
-    told = Finding("time_axis", "first sample after the header's start", note, seconds=later_s)
-    return dataclasses.replace(scoring, findings=(*scoring.findings, told))
+    return [Finding("time_axis", "first sample after the header's start", note, seconds=later_s)]
 
 
 def _check_unit(path, scoring: Scoring, recording, duration_s: float) -> None:
@@ -182,7 +187,10 @@ def align(scoring: Scoring, duration_s: float) -> tuple[Scoring, list[str]]:
         told.append(("scoring_length", "scoring shorter than the recording", note, missing))
         stages = np.concatenate([stages, np.full(missing, -1, np.int8)])
     kept = int((stages >= 0).sum())
-    if len(scored) and count >= _FEW_EPOCHS and kept < _LEAST_SHARE * count:
+    if len(stages) and not kept and not scoring.events:
+        note = "no epoch of the recording is scored by it"
+        told.append(("scoring_length", "no epoch scored", note, count))
+    elif len(scored) and count >= _FEW_EPOCHS and kept < _LEAST_SHARE * count:
         note = f"only {kept} of the recording's {count} epochs are scored"
         told.append(("scoring_length", "few epochs scored", note, count - kept))
     if len(inside) < len(scoring.events):

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.record import MAX_TIME_S, ScoringError
+from data_pipelines.scoring.record import EPOCH_S, MAX_TIME_S, ScoringError
 from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.times.clock import (
     DAY_S,
+    ClockTime,
     circular_difference,
     onsets_from_start,
     parse_clock,
@@ -30,6 +31,7 @@ EPOCH, SECOND, MILLISECOND, MINUTE, HOUR, SAMPLE = (
     "hours",
     "samples",
 )
+DAY = "days, as spreadsheets keep times"
 FACTORS = {SECOND: 1.0, MILLISECOND: 1e-3, MINUTE: 60.0, HOUR: 3600.0}
 _HEADING_UNITS = {
     EPOCH: "epoch epochs epoche epochen epoca epocas epoque epoques epoc epocs epoka",
@@ -119,6 +121,11 @@ def axis_of(
             f"{path}: its column of times holds neither numbers nor clock times throughout"
         )
     values = np.array(numbers, float)
+    if _are_days(values, step_s, heading):
+        clocks = [ClockTime(round(x % 1 * DAY_S, 2) % DAY_S, None) for x in values.tolist()]
+        onsets, notes, findings = clock_onsets(clocks, recording, path, step_s=step_s)
+        findings = (*findings, _decided(DAY, "the first column of the list"))
+        return Axis(onsets, _lengths(onsets, step_s, repeats), notes, findings)
     if (np.diff(values) <= 0).any():
         raise ScoringError(f"{path}: its column of times does not grow from row to row")
     if np.abs(values).max() > MAX_TIME_S * 3000:
@@ -147,6 +154,19 @@ def axis_of(
         return Axis(onsets, [float(step_s)] * len(onsets), notes, findings)
     findings = (*findings, *_ends_told(onsets, recording))
     return Axis(onsets, _lengths(onsets, step_s, repeats), notes, findings)
+
+
+def _are_days(values: np.ndarray, step_s: float, heading: str | None) -> bool:
+    """Whether numbers are days, as spreadsheets keep dates and times: whole steps of an epoch."""
+    if len(values) < 3 or unit_of_heading(heading) in (MINUTE, HOUR) or values[0] < 0:
+        return False
+    if np.abs(values).max() > 1e5 or np.ptp(values) > 1.5:
+        return False
+    steps = np.diff(values) * DAY_S / step_s
+    whole = np.round(steps).astype(int)
+    if whole.min() < 1 or np.abs(steps - whole).max() > 0.02:
+        return False
+    return int(np.gcd.reduce(whole)) % 24 != 0  # steps in hours are 24 times as large
 
 
 def _ends_told(onsets, recording) -> list[Finding]:
@@ -218,6 +238,12 @@ def _unit_of_column(values, step_s, heading, repeats, recording, path):
             )
         return SAMPLE, 1 / fits[0], True
     if named:
+        step = usual and usual * FACTORS[named]
+        if step and (step < 0.9 or repeats and step > 120):
+            raise ScoringError(
+                f"{path}: by its heading its times are {named}, and its rows {step:g} s apart: no "
+                "length of an epoch"
+            )
         return named, FACTORS[named], True
     if usual and usual != 1:
         found = [u for u, by in FACTORS.items() if np.isclose(usual * by, step_s, rtol=0.01)]
@@ -264,6 +290,8 @@ def _counted(values, step_s, named, duration_s, path):
         return EPOCH, step_s, named == EPOCH
     by_second = 0.5 * duration_s <= count <= 1.1 * duration_s + 60
     by_epoch = count * step_s <= 1.5 * duration_s + 600
+    if abs(count - duration_s) > max(1, 0.02 * duration_s) or named == EPOCH:
+        check_count(count, step_s, duration_s, path)
     if named == EPOCH and by_epoch:
         return EPOCH, step_s, True
     if by_second and not by_epoch and named != EPOCH:
@@ -275,6 +303,22 @@ def _counted(values, step_s, named, duration_s, path):
         f"{duration_s:.0f} s they can be taken neither as seconds nor as epochs of {step_s:g} s "
         "without doubt (--code_book=NAME@SECONDS says how long an entry lasts)"
     )
+
+
+def check_count(count: float, step_s: float, duration_s: float | None, path) -> None:
+    """Refuse rows that say by their number that they stand for another step than `step_s`.
+
+    Raises:
+        ScoringError: as many rows of another usual step fill the recording, to a row.
+    """
+    if not duration_s or abs(count * step_s - duration_s) <= max(step_s, 0.1 * duration_s):
+        return
+    for other_s in (1, 2, 4, 5, 10, 20):
+        if count >= 10 and abs(count * other_s - duration_s) <= max(other_s, 0.005 * duration_s):
+            raise ScoringError(
+                f"{path}: has {count:.0f} entries for {duration_s:.0f} s, one every {other_s} s "
+                f"and not every {step_s:g} s; --code_book=NAME@{other_s} says so"
+            )
 
 
 def _unit_of_changes(values, step_s, span, covers, rates, duration_s, path):
@@ -358,6 +402,8 @@ def scales_of(
     Raises:
         ScoringError: They are not in seconds, and it cannot be said in what.
     """
+    if not any(lengths):
+        lengths = [*np.diff(onsets).tolist(), 0.0][: len(onsets)]  # each until the next
     pairs = sorted((a, b) for a, b in zip(onsets, lengths) if b)
     if len(pairs) < 3 or not np.isfinite(pairs).all():
         return 1.0, 1.0, []
@@ -377,6 +423,20 @@ def scales_of(
 
     if 0.2 < gap / length < 5:
         shortest = float(spans.min())
+        larger = {30.0: EPOCH, 60.0: MINUTE, 3600.0: HOUR}
+        found = [
+            (by, unit)
+            for by, unit in larger.items()
+            if duration_s is not None
+            and end < 0.1 * duration_s
+            and 0.8 * duration_s <= end * by <= 1.1 * duration_s
+            and (_is_step(shortest * by) or round(shortest * by % EPOCH_S, 3) == 0)
+        ]
+        if len(found) == 1:
+            ((factor, unit),) = found
+            note = f"onsets and durations were taken as {unit}: as seconds the scoring is one "
+            note += f"{factor:g}th as long"
+            return factor, factor, [Finding("time_axis", unit, note)]
         if shortest < 900 or (duration_s is not None and within(end)):
             return 1.0, 1.0, []
         fits = {f: u for f, u in known.items() if _is_step(shortest / f) and within(end / f, 0.5)}

@@ -1,5 +1,6 @@
 """Scoring in tables of vendors: Noxturnal and RemLogic exports, Luna annotations."""
 
+import bisect
 import re
 
 from data_pipelines.findings import Finding
@@ -13,7 +14,13 @@ from data_pipelines.scoring.times.clock import (
     parse_clock,
 )
 from data_pipelines.scoring.words.unknown_words import Unknown, looks_like
-from data_pipelines.scoring.words.vocabulary import event_of, is_known, normalise, stage_of
+from data_pipelines.scoring.words.vocabulary import (
+    event_of,
+    is_known,
+    normalise,
+    says_what,
+    stage_of,
+)
 
 Rows = list[list[str]]
 
@@ -121,7 +128,7 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
     """Read Luna's `.annot`: class, instance, channel, start, stop, meta, separated by tabs.
 
     Times are seconds, elapsed (`0+00:10:00`), epochs (`e:12`), clock times or dated clock times;
-    a stop may be a duration (`+30`) or `...` for until the next row.
+    a stop may be a duration (`+30`) or `...` for until the next row that begins later.
 
     Raises:
         ScoringError: a row with too few fields or a time that is none of these.
@@ -158,9 +165,11 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             length = _luna_time(stop, path, number, ends=True) - onset
         spans.append((onset, length))
     runs, events, unknown = [], [], Unknown()
-    for index, ((_, label, instance, _, _), (onset, length)) in enumerate(zip(rows, spans)):
+    starts = sorted({onset for onset, _ in spans})
+    for (_, label, instance, _, _), (onset, length) in zip(rows, spans):
         if length is None:
-            length = spans[index + 1][0] - onset if index + 1 < len(spans) else float(EPOCH_S)
+            later = bisect.bisect_right(starts, onset)
+            length = starts[later] - onset if later < len(starts) else float(EPOCH_S)
         named = instance if normalise(label) in _LUNA_STAGE_CLASSES else label
         stage = luna_stage(named)
         event = event_of(f"{label} {instance}") or event_of(label)
@@ -172,7 +181,8 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             unknown.stage(named, length)
             runs.append((onset, length, -1))
         else:
-            unknown.add(label if is_known(label) else f"{label} {instance}".strip(" ."), length)
+            known = is_known(label) and says_what(label)
+            unknown.add(label if known else f"{label} {instance}".strip(" ."), length)
     return make_scoring(
         path,
         "luna_annot",

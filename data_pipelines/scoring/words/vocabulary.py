@@ -141,7 +141,8 @@ def load_events(path=WORDS / "events.csv") -> dict[Key, tuple[str, str]]:
     """Return what stands for an event: key -> (kind, value).
 
     The kind is one of `EVENT_KINDS`, or `none` for words that are known and not kept; of these, the
-    value `artifact` says that an epoch may be called so instead of a stage.
+    value `artifact` says that an epoch may be called so instead of a stage, and `unsaid` that the
+    word does not say what happened (`Event`).
 
     Raises:
         ValueError: a row is damaged, has an unknown meaning, or contradicts another.
@@ -207,6 +208,11 @@ def is_known(text: str) -> bool:
 def is_artifact(text: str) -> bool:
     """Whether `text` says that there is an artefact, in an event or in place of a stage."""
     return _event(text) == ("none", "artifact")
+
+
+def says_what(text: str) -> bool:
+    """Whether `text` is more than a word such as `Event`, which may be an apnea."""
+    return _event(text) != ("none", "unsaid")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,11 +15,10 @@ from data_pipelines.scoring import (
     ScoringError,
     find_scoring,
     read_scoring,
-    unknown_words,
-    vocabulary,
 )
 from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.scorers import letters_of
+from data_pipelines.scoring.words import unknown_words, vocabulary
 
 TABLES = {path.name: path for path in sorted(vocabulary.WORDS.glob("*.csv"))}
 CHANGES = (0, 60, 120, 180, 240, 300, 330)  # s; the stages there, by the index of their word:

@@ -365,13 +365,13 @@ def read_eannot(path, text: str, *, code_book: str | None) -> Scoring:
     """Read Luna's `.eannot`: one stage name per 30-s epoch; bare numbers need a code book.
 
     Raises:
-        ScoringError: most lines are no names of stages.
+        ScoringError: half of the lines or more are no names of stages.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and all(number_of(line) is not None for line in lines):
         return read_list(path, text, code_book=code_book)
     stages, unknown = [luna_stage(line) for line in lines], Unknown()
-    if 2 * stages.count(None) > len(stages):
+    if 2 * stages.count(None) >= len(stages) > 0:
         raise ScoringError(f"{path}: line {stages.index(None) + 1} is not the name of a stage")
     for line, stage in zip(lines, stages):
         if stage is None:

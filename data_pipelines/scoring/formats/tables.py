@@ -1,6 +1,5 @@
 """Scoring in tables of vendors: Noxturnal and RemLogic exports, Luna annotations."""
 
-import bisect
 import re
 
 from data_pipelines.findings import Finding
@@ -128,7 +127,7 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
     """Read Luna's `.annot`: class, instance, channel, start, stop, meta, separated by tabs.
 
     Times are seconds, elapsed (`0+00:10:00`), epochs (`e:12`), clock times or dated clock times;
-    a stop may be a duration (`+30`) or `...` for until the next row that begins later.
+    a stop may be a duration (`+30`) or `...` for until the next row of another time.
 
     Raises:
         ScoringError: a row with too few fields or a time that is none of these.
@@ -165,11 +164,13 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             length = _luna_time(stop, path, number, ends=True) - onset
         spans.append((onset, length))
     runs, events, unknown = [], [], Unknown()
-    starts = sorted({onset for onset, _ in spans})
-    for (_, label, instance, _, _), (onset, length) in zip(rows, spans):
+    nexts: list[float | None] = [None] * len(spans)
+    for at in range(len(spans) - 2, -1, -1):
+        # Rows of one time are several people's, or a stage and an event.
+        nexts[at] = nexts[at + 1] if spans[at][0] == spans[at + 1][0] else spans[at + 1][0]
+    for (_, label, instance, _, _), (onset, length), later in zip(rows, spans, nexts):
         if length is None:
-            later = bisect.bisect_right(starts, onset)
-            length = starts[later] - onset if later < len(starts) else float(EPOCH_S)
+            length = float(EPOCH_S) if later is None else later - onset
         named = instance if normalise(label) in _LUNA_STAGE_CLASSES else label
         stage = luna_stage(named)
         event = event_of(f"{label} {instance}") or event_of(label)

@@ -242,7 +242,7 @@ def make_scoring(
     if people and events_scored and _overlap(kept):
         events_scored = False
         told.append(Finding("several_scorers", "events", _EVENTS_OF_SEVERAL))
-    elif not people and _overlap([x for x in kept if x.kind in _BREATHING]):
+    elif not people and _overlap([x for x in kept if x.kind in _BREATHING and x.value != "epoch"]):
         told.append(Finding("several_scorers", "events", _BREATHING_OVERLAPS))
     findings = (*findings, *told)
     return Scoring(stages, kept, source, events_scored, tuple(notes), findings, people)

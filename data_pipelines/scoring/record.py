@@ -242,10 +242,16 @@ def make_scoring(
     if people and events_scored and _overlap(kept):
         events_scored = False
         told.append(Finding("several_scorers", "events", _EVENTS_OF_SEVERAL))
+    elif not people and _overlap([x for x in kept if x.kind in _BREATHING and x.value != "epoch"]):
+        told.append(Finding("several_scorers", "events", _BREATHING_OVERLAPS))
     findings = (*findings, *told)
     return Scoring(stages, kept, source, events_scored, tuple(notes), findings, people)
 
 
+_BREATHING = {"apnea_obstructive", "apnea_central", "apnea_mixed", "hypopnea", "apnea_hypopnea"}
+_BREATHING_OVERLAPS = (
+    "apneas or hypopneas of one kind overlap: are they several people's, and counted twice?"
+)
 _EVENTS_OF_SEVERAL = (
     "events of one kind overlap, so they are several people's: they count as not scored"
 )
@@ -263,10 +269,13 @@ def _overlap(events) -> bool:
 
 
 def _short(runs, stages) -> list[Finding]:
-    """The finding that most of the time with a stage is in epochs that come out without."""
-    given_s = sum(x + length - max(x, 0.0) for x, length, stage in runs if x + length > 0 <= stage)
+    """The finding that most of the time with a stage, or most stages, come out as no epoch."""
+    spans = [(max(x, 0.0), x + length) for x, length, stage in runs if x + length > 0 <= stage]
+    given_s = sum(end - start for start, end in spans)
     scored_s = float((stages >= 0).sum()) * EPOCH_S
-    if given_s < EPOCH_S or scored_s >= given_s / 2:
+    lost = given_s >= EPOCH_S and scored_s < given_s / 2
+    brief = 2 * sum(end - start < EPOCH_S / 2 for start, end in spans) > len(spans)
+    if not lost and not (brief and scored_s < (spans[-1][1] - spans[0][0]) / 2):
         return []
     note = (
         f"the stages last {given_s:.6g} s in all, so short that they give a stage to {scored_s:g} s"

@@ -6,6 +6,7 @@ names and units of their columns alone.
 
 import dataclasses
 
+from data_pipelines.findings import Finding
 from data_pipelines.scoring.formats import headings
 from data_pipelines.scoring.formats.edf_annotations import scoring_from_annotations
 from data_pipelines.scoring.formats.lists import code_stage
@@ -116,7 +117,7 @@ def read_event_table(path, rows: Rows, recording=None, *, code_book: str | None 
         recording,
         path,
     )
-    findings = [*findings, *found]
+    findings = [*findings, *found, *_other_columns(heading, body, columns, texts)]
     onsets = [onset * by for onset in onsets]
     lengths = [None if length is None else length * by_length for length in lengths]
     if book is None or not all(bare):
@@ -140,6 +141,23 @@ def read_event_table(path, rows: Rows, recording=None, *, code_book: str | None 
     return make_scoring(
         path, source, runs=runs, events_scored=False, notes=notes, findings=findings
     )
+
+
+def _other_columns(heading, body, columns, texts) -> list[Finding]:
+    """Tell a second column of words for stages that differ, another scorer's perhaps."""
+    stages = [stage_of(text) for text in texts]
+    known = sum(stage is not None and stage >= 0 for stage in stages)
+    told = []
+    for at in range(len(heading)):
+        if at in dataclasses.astuple(columns) or not known:
+            continue
+        other = [stage_of(row[at]) if len(row) > at else None for _, row in body]
+        both = [(a, b) for a, b in zip(stages, other) if None not in (a, b) and min(a, b) >= 0]
+        differ = sum(a != b for a, b in both)
+        if differ and 2 * len(both) > known:
+            note = f"a second column of stages differs from the one read in {differ} rows"
+            told.append(Finding("several_scorers", "columns", note, differ))
+    return told
 
 
 def _stage(text: str, book) -> int | None:

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 
+import numpy as np
+
 from data_pipelines.scoring.consensus import consensus
 from data_pipelines.scoring.formats.lists import book_of_entries, runs_of, stage_of_entry
 from data_pipelines.scoring.record import (
@@ -54,7 +56,13 @@ def _consensus(path, scorers, book) -> Scoring:
     runs = runs_of(consensus(scorers, path), book.step_s)
     agreed = make_scoring(path, "json_consensus", runs=runs, events_scored=False)
     people = [epochs_from_runs(runs_of(stages, book.step_s)) for stages in scorers]
-    return dataclasses.replace(agreed, scorers=padded(people) if len(people) > 1 else ())
+    if len(people) < 2:
+        return agreed
+    people = padded(people)
+    rows = np.array(people)
+    differ = int((rows != rows[0]).any(0).sum())
+    note = f"the consensus of {len(people)} scorers, who differ in {differ} epochs"
+    return dataclasses.replace(agreed, scorers=people, notes=(*agreed.notes, note))
 
 
 def read_consensus(paths, *, code_book: str = "dod") -> Scoring:

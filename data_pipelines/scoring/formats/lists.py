@@ -299,6 +299,11 @@ def _columns(parsed: _Rows, book: CodeBook | None, path) -> tuple[int | None, li
         return 0, found
     if width == 2 and growing[1] and found == [0] and number_of(columns[1][0]) == 0:
         return 1, [0]
+    if len(found) > 1:
+        raise ScoringError(
+            f"{path}: {len(found)} of its columns are stages, of several scorers perhaps; keep one"
+            " of them, or name them scorer1, scorer2 in a heading"
+        )
     raise ScoringError(
         f"{path}: has {width} columns, and neither a heading nor a first column of growing times "
         "says which of them are the stages; expected one column, or times and stages"
@@ -344,14 +349,21 @@ def read_eannot(path, text: str, *, code_book: str | None) -> Scoring:
     """Read Luna's `.eannot`: one stage name per 30-s epoch; bare numbers need a code book.
 
     Raises:
-        ScoringError: a line is no stage name.
+        ScoringError: half of the lines or more are no names of stages.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and all(number_of(line) is not None for line in lines):
         return read_list(path, text, code_book=code_book)
-    stages = [luna_stage(line) for line in lines]
-    if None in stages:
+    stages, unknown = [luna_stage(line) for line in lines], Unknown()
+    if 2 * stages.count(None) >= len(stages) > 0:
         raise ScoringError(f"{path}: line {stages.index(None) + 1} is not the name of a stage")
+    for line, stage in zip(lines, stages):
+        if stage is None:
+            unknown.stage(line, float(EPOCH_S))
     return make_scoring(
-        path, "luna_eannot", runs=runs_of(stages, float(EPOCH_S)), events_scored=False
+        path,
+        "luna_eannot",
+        runs=runs_of([-1 if stage is None else stage for stage in stages], float(EPOCH_S)),
+        events_scored=False,
+        findings=unknown.findings(),
     )

@@ -48,7 +48,7 @@ def read_philips(path, root, recording) -> Scoring:
     until_s = duration_s
     if until_s is None and recording is not None:
         until_s = recording.duration_s - shift_s
-    blocks, by_machine = _stages(root)
+    blocks, by_machine, others = _stages(root)
     annotations = _until_next(path, blocks, "Type", until_s)
     annotations += _until_next(path, _all(root, "BodyPositionItem"), "Position", until_s)
     for node in _all(root, "Event"):
@@ -60,7 +60,11 @@ def read_philips(path, root, recording) -> Scoring:
     )
     note = "its stages are the program's own (MachineStaging), no person's"
     notes = (note, *scoring.notes) if by_machine else scoring.notes
-    return dataclasses.replace(scoring, notes=notes)
+    found = scoring.findings
+    if others:
+        text = f"{others + 1} stagings of one kind that differ: the first is read"
+        found = (*found, Finding("several_scorers", f"{others + 1} stagings", text, others))
+    return dataclasses.replace(scoring, notes=notes, findings=found)
 
 
 def _start(path, node) -> float:
@@ -83,16 +87,22 @@ def _until_next(path, nodes, attribute, until_s) -> list[tuple[float, float | No
     return spans
 
 
-def _stages(root) -> tuple[list, bool]:
-    """Return the stage elements of a person, else of the program, and whether it was the latter."""
+def _stages(root) -> tuple[list, bool, int]:
+    """Return the stage elements of a person, else of the program; whether it was the latter.
+
+    Also returns how many other stagings of the same kind differ from it.
+    """
     for place in ("UserStaging", "MachineStaging", "StagingData"):
         blocks = [block for node in _all(root, place) for block in node if _all(block, "Stage")]
         if blocks:
             # Where a study has several kinds of staging, AASM's is the one used here.
             block = next((block for block in blocks if "AASM" in _name(block)), blocks[0])
-            stages = blocks if _name(block) == "Stage" else _all(block, "Stage")
-            return stages, place == "MachineStaging"
-    return [], False
+            if _name(block) == "Stage":
+                return blocks, place == "MachineStaging", 0
+            alike = [_all(x, "Stage") for x in blocks if _name(x) == _name(block)]
+            written = {tuple((x.get("Start"), x.get("Type")) for x in stages) for stages in alike}
+            return _all(block, "Stage"), place == "MachineStaging", len(written) - 1
+    return [], False, 0
 
 
 def _duration(root) -> float | None:

@@ -8,7 +8,9 @@ names the kind; C, O and M are central, obstructive and mixed.
 import re
 
 from data_pipelines.scoring.record import Event, Scoring, ScoringError, make_scoring
+from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.times.clock import onsets_from_start, parse_clock
+from data_pipelines.scoring.words.unknown_words import Unknown
 
 _ROW = re.compile(r"\s*(\d{1,2}:\d{2}:\d{2})\s+(\S+)(?:\s+EVENT)?\s+(\d{1,4})?(.*)")
 _KINDS = {
@@ -32,14 +34,14 @@ def read_respiratory_list(path, text: str, recording) -> Scoring:
     Raises:
         ScoringError: no row is an event, or the recording's start is not known.
     """
-    found, dropped = [], 0
+    found, unknown = [], Unknown()
     for line in text.splitlines():
         match = _ROW.fullmatch(line.rstrip())
         if not match:
             continue
         kind = _KINDS.get(match[2].upper())
         if kind is None or match[3] is None:
-            dropped += 1
+            unknown.add(match[2], number_of(match[3] or ""))
             continue
         found.append((parse_clock(match[1]), kind, float(match[3])))
     if not found:
@@ -47,12 +49,11 @@ def read_respiratory_list(path, text: str, recording) -> Scoring:
     times, _, lengths = zip(*found)
     onsets, findings = onsets_from_start(times, recording, path, lengths_s=lengths)
     events = [Event(kind, onset, length) for onset, (_, kind, length) in zip(onsets, found)]
-    notes = [f"{dropped} rows that are no apnoea or hypopnoea left out"] * bool(dropped)
     return make_scoring(
         path,
         "ucddb_respevt",
         events=events,
         events_scored=("apnea",),
-        notes=notes,
-        findings=findings,
+        notes=unknown.notes(),
+        findings=[*findings, *unknown.findings()],
     )

@@ -180,7 +180,7 @@ def _unknown_stages(marks, others, timed, unknown) -> list[float]:
         if len(tokens_of(name)) > _LONGEST_NAME or not onsets:
             continue
         at_a_stage = any(_nearest(onsets, row.onset_s) <= _SAME_S for row in rows)
-        if timed:
+        if timed and (len(timed) == len(marks) or any(row.duration_s for row in rows)):
             alike = all(_is_epoch(row, onsets[0], step) for row in rows)
             alike = alike and not _overlap_any(rows, timed)
         elif step is None:
@@ -236,16 +236,16 @@ def _streams(path, rows) -> list[list[Mark]]:
     for mark in rows:
         at[mark.onset_s].append(mark)
     conflicts = sum(len({mark.stage for mark in group}) > 1 for group in at.values())
-    if not conflicts:
-        return [rows]
     several = sum(len(group) > 1 for group in at.values())
+    if not conflicts and several in (0, len(at)):
+        return [rows]
     most = max(map(len, at.values()))
     if several >= 0.8 * len(at) and len(at) > 1:
         return [[group[min(k, len(group) - 1)] for group in at.values()] for k in range(most)]
     if several > 0.1 * len(at) + 1:
         raise ScoringError(
-            f"{path}: {conflicts} times with two different stages and no durations: several"
-            " people's changes of stage, mixed, cannot be told apart"
+            f"{path}: {several} times of {len(at)} have two stages without durations, {conflicts}"
+            " two different ones: several people's changes of stage, mixed, cannot be told apart"
         )
     return [
         [

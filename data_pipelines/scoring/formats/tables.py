@@ -13,7 +13,13 @@ from data_pipelines.scoring.times.clock import (
     parse_clock,
 )
 from data_pipelines.scoring.words.unknown_words import Unknown, looks_like
-from data_pipelines.scoring.words.vocabulary import event_of, is_known, normalise, stage_of
+from data_pipelines.scoring.words.vocabulary import (
+    event_of,
+    is_known,
+    normalise,
+    says_what,
+    stage_of,
+)
 
 Rows = list[list[str]]
 
@@ -121,7 +127,7 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
     """Read Luna's `.annot`: class, instance, channel, start, stop, meta, separated by tabs.
 
     Times are seconds, elapsed (`0+00:10:00`), epochs (`e:12`), clock times or dated clock times;
-    a stop may be a duration (`+30`) or `...` for until the next row.
+    a stop may be a duration (`+30`) or `...` for until the next row of another time.
 
     Raises:
         ScoringError: a row with too few fields or a time that is none of these.
@@ -158,9 +164,13 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             length = _luna_time(stop, path, number, ends=True) - onset
         spans.append((onset, length))
     runs, events, unknown = [], [], Unknown()
-    for index, ((_, label, instance, _, _), (onset, length)) in enumerate(zip(rows, spans)):
+    nexts: list[float | None] = [None] * len(spans)
+    for at in range(len(spans) - 2, -1, -1):
+        # Rows of one time are several people's, or a stage and an event.
+        nexts[at] = nexts[at + 1] if spans[at][0] == spans[at + 1][0] else spans[at + 1][0]
+    for (_, label, instance, _, _), (onset, length), later in zip(rows, spans, nexts):
         if length is None:
-            length = spans[index + 1][0] - onset if index + 1 < len(spans) else float(EPOCH_S)
+            length = float(EPOCH_S) if later is None else later - onset
         named = instance if normalise(label) in _LUNA_STAGE_CLASSES else label
         stage = luna_stage(named)
         event = event_of(f"{label} {instance}") or event_of(label)
@@ -172,7 +182,8 @@ def read_luna_annot(path, text: str, recording) -> Scoring:
             unknown.stage(named, length)
             runs.append((onset, length, -1))
         else:
-            unknown.add(label if is_known(label) else f"{label} {instance}".strip(" ."), length)
+            known = is_known(label) and says_what(label)
+            unknown.add(label if known else f"{label} {instance}".strip(" ."), length)
     return make_scoring(
         path,
         "luna_annot",

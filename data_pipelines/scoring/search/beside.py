@@ -6,6 +6,7 @@ import pathlib
 from data_pipelines.findings import Finding
 from data_pipelines.scoring.files import head_of, read_scoring
 from data_pipelines.scoring.formats import domino
+from data_pipelines.scoring.formats.edf_annotations import has_stages
 from data_pipelines.scoring.record import EPOCH_S, Scoring, ScoringError
 from data_pipelines.scoring.search.candidates import (
     BINARY,
@@ -140,7 +141,7 @@ def read_beside(
 def _with_others(path, found, scored, recording, code_book):
     """Add the events of lists beside a scoring; compare with other scorings of the night."""
     names = listing(path.parent)
-    findings: list[Finding] = []
+    findings = _compare_own(path, found, scored, recording, code_book)
     events, events_scored, notes = list(scored.events), scored.events_scored, []
     for other in _others(path, found, names):
         reason = reason_not_read(other, code_book)
@@ -157,7 +158,7 @@ def _with_others(path, found, scored, recording, code_book):
                 findings.append(Finding("unread_file", what, f"beside {found.name}: {said}"))
             continue
         if (more.stages >= 0).any():
-            findings += _compare(path, found, other, scored, more)
+            findings += _compare(path, found, other.path, scored, more)
         elif is_events:
             # What the scoring itself holds may stand in the list once more.
             held = {event.kind for event in scored.events}
@@ -224,7 +225,21 @@ def _goes_with(events: pathlib.Path, stages: pathlib.Path) -> bool:
     return first.date == second.date and abs(first.second_of_day - second.second_of_day) <= 300
 
 
-def _compare(path, found, other: Candidate, scored: Scoring, more: Scoring) -> list[Finding]:
+def _compare_own(path, found, scored: Scoring, recording, code_book) -> list[Finding]:
+    """Compare a scoring beside a recording with the stages among its own annotations."""
+    if found == path or not has_stages(getattr(recording, "annotations", ())):
+        return []
+    try:
+        return _compare(
+            path, found, path, scored, read_scoring(path, recording=recording, code_book=code_book)
+        )
+    except ScoringError:
+        return []
+
+
+def _compare(
+    path, found: pathlib.Path, other: pathlib.Path, scored: Scoring, more: Scoring
+) -> list[Finding]:
     count = min(len(scored.stages), len(more.stages))
     a, b = scored.stages[:count], more.stages[:count]
     both = (a >= 0) & (b >= 0)
@@ -232,9 +247,9 @@ def _compare(path, found, other: Candidate, scored: Scoring, more: Scoring) -> l
     if not differ:
         return []
     own = own_files(path, listing(path.parent))
-    what = " and ".join(sorted({pattern_of(x.name, own.get(x.name)) for x in (found, other.path)}))
+    what = " and ".join(sorted({pattern_of(x.name, own.get(x.name)) for x in (found, other)}))
     note = (
-        f"{found.name} was read as the scoring; {other.path.name} scores the same night, differs "
+        f"{found.name} was read as the scoring; {other.name} scores the same night, differs "
         f"in {differ} of {int(both.sum())} epochs and was not read"
     )
     seconds = float(differ * EPOCH_S)

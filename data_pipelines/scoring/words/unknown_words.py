@@ -14,9 +14,12 @@ from data_pipelines.scoring.words.vocabulary import (
     TOKENS,
     WORDS,
     add_word,
+    english_of,
+    is_breathing,
     is_known,
     normalise,
     read_rows,
+    says_what,
     tokens_of,
 )
 
@@ -26,6 +29,12 @@ _LONGEST_STAGE = 4
 
 _WORDS_TOLD = 20
 _SHORTEST_S, _LONGEST_S = 2.0, 300.0
+_SURE = {*EVENT_KINDS, "sleep", "wake", "rem", "nrem", "apnea", "obstructive", "central", "mixed"}
+"""Tokens of the tables, in English, that name nobody."""
+
+_OFTEN = 5
+_LONGEST_NAME = 3
+"""A text of so many tokens that stands `_OFTEN` times without duration may be an event's name."""
 NOT_SCORED = {"position", "lights_off", "lights_on"}
 _SCORED = re.compile(r"events[ _](not[ _])?scored:?([a-z_, ]*)", re.IGNORECASE)
 _CODE = re.compile(r"(?:sn|sr|nr|[nsr])\d|[^\W\d_]|\d")
@@ -88,20 +97,33 @@ def _kind(text: str) -> str | None:
     return "stage" if "stage" in kinds or alone else "sleep" if only else None
 
 
+def _may_name(token: str, root: str | None) -> bool:
+    """Whether a token of the tables may be a person's name as well."""
+    if _CODE.fullmatch(token) or _ROOTS.get(root, "sleep") != "sleep":
+        return False
+    return not _SURE & set(english_of(token))
+
+
 @functools.lru_cache(maxsize=8192)
 def printable(text: str) -> str:
     """Return a text with an ellipsis for whatever might name a person.
 
     Kept are tokens of the tables, the root of those that hold one, single letters, single digits
-    and codes such as `N5`.
+    and codes such as `N5`. Beside a token that is none of these, a name perhaps, only those are
+    kept that are no names: `Leger`, `Lage` and `Deep` are.
     """
     parts: list[str] = []
-    for word in re.findall(r"[^\W_]+", text.partition("@@")[0][:200]):
+    words = re.findall(r"[^\W_]+", text.partition("@@")[0][:200])
+    plain = all(_root(x) or x in TOKENS or _CODE.fullmatch(x) for x in tokens_of(" ".join(words)))
+    for word in words:
         for token in tokens_of(word):
             root = _root(token)
-            if token in TOKENS or root == token or _CODE.fullmatch(token):
+            if not plain and _may_name(token, root):
+                root = None
+            elif token in TOKENS or root == token or _CODE.fullmatch(token):
                 parts.append(word if tokens_of(word) == [token] else token)
-            elif root:
+                continue
+            if root:
                 parts.append(f"{root}…")
             elif not parts or parts[-1] != "…":
                 parts.append("…")
@@ -129,6 +151,8 @@ class Unknown:
         self._events: dict[str, int] = collections.Counter()
         self._missed: dict[str, int] = collections.Counter()
         self._timed = 0
+        self._breathing = 0
+        self._moments: dict[str, int] = collections.Counter()
         self._said: bool | tuple[str, ...] | None = None
         self.others = 0
         """Texts that look like neither; words that are known and not kept are among them."""
@@ -151,8 +175,9 @@ class Unknown:
         if said is not None:
             self._said = said
             return
-        if is_known(text):
+        if is_known(text) and (says_what(text) or not duration_s):
             self.others += 1
+            self._breathing += bool(duration_s) and is_breathing(text)
             return
         kind = "breathing" if breathing else _kind(text)
         if kind not in (None, "stage", "sleep"):
@@ -163,14 +188,17 @@ class Unknown:
         self.others += 1
         if _SHORTEST_S < (duration_s or 0.0) <= _LONGEST_S:
             self._timed += 1
+        elif not duration_s and len(tokens_of(text)) <= _LONGEST_NAME:
+            self._moments[text] += 1
 
     def events_scored(self, events: list[Event], *, empty=False) -> bool | tuple[str, ...]:
         """Return for which events somebody looked and was understood.
 
         True: for all kinds. False: for none, or nothing of it was understood; lights and positions
         say nothing. Else the kinds that were understood, `apnea` for all of breathing: where words
-        for breathing were not, or texts with durations stand where no word for breathing does, the
-        night does not count as free of apneas. A row that says it is believed (`scored_of`).
+        for breathing were not, or where no apnea stands but disordered breathing of another kind,
+        or texts with durations, or texts that come again and again, the night does not count as
+        free of apneas. A row that says it is believed (`scored_of`).
         `empty` is for formats whose files all come from people who look for events: one without any
         is a night without any.
         """
@@ -179,13 +207,17 @@ class Unknown:
         met = {event.kind for event in events} - NOT_SCORED
         breathing = {kind for kind in met if kind.startswith(("apnea", "hypopnea"))}
         missed = {kind for kind, times in self._missed.items() if times > 1}
-        if self._timed and not breathing:
+        if (self._timed or self._breathing or self._often()) and not breathing:
             missed.add("breathing")
         if not met or not missed:
             return bool(met) or (empty and not missed)
         kinds = (met - breathing) | ({"apnea"} if breathing else set())
         kinds -= missed | ({"apnea"} if "breathing" in missed else set())
         return tuple(sorted(kinds)) or False
+
+    def _often(self) -> int:
+        """How many texts without durations come again and again, as events do."""
+        return sum(count for count in self._moments.values() if count >= _OFTEN)
 
     def findings(self) -> list[Finding]:
         """Return a finding for each word, the commonest first."""
@@ -204,16 +236,10 @@ class Unknown:
                     count,
                 )
             )
-        if self._timed:
-            found.append(
-                Finding(
-                    "unknown_event",
-                    "…",
-                    f"{self._timed} annotations with durations that are not known, events perhaps:"
-                    " left out",
-                    self._timed,
-                )
-            )
+        for count, how in ((self._timed, "with durations"), (self._often(), "of a few texts")):
+            if count:
+                note = f"{count} annotations {how} that are not known, events perhaps: left out"
+                found.append(Finding("unknown_event", "…", note, count))
         return found[:_WORDS_TOLD]
 
     def notes(self) -> list[str]:

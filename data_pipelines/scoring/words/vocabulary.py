@@ -88,9 +88,14 @@ def load_tokens(path=WORDS / "tokens.csv") -> dict[str, list[str]]:
 _TOKENS = load_tokens()
 
 
+def english_of(token: str) -> list[str]:
+    """Return the tokens that a normalised token stands for: itself, where no row says more."""
+    return _TOKENS.get(token, [token])
+
+
 def _key(tokens: list[str]) -> Key:
     """Return what a word is looked up by: its tokens in English, in the order of the alphabet."""
-    english = [part for token in tokens for part in _TOKENS.get(token, (token,))]
+    english = [part for token in tokens for part in english_of(token)]
     joined: list[str] = []
     for token in english:
         # `S 2` is `s2`; `2 s` is not.
@@ -141,7 +146,8 @@ def load_events(path=WORDS / "events.csv") -> dict[Key, tuple[str, str]]:
     """Return what stands for an event: key -> (kind, value).
 
     The kind is one of `EVENT_KINDS`, or `none` for words that are known and not kept; of these, the
-    value `artifact` says that an epoch may be called so instead of a stage.
+    value `artifact` says that an epoch may be called so instead of a stage, `unsaid` that the
+    word does not say what happened (`Event`), `breathing` that it is of breathing (Cheyne-Stokes).
 
     Raises:
         ValueError: a row is damaged, has an unknown meaning, or contradicts another.
@@ -207,6 +213,16 @@ def is_known(text: str) -> bool:
 def is_artifact(text: str) -> bool:
     """Whether `text` says that there is an artefact, in an event or in place of a stage."""
     return _event(text) == ("none", "artifact")
+
+
+def says_what(text: str) -> bool:
+    """Whether `text` is more than a word such as `Event`, which may be an apnea."""
+    return _event(text) != ("none", "unsaid")
+
+
+def is_breathing(text: str) -> bool:
+    """Whether `text` is a word for disordered breathing that is neither apnea nor hypopnea."""
+    return _event(text) == ("none", "breathing")
 
 
 @dataclasses.dataclass(frozen=True)

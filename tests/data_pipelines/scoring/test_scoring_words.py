@@ -451,7 +451,10 @@ def test_words_are_shown_by_their_roots():
         "Sleep stage X": "Sleep stage X",
         "Apnoe (Hr. Meier)": "Apnoe …",
         "Dr. Remy Legrand": "…",
-        "Mr Wachsmann called": "… wach… …",
+        "Mr Wachsmann called": "…",
+        "Anna Leger": "…",
+        "Leger, Anna: apnea": "… apnea",
+        "Sommeil léger": "Sommeil léger",
         "Stage 2 12.03.1970": "Stage 2 …",
         "N5": "N5",
     }

@@ -255,7 +255,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--mains_hz={_MAINS_HZ.value}: the mains frequency is 50 or 60 Hz")
     try:
         aliases = None if _ALIASES.value is None else resolve.load_aliases(_ALIASES.value)
-    except resolve.AliasError as error:
+        if _CODE_BOOK.value is not None:
+            scoring.code_book_of(_CODE_BOOK.value, "--code_book")
+    except (resolve.AliasError, scoring.ScoringError) as error:
         raise app.UsageError(str(error)) from None
     as_json = _FORMAT.value == "json"
     reader = recording_night.PrepareRecording(

@@ -15,7 +15,7 @@ import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import findings, participants, recipes, store
+from data_pipelines import findings, participants, recipes, scoring, store
 from data_pipelines.builders import (
     cinc2017,
     folder,
@@ -59,8 +59,8 @@ SUBJECTS = flags.DEFINE_string("subjects", None, "CSV or TSV file of recording,s
 STRICT = flags.DEFINE_bool(
     "strict",
     False,
-    "Reject every night with something to look at (exit code 1; others are kept); end before any work"
-    " where participants, links or nights of the store have it.",
+    "Reject every night with something to look at (exit code 1; others are kept); end before any"
+    " work where participants, links or nights of the store have it.",
 )
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
@@ -157,6 +157,8 @@ def choose():
     if as_given:
         facts = {**recipe.provenance, "normalisation": sleep2vec.AS_GIVEN}
         return recipe, names, sleep2vec_npz.ReadNpz(names), facts
+    if CODE_BOOK.value is not None:
+        scoring.code_book_of(CODE_BOOK.value, "--code_book")
     how = {
         "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
         "aliases": resolve.load_aliases(ALIASES.value) if ALIASES.value else None,

@@ -88,7 +88,7 @@ def match(tables: Sequence[Table], names: Iterable[str]) -> People:
 
 
 def _already(table, rows_of, subjects):
-    """Loose form -> the person whom a table before calls otherwise.
+    """Form of a name -> the person whom the table before calls otherwise.
 
     Raises:
         SubjectMapError: The table before says that they are two.
@@ -106,7 +106,7 @@ def _already(table, rows_of, subjects):
                 f"{table.name}: rows {numbers} give recordings one subject that another table of "
                 "participants gives two; keep one of the tables"
             )
-    return {loose_form: next(iter(people.values()))[1] for loose_form, people in known.items()}
+    return {form: next(iter(people.values()))[1] for form, people in known.items()}
 
 
 def _joined(table, rows_of, subjects):
@@ -157,7 +157,7 @@ def _join_by_name(subjects, alone):
 
 
 def _one_spelling(table):
-    """Loose form -> the spelling that a person has first."""
+    """Form that all spellings of a person share -> the spelling that comes first."""
     people: dict[str, str] = {}
     for row in table.rows:
         people.setdefault(one_person(row.subject), row.subject)
@@ -203,7 +203,7 @@ def _findings(table, rows_of, guessed):
         [
             row
             for row in table.rows
-            if is_changed(row.subject) or row in unused and is_changed(row.key)
+            if is_changed(row.subject) or (row.number not in used and is_changed(row.key))
         ],
         "hold a date or a number as spreadsheets make them of names such as 3-1 and 1E5",
     )

@@ -157,6 +157,13 @@ def test_strict_adds_nothing_to_a_store_that_holds_nights_in_doubt(recordings, t
     assert (out / "manifest.json").read_bytes() == before
 
 
+def test_a_code_book_that_is_not_there_ends_a_run_at_once(recordings, tmp_path):
+    where = (f"--input={recordings}", f"--output={tmp_path / 'out'}")
+    done = launch("prepare_nights", "--code_book=compumedics", *where)
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    assert done.stderr.count("there is no 'compumedics'") == 1
+
+
 def test_preparing_ends_with_people_and_links_to_look_at(recordings, tmp_path):
     source = tmp_path / "in"
     source.mkdir()

@@ -35,6 +35,10 @@ FORMAT = "hypnos_jax.nights/2"
 KINDS = ("signals", "tokens")
 SPLITS = ("train", "validation", "test")
 EPOCH_S = 30
+SEXES = {
+    **dict.fromkeys(("male", "m", "1", "1.0", "x"), 1),
+    **dict.fromkeys(("female", "f", "0", "0.0"), 0),
+}
 INT16_PEAK = 32767
 STORED = {"samples": np.int16, "codes": np.uint16, "valid": np.bool_, "tracks": np.float32}
 STORED = {field: np.dtype(kind) for field, kind in STORED.items()}

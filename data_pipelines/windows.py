@@ -15,16 +15,12 @@ from data_pipelines.pipeline import (
     require_kind,
 )
 from data_pipelines.recipes import Row, recipe_of_store
-from data_pipelines.store import EPOCH_S, NightEntry, NightStore
+from data_pipelines.store import EPOCH_S, SEXES, NightEntry, NightStore
 
 TOKEN_S = EPOCH_S  # a token is an AASM epoch
 
 SPARE = 4  # ours: arrays of a kind that wait for use; the two of a batch of each reader
 UNKNOWN_SITE = "nan"  # a site of its own, as in the official code
-SEXES = {
-    **dict.fromkeys(("male", "m", "1", "1.0", "x"), 1),
-    **dict.fromkeys(("female", "f", "0", "0.0"), 0),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 from data_pipelines.files import atomic_write
 from data_pipelines.labels import TokenLabels
 from data_pipelines.recipes.sleep2vec import TOKEN_S
-from data_pipelines.store import NightEntry, NightStore, StoreError
-from data_pipelines.windows import SEXES, modalities_of
+from data_pipelines.store import SEXES, NightEntry, NightStore, StoreError
+from data_pipelines.windows import modalities_of
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 

@@ -23,8 +23,7 @@ from data_pipelines.labels import AROUSAL_CAUSES
 from data_pipelines.recipes.sleep2vec import ROWS, TOKEN_S, Modality
 from data_pipelines.scoring import Event
 from data_pipelines.signals.causal import amplitude_tracks
-from data_pipelines.store import ChannelSignal, Night
-from data_pipelines.windows import SEXES
+from data_pipelines.store import SEXES, ChannelSignal, Night
 
 SPLITS = {
     "train": "train",

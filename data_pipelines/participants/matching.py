@@ -15,7 +15,7 @@ from data_pipelines.participants.spelling import (
     stripped,
     written,
 )
-from data_pipelines.participants.tables import TWO_SUBJECTS, Row, SubjectMapError, Table
+from data_pipelines.participants.tables import TWO_SUBJECTS, UNKNOWN, Row, SubjectMapError, Table
 
 NAMED = 5  # ours: rows or recordings that a sentence names
 
@@ -198,6 +198,8 @@ def _findings(table, rows_of, guessed):
     yield from about(
         "people spelt in two ways", other, "write a person in another way than a row before"
     )
+    nobody = [row for row in table.rows if row.subject.lower() in UNKNOWN]
+    yield from about("people whose name means unknown", nobody, "may name nobody, as NA does")
     yield from about(
         "names that a spreadsheet may have changed",
         [
@@ -215,7 +217,7 @@ def _findings(table, rows_of, guessed):
     differ = [rows for rows in rows_of.values() if _agreed(rows).keys() != _said(rows)]
     yield from about(
         "facts that differ",
-        [row for rows in differ for row in rows],
+        list({row.number: row for rows in differ for row in rows}.values()),
         "of one recording differ in age, sex or site, so none is taken",
     )
 

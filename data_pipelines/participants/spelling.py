@@ -23,10 +23,12 @@ def loose(text):
 
 def one_person(text):
     """A person's name without the marks that people leave out: P-01, P_1 and ``p 1`` are one."""
+    text = unicodedata.normalize("NFKC", text)
     if _SCIENTIFIC.fullmatch(text):
         return f"{float(text.replace(',', '.')):.0f}"
     text = re.sub(r"^\d{1,3}(,\d{3})+$", lambda number: number[0].replace(",", ""), text)
-    return loose(re.sub(r"(?<=[^\W\d_])[-_ .]+(?=\d)", "", stripped(text)))
+    text = cased(re.sub(r"[#,;:()]", " ", loose(text)))
+    return loose(re.sub(r"(?<=[^\W\d_])[-_ .]+(?=\d)", "", text))
 
 
 def is_changed(text):

@@ -89,6 +89,9 @@ NEVER_SPLIT = [
     (["n1", "n2"], ["n1,sub-01", "n2,01"]),
     (["n1", "n2"], ["n1,P-1", "n2,P1"]),
     (["n1", "n2"], ["n1,P_01", "n2,p 1"]),
+    (["n1", "n2"], ["n1,#7", "n2,7"]),
+    (["n1", "n2"], ["n1,P\uff11", "n2,P1"]),
+    (["n1", "n2"], ['n1,"Doe, J"', "n2,Doe J"]),
     (["n1", "n2"], ["n1,P\u20111", "n2,P-1"]),
     (["n1", "n2"], ["n1,1E5", "n2,1.00E+05"]),
     (["n1", "n2"], ["n1,1E5", "n2,100000"]),
@@ -270,6 +273,19 @@ def test_sessions_of_bids_are_one_persons(tmp_path):
     table = table.replace("participant_id\tage", "recording\tsubject")
     people = people_of(tmp_path, table, ["sub-01_ses-1", "sub-01_ses-2"])
     assert counts(people) == {"people whom a table parts": 1}
+
+
+@pytest.mark.parametrize("word", ["unknown", "-", "NA", "?", "none"])
+def test_people_whose_name_means_unknown_are_told(tmp_path, word):
+    people = people_of(tmp_path, f"recording,subject\nn1,{word}\nn2,{word}\n", ["n1", "n2"])
+    assert counts(people) == {"people whose name means unknown": 2}
+
+
+def test_rows_of_one_person_that_differ_are_counted_once(tmp_path):
+    names = [f"sub-01/ses-{n}/eeg/sub-01_ses-{n}_eeg" for n in (1, 2)]
+    table = "participant_id\tage\nsub-01\t30\nsub-01\t31\n"
+    people = people_of(tmp_path, table, names)
+    assert counts(people) == {"facts that differ": 2} and people.facts == {n: {} for n in names}
 
 
 def test_a_person_has_the_recordings_in_the_folder_of_the_name_and_that_begin_with_it(tmp_path):

@@ -48,6 +48,7 @@ def exported(tmp_path_factory):
     return folder / "EXPORT"
 
 
+@pytest.mark.slow
 def test_the_cards_lines_give_our_embedding_with_three_packages(exported):
     code = block((exported / "README.md").read_text(), "from jax import export")
     assert code == usage.TOKENS

@@ -60,7 +60,9 @@ def prompt_of(seconds, names=NAMES, seed=0):
     return Prompt(made, start_of_day_s=3600.0)
 
 
-@pytest.mark.parametrize("heard_s", [0, 20, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "heard_s", [0, *(pytest.param(long, marks=pytest.mark.slow) for long in (20, 600))]
+)
 def test_at_temperature_zero_each_code_is_the_likeliest_of_the_offline_pass(embedder, heard_s):
     prompt = prompt_of(heard_s) if heard_s else None
     made = generate(embedder, 9, prompt=prompt, temperature=0)

@@ -129,6 +129,7 @@ def test_training_moves_the_running_statistics_by_both_modalities(source, variab
     assert (np.asarray(after["var"]) > 0.81 - 1e-6).all()
 
 
+@pytest.mark.slow
 def test_the_average_holds_the_statistics_too(source, batch):
     optim = {"optim.ema_decay": 0.996, "optim.ema_schedule": "cosine"}
     config = configs.change(config_of(source), optim)
@@ -177,7 +178,7 @@ def steps_of(source, batch, *, steps=1, devices=1, **changes):
 @pytest.mark.parametrize(
     "devices, changes",
     [
-        (1, {}),
+        pytest.param(1, {}, marks=pytest.mark.slow),
         (2, {"objective.weighting": "none", "objective.hard_scale": 0.0}),
     ],
 )
@@ -232,6 +233,7 @@ def test_micro_batches_draw_the_same_masks_in_both_passes(source, batch):
     jax.tree.map(close, ours, theirs)
 
 
+@pytest.mark.slow
 def test_micro_batches_take_less_memory(source):
     def temporary(accumulate):
         mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
@@ -258,6 +260,7 @@ def test_unknown_options_are_refused(source, variables, batch):
         loss_of(source, variables, batch, missing="zero")
 
 
+@pytest.mark.slow
 def test_one_device_and_two_processes_on_a_mesh_are_the_same_run(source, folder, tmp_path):
     def run_of(**mesh):
         changes = {"data.path": str(folder), "data.modalities": FEW, "logs.mfu": False}

@@ -177,12 +177,12 @@ def find_foreign(labels: Sequence[str], *, skip: Container[int] = ()) -> Foreign
     """
     texts = [unicodedata.normalize("NFKC", label).casefold().strip(" .") for label in labels]
     texts = ["" if i in skip else text for i, text in enumerate(texts)]
-    contacts = _without_inputs([_contacts(text) for text in texts], midline := _midline(texts))
+    contacts = _without_inputs([_contacts(text) for text in texts])
     families: dict[str, set[int]] = {}
     for parts in contacts:
         for family, number in _evidence(parts):
             families.setdefault(family, set()).add(number)
-    foreign = _foreign_families(families, midline)
+    foreign = _foreign_families(families, midline := _midline(texts))
     doubtful = _doubtful_families(families, midline, foreign)
     counted = {
         i: (match[1], int(match[2]))
@@ -242,7 +242,7 @@ def _evidence(parts: list[Contact]) -> list[Contact]:
     return parts[:1]
 
 
-def _without_inputs(contacts: list[list[Contact]], midline: set[str]) -> list[list[Contact]]:
+def _without_inputs(contacts: list[list[Contact]]) -> list[list[Contact]]:
     """Give the free inputs of an amplifier another letter than the electrodes of the head.
 
     Beside a whole head, C3 and C4 are of it where the other C begin past the longest shaft: Natus
@@ -255,7 +255,7 @@ def _without_inputs(contacts: list[list[Contact]], midline: set[str]) -> list[li
         family
         for family, places in _TEN_TWENTY.items()
         if min(families.get(family, places) - places, default=0) > _LONGEST_SHAFT
-        and _on_scalp({x: own for x, own in families.items() if x != family}, midline)
+        and sum(families.get(x, set()) >= pair for x, pair in _PAIRS.items() if x != family) >= 2
     }
     return [
         [

@@ -114,7 +114,8 @@ def lines_of(summary: Iterable[Mapping], unit: str = "nights") -> list[str]:
         words = []
         for word in row["what"][:SHOWN]:
             long = f" ({_duration(word['seconds'])})" if word["seconds"] else ""
-            words.append(f"{word['what']}: {word['count']}{long}")
+            what = "words not shown, as they may be names" if word["what"] == "…" else word["what"]
+            words.append(f"{what}: {word['count']}{long}")
         if len(row["what"]) > SHOWN:
             words.append(f"and {len(row['what']) - SHOWN} more")
         lines.append(f"      {'; '.join(words)}")

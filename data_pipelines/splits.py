@@ -46,15 +46,17 @@ _SUBJECT_RULES = (
     re.compile(r"(?P<upper>SC4\d\d|ST7\d\d)[0-9][A-Z][0-9A-Z](-PSG)?", re.I),
     # MIT-BIH Polysomnographic Database: slp01a and slp01b are one person's night in two parts.
     re.compile(r"(?P<lower>slp\d\d)[a-z]?", re.I),
-    # NSRR: visit, then the person (shhs1-200001, mros-visit1-aa0001, chat-baseline-300001).
+    # NSRR: visit, then the person (shhs1-200001).
     re.compile(r"(?P<cohort>shhs)[12]-(?P<subject>\d+)", re.I),
-    re.compile(r"(?P<cohort>mros)-visit[12]-(?P<subject>[a-z0-9]+)", re.I),
-    re.compile(r"(?P<cohort>chat)-(baseline|followup|nonrandomized)-(?P<subject>[a-z0-9]+)", re.I),
-    re.compile(r"(?P<cohort>cfs|sof)-visit\d-(?P<subject>[a-z0-9]+)", re.I),
-    re.compile(r"(?P<cohort>wsc)-visit\d-(?P<subject>\d+)-nsrr", re.I),
+    # (mros-visit1-aa0001, sof-visit-8-00001, chat-baseline-300001, abc-month09-900001).
+    re.compile(
+        r"(?P<cohort>[a-z]+)-(baseline|followup|nonrandomized|visit-?\d+|month\d+)-"
+        r"(?P<subject>[a-z0-9]+)(-nsrr)?",
+        re.I,
+    ),
     re.compile(r"(?P<cohort>homepap-lab|homepap-home)-(full-|split-)?(?P<subject>\d+)", re.I),
     # BIDS: sub-<label>[_ses-<label>]_task-...
-    re.compile(r"(?P<subject>sub-[0-9A-Za-z]+)(_.*)?"),
+    re.compile(r"sub-(?P<bids>[0-9A-Za-z]+)(_.*)?", re.I),
 )
 
 
@@ -72,8 +74,9 @@ def person_in_name(stem: str) -> str | None:
                 return parts["upper"].upper()
             if "lower" in parts:
                 return parts["lower"].lower()
-            cohort = parts.get("cohort")
-            return f"{cohort.lower()}-{parts['subject']}" if cohort else parts["subject"]
+            if "bids" in parts:
+                return f"sub-{parts['bids']}"
+            return f"{parts['cohort'].lower()}-{parts['subject']}"
     return None
 
 

@@ -249,11 +249,15 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("name at least one recording or folder")
+    # A terminal may lack letters that names of files and words of a scoring have.
+    sys.stdout.reconfigure(errors="backslashreplace")
     if _MAINS_HZ.value not in (None, 50, 60):
         raise app.UsageError(f"--mains_hz={_MAINS_HZ.value}: the mains frequency is 50 or 60 Hz")
     try:
         aliases = None if _ALIASES.value is None else resolve.load_aliases(_ALIASES.value)
-    except resolve.AliasError as error:
+        if _CODE_BOOK.value is not None:
+            scoring.code_book_of(_CODE_BOOK.value, "--code_book")
+    except (resolve.AliasError, scoring.ScoringError) as error:
         raise app.UsageError(str(error)) from None
     as_json = _FORMAT.value == "json"
     reader = recording_night.PrepareRecording(
@@ -270,7 +274,7 @@ def main(argv: list[str]) -> None:
     of_recordings = collections.defaultdict(list)
 
     def cannot(path, reason):
-        errors.append({"path": str(path), "reason": reason})
+        errors.append({"path": str(path), "reason": reason.strip()})
         if not as_json:
             print(reason, file=sys.stderr, flush=True)
 
@@ -312,7 +316,7 @@ def main(argv: list[str]) -> None:
             "findings": [finding.to_json() for finding in of_run],
             "summary": summary,
         }
-        json.dump(document, sys.stdout, indent=1, allow_nan=False, ensure_ascii=False)
+        json.dump(document, sys.stdout, indent=1, allow_nan=False)
         print()
     else:
         print(f"{checked} checked, {len(errors)} could not be read")

@@ -15,7 +15,7 @@ import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import findings, participants, recipes, store
+from data_pipelines import findings, participants, recipes, scoring, store
 from data_pipelines.builders import (
     cinc2017,
     folder,
@@ -59,8 +59,8 @@ SUBJECTS = flags.DEFINE_string("subjects", None, "CSV or TSV file of recording,s
 STRICT = flags.DEFINE_bool(
     "strict",
     False,
-    "Reject every night with something to look at; end before any work where participants or links"
-    " have it.",
+    "Reject every night with something to look at (exit code 1; others are kept); end before any"
+    " work where participants, links or nights of the store have it.",
 )
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
@@ -157,6 +157,8 @@ def choose():
     if as_given:
         facts = {**recipe.provenance, "normalisation": sleep2vec.AS_GIVEN}
         return recipe, names, sleep2vec_npz.ReadNpz(names), facts
+    if CODE_BOOK.value is not None:
+        scoring.code_book_of(CODE_BOOK.value, "--code_book")
     how = {
         "mains_hz": int(MAINS_HZ.value) if MAINS_HZ.value else None,
         "aliases": resolve.load_aliases(ALIASES.value) if ALIASES.value else None,
@@ -178,10 +180,8 @@ def print_summary(of_run: list[findings.Finding]):
     if not (doubtful or of_run):
         print("nothing to look at")
         return
-    print(
-        f"to look at ({len(doubtful)} of the store's {len(nights)} nights; manifest.json says it of"
-        " each, under qc.notes):"
-    )
+    where = f" ({len(doubtful)} of the store's {len(nights)} nights; manifest.json says it of each,"
+    print("to look at" + (f"{where} under qc.notes):" if doubtful else ":"))
     lines = findings.lines_of(findings.summarise(of_nights)) + findings.lines_of_run(of_run)
     print("\n".join(lines))
     if len(doubtful) <= findings.SHOWN:
@@ -192,6 +192,8 @@ def print_summary(of_run: list[findings.Finding]):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    # A terminal may lack letters that names of files and words of a scoring have.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if COHORT.value is not None and COHORT.value not in table.COHORTS:
             known = ", ".join(sorted(table.COHORTS))
@@ -205,10 +207,11 @@ def main(argv):
             people = participants.match(tables, items)
             for line in people.told:
                 logging.info("people: %s", line)
-            # The tables of folders below are not missed where one is read.
-            of_run = [x for x in of_run if x.what != folder.TABLES_BELOW] + people.findings
+            # Other tables are not missed where one is read.
+            others = (folder.TABLES_BELOW, folder.TABLES_NEARLY)
+            of_run = [x for x in of_run if x.what not in others] + people.findings
             items = with_people(items, people)
-        elif BUILDER.value == "folder":
+        elif BUILDER.value in ("folder", "nsrr"):
             persons = len({make_night.subject_of(item) for item in items.values()})
             logging.info(
                 "people: no table of participants; by their names, the %d recordings are of %d",
@@ -246,6 +249,10 @@ def main(argv):
         f"{len(summary.rejected)} rejected (rejects.jsonl)"
     )
     print_summary(of_run)
+    if STRICT.value and any(
+        reason.startswith(night_builder.DOUBTFUL) for _, reason in summary.rejected
+    ):
+        return 1
     return 0 if summary.added or summary.kept else 1
 
 

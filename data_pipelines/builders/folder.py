@@ -3,16 +3,26 @@
 import collections
 import os
 import pathlib
+import re
 from collections.abc import Collection
 
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.files import walk
 from data_pipelines.findings import Finding
+from data_pipelines.participants.tables import SHEET_SUFFIXES, TABLE_SUFFIXES
 from data_pipelines.scoring.search import names
 
 SUFFIXES = (".edf", ".bdf", ".rec", ".hea")
-TABLES = ("participants.csv", "participants.tsv")
 TABLES_BELOW = "tables of participants in folders below"
+TABLES_NEARLY = "files that may be tables of participants"
+# Names of tables of people that are not called participants, copies and versions included.
+_NEARLY = re.compile(
+    r"(participant|subject|patient|proband|people|person|demographic)"
+    r"|(participants|subjects|patients|people|persons|demographics|probanden|patienten|teilnehmer"
+    r"|sujets|sujetos|pacientes|participantes|soggetti|pazienti|partecipanti|deelnemers"
+    r"|proefpersonen)([-_ .(].*)?",
+    re.I,
+)
 NAMED = 5  # ours: links that a sentence names
 
 
@@ -107,8 +117,22 @@ def recordings_below(
 
 def _about_tables(below, folder):
     """Tables of participants that are not where one is read."""
-    tables = [path for path in below.paths if path.name.lower() in TABLES]
-    if tables and not any(path.parent == folder for path in tables):
+    suffixes = (*TABLE_SUFFIXES, *SHEET_SUFFIXES)
+    files = [path for path in below.paths if path.suffix.lower() in suffixes]
+    tables = [path for path in files if path.stem.lower() == "participants"]
+    nearly = [path for path in files if path.parent == folder and _NEARLY.fullmatch(path.stem)]
+    if any(path.parent == folder for path in tables):
+        return
+    if nearly:
+        some = ", ".join(path.name for path in nearly[:NAMED]) + (" ..." if nearly[NAMED:] else "")
+        yield Finding(
+            "person",
+            TABLES_NEARLY,
+            f"{TABLES_NEARLY}, and were not read: {some}; call the one to read participants.csv, "
+            "or name it by --subjects",
+            count=len(nearly),
+        )
+    if tables:
         yield Finding(
             "person",
             TABLES_BELOW,
@@ -121,7 +145,9 @@ def _about_tables(below, folder):
 def _about_links(below):
     """What a user should know of the links below a folder."""
     yield from _links("links to folders that were followed", below.followed)
-    yield from _links("links to folders that are there already, so not followed", below.known)
+    yield from _links(
+        "links to folders that are there already or hold this one, so not followed", below.known
+    )
     yield from _links("folders that cannot be opened, so passed over", below.closed)
     nowhere = collections.defaultdict(list)
     for path in below.broken:

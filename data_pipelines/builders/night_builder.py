@@ -36,6 +36,8 @@ from data_pipelines.builders.sealing import seal
 from data_pipelines.files import atomic_write, remove_partials
 from data_pipelines.store import FORMAT, KINDS, NightStore, StoreError
 
+DOUBTFUL = "--strict: "  # what the reason begins with where a night was rejected for its findings
+
 
 @dataclasses.dataclass(frozen=True)
 class StoreUpdate:
@@ -143,7 +145,7 @@ class _Task:
                 raise StoreError(f"the night of {name!r} calls itself {night.recording!r}")
             findings = night.qc.get("findings", ()) if self.strict else ()
             if findings:
-                raise ValueError("--strict: " + "; ".join(f["note"] for f in findings))
+                raise ValueError(DOUBTFUL + "; ".join(f["note"] for f in findings))
             write_night(self.work / "nights" / f"{file_name(name)}.npz", night)
         except OSError as error:
             if _is_disk_full(error):

@@ -9,6 +9,7 @@ not bound either: a channel that is missing is seen, a wrong one is not.
 """
 
 import dataclasses
+import itertools
 import re
 import unicodedata
 from collections.abc import Container, Sequence
@@ -73,6 +74,7 @@ _FEWEST_BEYOND = 2  # numbers past those of the 10-20 system; a single one may b
 _SHAFT, _SHORT_SHAFT = 5, 4  # consecutive contacts; short ones count where there are two
 _HIGHEST = 10  # number that a letter of the 10-20 system has
 _LONGEST_BANK = 32
+_LONGEST_SHAFT = 18
 _COPIES = {(ear, number) for ear in "am" for number in (12, 22)}
 _FEWEST_COUNTED = 9  # electrodes of one word or none: EEG 001, EEG 002 ...
 
@@ -175,7 +177,7 @@ def find_foreign(labels: Sequence[str], *, skip: Container[int] = ()) -> Foreign
     """
     texts = [unicodedata.normalize("NFKC", label).casefold().strip(" .") for label in labels]
     texts = ["" if i in skip else text for i, text in enumerate(texts)]
-    contacts = [_contacts(text) for text in texts]
+    contacts = _without_inputs([_contacts(text) for text in texts])
     families: dict[str, set[int]] = {}
     for parts in contacts:
         for family, number in _evidence(parts):
@@ -238,6 +240,30 @@ def _evidence(parts: list[Contact]) -> list[Contact]:
     if len(parts) == 2 and parts[0][0] == parts[1][0] and abs(parts[0][1] - parts[1][1]) <= 2:
         return parts
     return parts[:1]
+
+
+def _without_inputs(contacts: list[list[Contact]]) -> list[list[Contact]]:
+    """Give the free inputs of an amplifier another letter than the electrodes of the head.
+
+    Beside a whole head, C3 and C4 are of it where the other C begin past the longest shaft: Natus
+    calls inputs without an electrode C23 to C128.
+    """
+    families: dict[str, set[int]] = {}
+    for family, number in itertools.chain.from_iterable(contacts):
+        families.setdefault(family, set()).add(number)
+    inputs = {
+        family
+        for family, places in _TEN_TWENTY.items()
+        if min(families.get(family, places) - places, default=0) > _LONGEST_SHAFT
+        and sum(families.get(x, set()) >= pair for x, pair in _PAIRS.items() if x != family) >= 2
+    }
+    return [
+        [
+            (f"{family} input" if family in inputs and number > _LONGEST_SHAFT else family, number)
+            for family, number in parts
+        ]
+        for parts in contacts
+    ]
 
 
 def _midline(texts: list[str]) -> set[str]:

@@ -9,6 +9,7 @@ siblings: an electrode in the air is an antenna.
 
 import dataclasses
 import math
+import statistics
 
 from data_pipelines.recordings.base import MICROVOLTS_PER
 
@@ -22,6 +23,9 @@ FACTORS = (1e-3, 1e3, 1e-6, 1e6)
 # is notched out; in the air they give more. NOTED is half of the power, and what a channel of
 # another size than its kind's must stay below to be taken for one in another unit.
 NOTED_HUM, LARGE_HUM, NO_CONTACT_HUM = 0.5, 0.9, 0.99
+
+# An electrode of the head that gives more than this, and so many times what the others give.
+LARGE_UV, MOST_TIMES = 300, 20
 
 _TOGETHER = {"eeg": "head", "eog": "head", "emg": "emg", "ecg": "ecg"}
 
@@ -113,9 +117,10 @@ def no_contact(reading: Reading, others: list[Reading]) -> str | None:
     ]
     agreeing = [other for other in siblings if other.factor == factor]
     # Hum of a loose electrode may look plausible in a unit in which the others are too small.
-    telling = [other for other in siblings if factor < 1 or other.hum < NOTED_HUM]
+    most = NO_CONTACT_HUM if factor < 1 else NOTED_HUM
+    telling = [other for other in siblings if other.hum < most]
     if factor == 1:
-        return _lost_though_plausible(reading, telling, hum)
+        return _lost_though_plausible(reading, telling, hum) or _out_of_proportion(reading, telling)
     size = f"no contact: {reading.size} is no {reading.signal_type.upper()}"
     nearer = [x for x in telling if _distance(x.factor) < _distance(factor)]
     if reading.hum >= NOTED_HUM and (nearer or not agreeing):
@@ -140,6 +145,20 @@ def _lost_though_plausible(reading: Reading, telling: list[Reading], hum: str) -
     return (
         f"no contact: {hum}, and {telling[0].name} and {telling[1].name}, {reading.said} too, show "
         f"that the unit is wrong by {wrong.pop():g}"
+    )
+
+
+def _out_of_proportion(reading: Reading, telling: list[Reading]) -> str | None:
+    """Noise or drift of a loose electrode of the head, many times as large as the others are."""
+    sizes = [other.amplitude for other in telling if other.factor == 1]
+    if _TOGETHER[reading.signal_type] != "head" or len(sizes) < 2:
+        return None
+    usual = statistics.median(sizes)
+    if reading.amplitude <= max(LARGE_UV, MOST_TIMES * usual):
+        return None
+    return (
+        f"no contact: {reading.size}, and the other electrodes of the head, {reading.said} too, "
+        f"give {usual:.3g} uV"
     )
 
 

@@ -6,8 +6,16 @@ from collections.abc import Iterable, Sequence
 
 from data_pipelines import splits
 from data_pipelines.findings import Finding
-from data_pipelines.participants.spelling import cased, clean, loose, stripped, written
-from data_pipelines.participants.tables import TWO_SUBJECTS, Row, SubjectMapError, Table
+from data_pipelines.participants.spelling import (
+    cased,
+    clean,
+    is_changed,
+    loose,
+    one_person,
+    stripped,
+    written,
+)
+from data_pipelines.participants.tables import TWO_SUBJECTS, UNKNOWN, Row, SubjectMapError, Table
 
 NAMED = 5  # ours: rows or recordings that a sentence names
 
@@ -53,8 +61,9 @@ def match(tables: Sequence[Table], names: Iterable[str]) -> People:
         rows_of, guessed = _rows_of(table, names)
         people = _one_spelling(table) | _already(table, rows_of, subjects)
         for name, rows in rows_of.items():
-            subjects.setdefault(name, people[loose(rows[0].subject)])
+            subjects.setdefault(name, people[one_person(rows[0].subject)])
             facts[name] = _agreed(rows) | facts.get(name, {})
+        findings += _joined(table, rows_of, subjects)
         findings += _findings(table, rows_of, guessed)
         used = {row.number for rows in rows_of.values() for row in rows}
         told.append(
@@ -79,7 +88,7 @@ def match(tables: Sequence[Table], names: Iterable[str]) -> People:
 
 
 def _already(table, rows_of, subjects):
-    """Loose form -> the person whom a table before calls otherwise.
+    """Form of a name -> the person whom the table before calls otherwise.
 
     Raises:
         SubjectMapError: The table before says that they are two.
@@ -88,8 +97,8 @@ def _already(table, rows_of, subjects):
     for name, rows in rows_of.items():
         if name in subjects:
             row = rows[0]
-            people = known.setdefault(loose(row.subject), {})
-            people.setdefault(loose(subjects[name]), (row.number, subjects[name]))
+            people = known.setdefault(one_person(row.subject), {})
+            people.setdefault(one_person(subjects[name]), (row.number, subjects[name]))
     for people in known.values():
         if len(people) > 1:
             numbers = " and ".join(str(number) for number, _ in people.values())
@@ -97,7 +106,23 @@ def _already(table, rows_of, subjects):
                 f"{table.name}: rows {numbers} give recordings one subject that another table of "
                 "participants gives two; keep one of the tables"
             )
-    return {loose_form: next(iter(people.values()))[1] for loose_form, people in known.items()}
+    return {form: next(iter(people.values()))[1] for form, people in known.items()}
+
+
+def _joined(table, rows_of, subjects):
+    """People whom a table before counts as one, and this table of recordings as several."""
+    others: dict[str, set] = {}
+    for name, rows in rows_of.items():
+        others.setdefault(subjects[name], set()).add(one_person(rows[0].subject))
+    count = sum(len(own) > 1 for own in others.values())
+    if count and not table.by_person:  # a table of people may well be refined by one of recordings
+        yield Finding(
+            "person",
+            "people whom two tables count in two ways",
+            f"{table.name}: {count} people are several here and one in another table of "
+            "participants, and were taken as one",
+            count=count,
+        )
 
 
 def _parted(subjects):
@@ -132,10 +157,10 @@ def _join_by_name(subjects, alone):
 
 
 def _one_spelling(table):
-    """Loose form -> the spelling that a person has first."""
+    """Form that all spellings of a person share -> the spelling that comes first."""
     people: dict[str, str] = {}
     for row in table.rows:
-        people.setdefault(loose(row.subject), row.subject)
+        people.setdefault(one_person(row.subject), row.subject)
     return people
 
 
@@ -169,9 +194,20 @@ def _findings(table, rows_of, guessed):
         "name a folder, or what recordings begin with, and were taken to mean these recordings",
     )
     people = _one_spelling(table)
-    other = [row for row in table.rows if people[loose(row.subject)] != row.subject]
+    other = [row for row in table.rows if people[one_person(row.subject)] != row.subject]
     yield from about(
         "people spelt in two ways", other, "write a person in another way than a row before"
+    )
+    nobody = [row for row in table.rows if row.subject.lower() in UNKNOWN]
+    yield from about("people whose name means unknown", nobody, "may name nobody, as NA does")
+    yield from about(
+        "names that a spreadsheet may have changed",
+        [
+            row
+            for row in table.rows
+            if is_changed(row.subject) or (row.number not in used and is_changed(row.key))
+        ],
+        "hold a date or a number as spreadsheets make them of names such as 3-1 and 1E5",
     )
     for fact, known in (("age", "years from 0 to 120"), ("sex", "M, F, and words for them")):
         odd = [row for row in table.rows if fact in row.not_understood]
@@ -181,7 +217,7 @@ def _findings(table, rows_of, guessed):
     differ = [rows for rows in rows_of.values() if _agreed(rows).keys() != _said(rows)]
     yield from about(
         "facts that differ",
-        [row for rows in differ for row in rows],
+        list({row.number: row for rows in differ for row in rows}.values()),
         "of one recording differ in age, sex or site, so none is taken",
     )
 
@@ -231,7 +267,7 @@ def _rows_of(table, names):
                 left.append(row)
     guessed = _by_beginning(table, names, left, found)
     for rows in found.values():
-        other = [row for row in rows if loose(row.subject) != loose(rows[0].subject)]
+        other = [row for row in rows if one_person(row.subject) != one_person(rows[0].subject)]
         if other:
             numbers = rows[0].number, other[0].number
             raise SubjectMapError(f"{table.name}: {TWO_SUBJECTS.format(*numbers)}")

@@ -8,7 +8,7 @@ import re
 import unicodedata
 
 from data_pipelines import splits
-from data_pipelines.participants.spelling import clean, loose, unquoted
+from data_pipelines.participants.spelling import clean, one_person, unquoted
 from data_pipelines.scoring.text import decode, number_of
 
 # Headers, without case, accents, blanks and marks; the first of a list that is there is taken.
@@ -126,20 +126,24 @@ def read_table(path) -> Table:
     path = pathlib.Path(path)
     headers, records, keys, by_person = _records(path, _text(path))
     columns = {name: _first(headers, choices) for name, choices in FACT_COLUMNS.items()}
+    _check_lengths(path, headers, records, [*keys, *(x for x in columns.values() if x is not None)])
     sex = columns["sex"]
     letters = {} if sex is None else _letters(headers[sex], [_field(x, sex) for _, x in records])
     rows, subjects = [], {}
     for number, record in records:
         key, subject = _field(record, keys[0]), unquoted(_field(record, keys[1]))
         if "\n" in key + subject:
-            raise SubjectMapError(f"{path}: a quote in row {number} is not closed")
+            raise SubjectMapError(
+                f"{path}: a field of row {number} holds several lines: a quote is not closed, or "
+                "several recordings stand in one row"
+            )
         key = clean(key)
         if key.lower() in NOBODY or subject.lower() in NOBODY:
             raise SubjectMapError(f"{path}: row {number} lacks a recording or a subject")
         if keys[0] == keys[1]:
             subject = splits.person_in_name(key) or subject
         first, person = subjects.setdefault(key, (number, subject))
-        if loose(person) != loose(subject):
+        if one_person(person) != one_person(subject):
             raise SubjectMapError(f"{path}: {TWO_SUBJECTS.format(first, number)}")
         said = {name: _field(record, column) for name, column in columns.items()}
         facts = {"age": _age(said["age"]), "sex": _sex(said["sex"], letters)}
@@ -182,9 +186,28 @@ def _records(path, text):
     raise SubjectMapError(f"{path}: the first line does not name the columns recording,subject")
 
 
+def _check_lengths(path, headers, records, columns):
+    """Refuse rows in which a comma too many has moved the fields that are read.
+
+    Raises:
+        SubjectMapError: A row is longer than the header, and a field that is read may be moved.
+    """
+    longer = [number for number, record in records if any(record[len(headers) :])]
+    # A row that begins with another name than a recording's matches none, and that is told.
+    if longer and (max(columns) > 1 or len(longer) == len(records) > 1):
+        raise SubjectMapError(
+            f"{path}: row {longer[0]} has more fields than the first line; put what holds a comma "
+            "into quotes"
+        )
+
+
 def _keys(path, headers, records):
     """The columns of what a row is about and of the person, and whether rows are about people."""
     recording = _first(headers, RECORDING_COLUMNS)
+    for column in (recording, _first(headers, SUBJECT_COLUMNS)):
+        twins = [i for i, x in enumerate(headers) if column is not None and x == headers[column]]
+        if any(_field(x, i) != _field(x, column) for _, x in records for i in twins):
+            raise SubjectMapError(f"{path}: two columns have one name, and differ")
     people = [headers.index(name) for name in SUBJECT_COLUMNS if name in headers]
     if recording is None:
         key = _first(headers, PARTICIPANT_COLUMNS)

@@ -14,7 +14,7 @@ from data_pipelines.scoring.record import (
 )
 from data_pipelines.scoring.search.beside import find_scoring, read_beside
 from data_pipelines.scoring.times.placement import align
-from data_pipelines.scoring.words.vocabulary import CODE_BOOKS
+from data_pipelines.scoring.words.vocabulary import CODE_BOOKS, code_book_of
 
 __all__ = [
     "CODE_BOOKS",
@@ -25,6 +25,7 @@ __all__ = [
     "Scoring",
     "ScoringError",
     "align",
+    "code_book_of",
     "consensus",
     "find_scoring",
     "read_beside",

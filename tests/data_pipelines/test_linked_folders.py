@@ -73,7 +73,7 @@ def test_loops_end_and_are_told(tmp_path, links):
     names, _, told = found_in(tmp_path / "in")
     assert names.count("real/n") == 1
     assert len({os.path.realpath(tmp_path / "in" / f"{name}.edf") for name in names}) == len(names)
-    assert told["links to folders that are there already, so not followed"] == 1
+    assert told["links to folders that are there already or hold this one, so not followed"] == 1
 
 
 def test_a_folder_reached_twice_counts_once_by_its_own_name(tmp_path):
@@ -81,7 +81,7 @@ def test_a_folder_reached_twice_counts_once_by_its_own_name(tmp_path):
     (tmp_path / "in/a").symlink_to("z")
     names, doubles, told = found_in(tmp_path / "in")
     assert (names, doubles) == (["z/n"], [])
-    assert told == {"links to folders that are there already, so not followed": 1}
+    assert told == {"links to folders that are there already or hold this one, so not followed": 1}
     touch(tmp_path / "far/sub/f.edf")
     (tmp_path / "in/k").symlink_to("../far/sub")
     (tmp_path / "in/l").symlink_to("../far")
@@ -141,7 +141,7 @@ def test_an_nsrr_cohort_of_links_has_its_people(tmp_path):
     assert items["shhs1-200001"].metadata == {"age": 55.0, "cohort": "shhs"}
     told = {finding.what: finding.count for finding in findings}
     assert told == {
-        "links to folders that are there already, so not followed": 1,
+        "links to folders that are there already or hold this one, so not followed": 1,
         "recordings without a row": 1,
     }
 
@@ -167,3 +167,26 @@ def test_any_links_end_and_no_file_is_read_twice(tmp_path_factory, links):
     assert len(real) == len(recordings) and root / "a/n.edf" in recordings
     links_there = [path for path in below.paths if path.is_symlink()]
     assert sorted([*below.followed, *below.known]) == sorted(links_there)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("participants (1).csv", "Participants_final.csv", "participants.csv.txt", "Subjects.tsv"),
+        *("participant.csv", "patients.xlsx", "Probanden 2024.csv", "demographics.ods"),
+    ],
+)
+def test_a_table_that_is_called_almost_as_it_should_be_is_told(tmp_path, name):
+    touch(tmp_path / "n.edf")
+    touch(tmp_path / name)
+    assert found_in(tmp_path)[2] == {"files that may be tables of participants": 1}
+    # A table that is read is not in want of another.
+    touch(tmp_path / "participants.csv")
+    assert not found_in(tmp_path)[2]
+
+
+@pytest.mark.parametrize("name", ["subject_01.csv", "patient1.txt", "n.csv", "sub/subjects.csv"])
+def test_scorings_are_no_tables_of_participants(tmp_path, name):
+    touch(tmp_path / "n.edf")
+    touch(tmp_path / name)
+    assert not found_in(tmp_path)[2]

@@ -87,6 +87,18 @@ NEVER_SPLIT = [
     (["n1", "n2"], ["n1,012", "n2,12"]),
     (["n1", "n2"], ["n1,12", "n2,12.0"]),
     (["n1", "n2"], ["n1,sub-01", "n2,01"]),
+    (["n1", "n2"], ["n1,P-1", "n2,P1"]),
+    (["n1", "n2"], ["n1,P_01", "n2,p 1"]),
+    (["n1", "n2"], ["n1,#7", "n2,7"]),
+    (["n1", "n2"], ["n1,P\uff11", "n2,P1"]),
+    (["n1", "n2"], ['n1,"Doe, J"', "n2,Doe J"]),
+    (["n1", "n2"], ["n1,P\u20111", "n2,P-1"]),
+    (["n1", "n2"], ["n1,1E5", "n2,1.00E+05"]),
+    (["n1", "n2"], ["n1,1E5", "n2,100000"]),
+    (["n1", "n2"], ['n1,"1,001"', "n2,1001"]),
+    (["n1", "n2"], ["n1,3-1", "n2,03-Jan"]),
+    (["3-1", "3-2"], ["03-Jan,p", "03-Feb,p"]),
+    (["1E5", "1E6"], ["1.00E+05,p", "1.00E+06,p"]),
     (["n1", "n2"], ["n1,p"]),
     (["n1", "n2"], ["n1,p", "nn2,p"]),
     (["n1", "n2"], ["n1,p", "old/n2x,p"]),
@@ -143,6 +155,67 @@ def test_what_may_mean_two_is_refused_by_row(tmp_path, names, rows):
     with pytest.raises(participants.SubjectMapError, match=r"rows? \d") as error:
         people_of(tmp_path, "\n".join(["recording,subject", *rows]), names)
     assert not any(f"{row.split(',')[0]!r}" in str(error.value) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *("03-Jan", "3. Mrz", "Mai 03", "01/03/2024", "1.3.24", "2024-03-01", "1-déc.", "ene-03"),
+        *("1.00E+05", "1,23457E+15", "1E+05"),
+    ],
+)
+def test_what_a_spreadsheet_made_of_a_name_is_told(tmp_path, changed):
+    row = f'"{changed}"'
+    people = people_of(tmp_path, f"recording,subject\nn1,{row}\nn2,{row}\n", ["n1", "n2"])
+    assert counts(people) == {"names that a spreadsheet may have changed": 2}
+    people = people_of(tmp_path, f"recording,subject\n{row},p\n", ["n1"])
+    assert counts(people)["names that a spreadsheet may have changed"] == 1
+
+
+@pytest.mark.parametrize("plain", ["1E5", "jan", "march3", "12-34", "dec", "1-1", "S1-mar", "3.1"])
+def test_names_that_no_spreadsheet_made_are_not_told(tmp_path, plain):
+    people = people_of(tmp_path, f"recording,subject\nn1,{plain}\n", ["n1"])
+    assert people.subjects == {"n1": plain}
+    assert not people.findings
+
+
+@pytest.mark.parametrize(("first", "second"), [("1-1", "11"), ("P1-2", "P12"), ("a-b", "ab")])
+def test_people_whose_names_only_resemble_each_other_stay_two(tmp_path, first, second):
+    rows = f"recording,subject\nn1,{first}\nn2,{second}\n"
+    assert people_of(tmp_path, rows, ["n1", "n2"]).subjects == {"n1": first, "n2": second}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "recording,age,subject\nn1,30,5,p\nn2,31,p\n",
+        "subject,recording,age\np,n1,30\np,,n2,30\n",
+        "recording,subject,weight,age\nn1,p,70,5,30\nn2,p,70,30\n",
+        "recording,subject\n1,n1,p\n2,n2,p\n",
+        "recording,subject,subject\nn1,p,x\nn2,p,y\n",
+        "recording,Recording,subject\nn1,x,p\nn2,y,p\n",
+        'recording,subject\n"n1\nn2",p\n',
+    ],
+)
+def test_a_table_whose_fields_have_moved_is_refused(tmp_path, table):
+    with pytest.raises(participants.SubjectMapError, match="more fields|one name|several lines"):
+        people_of(tmp_path, table, ["n1", "n2"])
+
+
+def test_remarks_with_commas_after_the_columns_that_are_read(tmp_path):
+    table = "recording,subject,remarks\nn1,p,old, tired\nn2,p,\n"
+    people = people_of(tmp_path, table, ["n1", "n2"])
+    assert people.subjects == {"n1": "p", "n2": "p"} and not people.findings
+
+
+def test_two_tables_that_count_people_differently(tmp_path):
+    tables = []
+    for name, people in (("a.csv", "pp"), ("b.csv", "qr")):
+        (tmp_path / name).write_text("recording,subject\nn1,{}\nn2,{}\n".format(*people))
+        tables.append(participants.read_table(tmp_path / name))
+    people = participants.match(tables, ["n1", "n2"])
+    assert people.subjects == {"n1": "p", "n2": "p"}
+    assert counts(people) == {"people whom two tables count in two ways": 1}
 
 
 def test_an_exact_row_wins_over_one_that_comes_near(tmp_path):
@@ -202,6 +275,19 @@ def test_sessions_of_bids_are_one_persons(tmp_path):
     assert counts(people) == {"people whom a table parts": 1}
 
 
+@pytest.mark.parametrize("word", ["unknown", "-", "NA", "?", "none"])
+def test_people_whose_name_means_unknown_are_told(tmp_path, word):
+    people = people_of(tmp_path, f"recording,subject\nn1,{word}\nn2,{word}\n", ["n1", "n2"])
+    assert counts(people) == {"people whose name means unknown": 2}
+
+
+def test_rows_of_one_person_that_differ_are_counted_once(tmp_path):
+    names = [f"sub-01/ses-{n}/eeg/sub-01_ses-{n}_eeg" for n in (1, 2)]
+    table = "participant_id\tage\nsub-01\t30\nsub-01\t31\n"
+    people = people_of(tmp_path, table, names)
+    assert counts(people) == {"facts that differ": 2} and people.facts == {n: {} for n in names}
+
+
 def test_a_person_has_the_recordings_in_the_folder_of_the_name_and_that_begin_with_it(tmp_path):
     table = "participant_id,age\np1,30\np2,40\np10,50\n"
     names = ["p1/n1", "p1/n2", "p2_night1", "p2_night2", "p10-1", "q"]
@@ -226,7 +312,7 @@ def test_a_person_has_the_recordings_in_the_folder_of_the_name_and_that_begin_wi
         ("recording,subject\n\n\na,\n", "row 4 lacks"),
         ("recording,subject\na,n/a\n", "row 2 lacks"),
         ("recording,subject\na,b\na,c\n", "rows 2 and 3"),
-        ('recording,subject\na,"b\nc,d\n', "quote in row 2"),
+        ('recording,subject\na,"b\nc,d\n', "row 2 holds several lines"),
         ("file,patient,proband\na,x,1\nb,x,2\n", "columns 2 and 3"),
         (b"PK\x03\x04\x14\0\x06\0", "recording,subject"),
     ],

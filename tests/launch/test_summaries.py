@@ -70,6 +70,8 @@ def test_a_summary_of_many_words_stays_short():
     assert line.strip().startswith("word 00: 100; word 01: 99;")
     assert line.endswith("word 04: 96; and 35 more")
     assert findings.lines_of(findings.summarise({"a": [], "b": []})) == []
+    hidden = findings.lines_of(findings.summarise({"a": [finding("unknown_stage", "…")]}))
+    assert hidden[1].strip() == "words not shown, as they may be names: 1"
 
 
 def test_the_worst_finding_is_the_first_kind_and_of_another_version_the_last():
@@ -133,6 +135,33 @@ def test_strict_rejects_nights_in_doubt_after_any_interruption(recordings, tmp_p
     # The store is the same kind of store: the other measure may add to it.
     prepare(recordings, tmp_path, strict=first)
     assert len(store.NightStore(tmp_path).nights) == 3
+
+
+def test_strict_adds_nothing_to_a_store_that_holds_nights_in_doubt(recordings, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("n0.edf", "n1.edf", "n1-Hypnogram.edf"):
+        (source / name).write_bytes((recordings / name).read_bytes())
+    arguments = (f"--input={source}", f"--output={out}", "--channels=ecg", "--mains_hz=50")
+    # The good night is kept, and the exit code says that one was not.
+    done = launch("prepare_nights", "--strict", *arguments)
+    assert done.returncode == 1
+    assert "1 nights added, 0 were there, 1 rejected" in done.stdout
+    assert "rejected n0: --strict: no scoring was found" in done.stderr
+    done = launch("prepare_nights", *arguments)
+    assert done.returncode == 0 and "1 nights added, 1 were there" in done.stdout
+    before = (out / "manifest.json").read_bytes()
+    done = launch("prepare_nights", "--strict", *arguments)
+    assert done.returncode == 1
+    assert "holds 1 nights with something to look at; choose another folder" in done.stderr
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_a_code_book_that_is_not_there_ends_a_run_at_once(recordings, tmp_path):
+    where = (f"--input={recordings}", f"--output={tmp_path / 'out'}")
+    done = launch("prepare_nights", "--code_book=compumedics", *where)
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    assert done.stderr.count("there is no 'compumedics'") == 1
 
 
 def test_preparing_ends_with_people_and_links_to_look_at(recordings, tmp_path):

@@ -88,7 +88,9 @@ def _root(path, data: bytes):
     match = _ENCODING.search(declaration[0]) if declaration else None
     declared = _encoding_name(match[1]) if match else "UTF-8"
     is_declared = declared.casefold().replace("_", "-") in (seems.casefold(), "utf8")
-    tries = [data, text[declaration.end() if declaration else 0 :].lstrip()]
+    # Programs that write into a buffer leave zeros, and DOS its end of file, after the last tag.
+    content = text[declaration.end() if declaration else 0 :].lstrip().rstrip("\0\x1a \r\n\t")
+    tries = [data, content]
     if seems == "UTF-8" and not is_declared and not data.isascii():
         tries.reverse()
     problem: Exception | None = None

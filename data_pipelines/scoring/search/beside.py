@@ -280,7 +280,12 @@ def _unread(path: pathlib.Path, code_book) -> list[Finding]:
     findings += scorings_elsewhere(path, names)
     if told:
         note += f"; beside the recording {'lies' if len(told) == 1 else 'lie'} {', '.join(told)}"
-    return [Finding("no_scoring", "unread files" if findings else "no file", note), *findings]
+    return [
+        Finding(
+            "no_scoring", "files beside them, none read" if findings else "no file found", note
+        ),
+        *findings,
+    ]
 
 
 def _unread_reason(path, candidate: Candidate, code_book) -> str | None:

@@ -75,6 +75,8 @@ SIBLINGS = {"C3-M2": (brain(1), "uV"), "F3-M2": (brain(2), "uV"), "E1-M2": (brai
         hum(4, 2e6),
         drift(4, 15_000),
         drift(4, 5e6),
+        drift(4, 2_000),
+        brain(4, 1_000),
         drift(4, 0.01),
         hum(4, 20_000, rest=0.5),
         np.sign(hum(4, 15_000)) * 15_000 + brain(4, 100),
@@ -101,6 +103,18 @@ def test_the_order_of_the_channels_does_not_matter(tmp_path, first):
     _, quality = check(tmp_path, signals)
     assert statuses(quality)["eeg_c4"] == "refused"
     assert statuses(quality)["eeg_c3"] == "ok"
+
+
+@pytest.mark.parametrize("uv", [0.01, 0.03, 0.5])
+def test_hum_that_looks_plausible_condemns_no_sibling(tmp_path, uv):
+    signals = {name: (signal, "mV") for name, (signal, _) in SIBLINGS.items()}
+    _, quality = check(tmp_path, signals | {"C4-M1": (hum(4, uv), "mV")})
+    assert statuses(quality) == {
+        "eeg_c3": "fixed",
+        "eeg_c4": "refused",
+        "eog_e1": "fixed",
+        "eeg_f3": "fixed",
+    }
 
 
 def test_one_sibling_is_enough(tmp_path):

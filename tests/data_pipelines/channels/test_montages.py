@@ -222,6 +222,8 @@ INPUTS = {
     "copies of what is not there": ["C4-Cz2", "A1-A22", "E12-M2"],
     "one slip": ["A3", "C7"],
     "more of the head": ["C1", "C2", "C5", "C6", "F1", "F2", "T1", "T2", "P1", "P2"],
+    "free inputs of Natus": [f"C{n}" for n in range(23, 129)],
+    "a few free inputs": ["EEG C57-REF", "EEG C58-REF", "EEG C59-REF"],
     "numbered": bank("EEG", 4) + ["1", "2", "3"],
 }
 

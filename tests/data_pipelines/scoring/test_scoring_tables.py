@@ -296,6 +296,13 @@ def test_blank_lines_and_marks_before_an_xml_declaration(read):
         assert read(lead + XML.format("UTF-8").encode(), "a.xml").stages.tolist() == [0]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+@pytest.mark.parametrize("tail", ["\0", "\0" * 100, "\n\0\0\x1a", "\x1a", "\r\n"])
+def test_zeros_and_the_end_of_a_file_after_the_last_tag(read, tail, encoding):
+    text = XML.format({"cp1252": "windows-1252"}.get(encoding, encoding)) + tail
+    assert read(text.encode(encoding), "a.xml").stages.tolist() == [0]
+
+
 def test_the_same_events_as_another_reader_has_them(read, tmp_path):
     mne = pytest.importorskip("mne")
     onsets, lengths = np.arange(12) * 30.0, np.full(12, 30.0)

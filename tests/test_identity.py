@@ -224,7 +224,7 @@ def test_nights_manifest_and_rejects_name_nobody(nights):
     wrong = {"cut", "number", "entity", "late", "clock", "onset", "luna", "names", "old"}
     assert wrong | {"text", "worse252"} <= rejected
     told = {finding["kind"] for finding in found["field"]["qc"]["findings"]}
-    assert "unknown_stage" in told and found["field"]["qc"]["scored_share"] == 0
+    assert "unread_file" in told and found["field"]["qc"]["scored_share"] == 0
     assert all(line["reason"] for line in rejects)
     # Not even how far apart two dates are: one of them may be known.
     apart = next(line["reason"] for line in rejects if line["recording"] == "old")

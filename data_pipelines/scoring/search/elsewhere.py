@@ -82,4 +82,4 @@ def _below(folder: pathlib.Path) -> tuple[str, ...]:
 @functools.lru_cache(16)
 def _below_at(folder: pathlib.Path, _changed: int) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
-        return tuple(sorted(x.name for x in entries if x.is_dir() and x.name[:1] != "."))
+        return tuple(sorted(x.name for x in entries if x.name[:1] != "." and os.path.isdir(x.path)))

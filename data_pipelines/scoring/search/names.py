@@ -114,7 +114,7 @@ def listing(folder) -> Listing:
             return kept[1]
         with os.scandir(folder) as entries:
             # Links that lead nowhere (files of git-annex that were not fetched) are told later.
-            names = [x.name for x in entries if x.is_file() or (x.is_symlink() and not x.is_dir())]
+            names = [entry.name for entry in entries if _is_listed(entry)]
     except OSError:
         return Listing(folder, {}, {}, [])
     made, folded = Listing(folder, {}, {}, []), {name.casefold() for name in names}
@@ -136,6 +136,13 @@ def listing(folder) -> Listing:
             _listings.pop(next(iter(_listings)))
         _listings[folder] = (changed, made)
     return made
+
+
+def _is_listed(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    except OSError:  # a link to itself
+        return False
 
 
 def holds_scoring_alone(stem: str, others: Iterable[str] = ()) -> bool:

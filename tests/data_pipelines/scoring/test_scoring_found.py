@@ -379,3 +379,12 @@ def test_a_scoring_with_another_recordings_name_is_told_and_not_read(folder, rec
         assert scored is None
         told = " ".join(finding.note for finding in findings)
         assert "*.edf" in told and ".txt" in told
+
+
+def test_a_link_to_itself_hides_no_scoring(folder):
+    where = folder({"night.edf": b"", "night_hypnogram.csv": CSV, "loose.edf": b""})
+    (where / "loop.edf").symlink_to(where / "loop.edf")
+    assert find_scoring(where / "night.edf") == where / "night_hypnogram.csv"
+    (where / "annotations").mkdir()
+    (where / "annotations" / "loose_stages.csv").write_text(CSV)
+    assert any("loose_stages.csv" in x.note for x in read_beside(where / "loose.edf")[1])

@@ -13,10 +13,10 @@ from data_pipelines.scoring.formats.lists import code_stage
 from data_pipelines.scoring.record import MAX_ROWS, Scoring, ScoringError, make_scoring
 from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.times.clock import length_between, parse_clock
+from data_pipelines.scoring.times.stage_spans import scales_of
 from data_pipelines.scoring.times.time_units import (
     FACTORS,
     clock_onsets,
-    scales_of,
     unit_of_heading,
 )
 from data_pipelines.scoring.words.vocabulary import CODE_BOOKS, code_book_of, normalise, stage_of

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.findings import Finding
-from data_pipelines.scoring.record import EPOCH_S, MAX_TIME_S, ScoringError
+from data_pipelines.scoring.record import MAX_TIME_S, ScoringError
 from data_pipelines.scoring.text import number_of
 from data_pipelines.scoring.times.clock import (
     DAY_S,
@@ -230,7 +230,7 @@ def _unit_of_column(values, step_s, heading, repeats, recording, path):
             "seconds at which the stages begin"
         )
     if named == SAMPLE:
-        fits = [rate for rate in rates if usual and _is_step(usual / rate)]
+        fits = [rate for rate in rates if usual and is_step(usual / rate)]
         fits = fits or [rate for rate in rates if covers(span / rate)]
         if len(fits) != 1:
             raise ScoringError(
@@ -248,7 +248,7 @@ def _unit_of_column(values, step_s, heading, repeats, recording, path):
     if usual and usual != 1:
         found = [u for u, by in FACTORS.items() if np.isclose(usual * by, step_s, rtol=0.01)]
         if not found and duration_s is not None and span > 2 * duration_s:
-            found = [MILLISECOND] if _is_step(usual / 1e3) and covers(span / 1e3, 0.2) else []
+            found = [MILLISECOND] if is_step(usual / 1e3) and covers(span / 1e3, 0.2) else []
         if found:
             return found[0], FACTORS[found[0]], found[0] == SECOND
         fits = [rate for rate in rates if np.isclose(usual / rate, step_s)]
@@ -263,7 +263,7 @@ def _unit_of_column(values, step_s, heading, repeats, recording, path):
             return SAMPLE, 1 / fits[0], False
         if not repeats and span <= 1.1 * (duration_s or np.inf) and round(usual % step_s, 6) == 0:
             return SECOND, 1.0, True  # changes that happen to be equally far apart
-        if not _is_step(usual) or (duration_s is not None and span > 1.1 * duration_s + 600):
+        if not is_step(usual) or (duration_s is not None and span > 1.1 * duration_s + 600):
             raise ScoringError(
                 f"{path}: the rows of its first column are {usual:g} apart: neither epoch numbers "
                 f"nor seconds of epochs of {step_s:g} s"
@@ -272,7 +272,7 @@ def _unit_of_column(values, step_s, heading, repeats, recording, path):
     return _unit_of_changes(values, step_s, span, covers, rates, duration_s, path)
 
 
-def _is_step(seconds: float) -> bool:
+def is_step(seconds: float) -> bool:
     return any(np.isclose(seconds, step, rtol=1e-6) for step in STEPS_S)
 
 
@@ -388,84 +388,3 @@ def clock_onsets(clocks, recording, path, *, step_s: float = 60.0, lengths_s=Non
             note = "its times begin at 00:00:00 and were counted from the start of the recording"
             return elapsed, (), (Finding("time_axis", "times from 00:00:00", note),)
     return elapsed, ("its times were counted from the start of the recording",), ()
-
-
-def scales_of(
-    onsets: Sequence[float], lengths: Sequence[float | None], recording, path
-) -> tuple[float, float, list[Finding]]:
-    """Return what to multiply the onsets and durations of stages by to have seconds.
-
-    Stages in a row tell it: each lasts until the next, so both columns have one unit, and that is
-    another than seconds where the shortest stage would last a quarter of an hour and the whole
-    many times as long as the recording.
-
-    Raises:
-        ScoringError: They are not in seconds, and it cannot be said in what.
-    """
-    if not any(lengths):
-        lengths = [*np.diff(onsets).tolist(), 0.0][: len(onsets)]  # each until the next
-    pairs = sorted((a, b) for a, b in zip(onsets, lengths) if b)
-    if len(pairs) < 3 or not np.isfinite(pairs).all():
-        return 1.0, 1.0, []
-    starts, spans = np.array(pairs, float).T
-    gap, length = float(np.median(np.diff(starts))), float(np.median(spans))
-    duration_s = getattr(recording, "duration_s", None)
-    end = float((starts + spans).max())
-    if gap <= 0 or length <= 0:
-        return 1.0, 1.0, []
-    rates = [rate for rate in rates_of(recording) if rate > 1]
-    known = {1000.0: MILLISECOND} | {rate: SAMPLE for rate in rates if rate != 1000}
-
-    def within(seconds, low=0.0):
-        if duration_s is None:
-            return True
-        return low * duration_s <= seconds <= 1.1 * duration_s + 60
-
-    if 0.2 < gap / length < 5:
-        shortest = float(spans.min())
-        larger = {30.0: EPOCH, 60.0: MINUTE, 3600.0: HOUR}
-        found = [
-            (by, unit)
-            for by, unit in larger.items()
-            if duration_s is not None
-            and end < 0.1 * duration_s
-            and 0.8 * duration_s <= end * by <= 1.1 * duration_s
-            and (_is_step(shortest * by) or round(shortest * by % EPOCH_S, 3) == 0)
-        ]
-        if len(found) == 1:
-            ((factor, unit),) = found
-            note = f"onsets and durations were taken as {unit}: as seconds the scoring is one "
-            note += f"{factor:g}th as long"
-            return factor, factor, [Finding("time_axis", unit, note)]
-        if shortest < 900 or (duration_s is not None and within(end)):
-            return 1.0, 1.0, []
-        fits = {f: u for f, u in known.items() if _is_step(shortest / f) and within(end / f, 0.5)}
-        if not fits and duration_s is None:
-            fits = {float(f): SAMPLE for f in COMMON_RATES_HZ if _is_step(shortest / f)}
-        if not fits:
-            return 1.0, 1.0, []
-        if len(fits) > 1 or (SAMPLE in fits.values() and not rates):
-            names = " or ".join(sorted(set(fits.values())))
-            raise ScoringError(
-                f"{path}: its shortest stage would last {shortest:g} s; its times seem to be in "
-                f"{names}. Expected seconds"
-            )
-        (factor, unit), *_ = fits.items()
-        note = f"onsets and durations were taken as {unit}: as seconds the scoring is {factor:g} "
-        note += "times as long"
-        return 1 / factor, 1 / factor, [Finding("time_axis", unit, note)]
-    ratio = max(gap / length, length / gap)
-    steady = np.mean(np.isclose(np.diff(starts), gap, rtol=0.01)) > 0.9
-    if ratio < 20 or not steady or (gap > length and duration_s is not None and within(end)):
-        return 1.0, 1.0, []
-    which = "onsets" if gap > length else "durations"
-    unit = next((u for f, u in known.items() if np.isclose(ratio, f, rtol=0.01)), None)
-    if unit is None:
-        raise ScoringError(
-            f"{path}: the {which} of its stages are {ratio:g} times too large beside the other "
-            "column: they are in another unit. Expected seconds"
-        )
-    note = f"the {which} of stages were taken as {unit}: beside the other column they are "
-    note += f"{ratio:g} times too large"
-    finding = Finding("time_axis", f"{which} in {unit}", note)
-    return (1 / ratio, 1.0, [finding]) if gap > length else (1.0, 1 / ratio, [finding])

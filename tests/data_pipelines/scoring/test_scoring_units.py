@@ -136,9 +136,9 @@ def test_a_unit_that_the_file_does_not_name_is_told(read, kind):
         (rows([1, 4, 9, 11, 20, 30], heading="Epoch,Stage"), {}, "leaves out epochs"),
         (rows([7680 * e for e in E], heading="sample,stage"), {"rates": ()}, "rate is not known"),
         (rows([5, 4, 3, 2, 1, 0, 1, 2, 3, 4, 5, 6]), {}, "2 columns"),
-        ("".join(f"{s} {s}\n" for s in STAGES), {}, "2 columns"),
+        ("".join(f"{s} {s}\n" for s in STAGES), {}, "2 of its columns are stages"),
         ("".join(f"{WORDS[s]} 30\n" for s in STAGES), {}, "2 columns"),
-        ("".join(f"{e},{s},{s}\n" for e, s in enumerate(STAGES)), {}, "3 columns"),
+        ("".join(f"{e},{s},{s}\n" for e, s in enumerate(STAGES)), {}, "2 of its columns are stages"),
         (
             "Stage A,Stage B\n" + "".join(f"{s},{s}\n" for s in STAGES),
             {},

@@ -1,6 +1,6 @@
 """The words that scoring files use for stages and events, and the code books of bare numbers.
 
-The words are tables in this folder, one row a word, with its source: adding a language or a vendor is
+The words are tables here, one row a word, with its source: adding a language or a vendor is
 adding rows. `stages.csv` and `events.csv` hold words as files write them; `tokens.csv` says what a
 single token means in other languages and spellings, so that `Apnée centrale`, `Zentrale Apnoe` and
 `CentralApnea` are one row. `code_books.csv` holds the meaning of bare entries.

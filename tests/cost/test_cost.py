@@ -42,6 +42,7 @@ def test_a_cost_is_what_xla_counts_of_the_unrolled_program():
     assert cost.channel_seconds_per_step == 32 * 64 * len(MODALITIES)
 
 
+@pytest.mark.slow
 def test_a_cost_is_the_same_wherever_it_is_counted():
     wide = rq_config(dtype="bfloat16", chunk=64)
     here = cost_of(wide)

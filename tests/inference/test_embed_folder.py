@@ -65,6 +65,7 @@ def embedder(bundle):
     return Embedder(bundle)
 
 
+@pytest.mark.slow
 def test_a_recording_of_four_channels(bundle, embedder, tmp_path):
     path = write_recording(tmp_path / "night.edf")
     found = embed_recording(bundle, path, mains_hz=50)

@@ -117,6 +117,7 @@ def test_a_stream_goes_on_where_it_was_saved(embedder, signals, tmp_path):
     assert [x.name for x in tmp_path.iterdir()] == ["state.npz"]
 
 
+@pytest.mark.slow
 def test_the_state_of_a_model_in_bfloat16_is_kept(signals, tmp_path):
     embedder = Embedder(write_model(tmp_path, dtype="bfloat16"))
     rows = []

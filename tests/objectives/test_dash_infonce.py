@@ -200,6 +200,7 @@ def test_micro_batches_train_as_the_whole_batch_does(source, batch, devices, cha
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), *pairs))) > 1e-3
 
 
+@pytest.mark.slow
 def test_micro_batches_draw_the_same_masks_in_both_passes(source, batch):
     noisy = {"objective.model.dropout": 0.5, "objective.model.mask_rate": 0.5}
     config = configs.change(config_of(source), noisy)

@@ -181,6 +181,7 @@ def test_every_parameter_learns_from_a_full_batch():
     assert not dead
 
 
+@pytest.mark.slow
 def test_one_batch_is_learnt_by_heart():
     module = objective(dim=32, depth_dim=32, masking="crp")
     # Random codes: the only way to predict them is to remember them.

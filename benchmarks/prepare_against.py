@@ -1,7 +1,7 @@
 """CPU time to prepare one scored night, by this tree and by another checkout, in one run.
 
-    git worktree add /tmp/before main
-    python benchmarks/prepare_against.py --against=/tmp/before
+    git worktree add ../before main
+    python benchmarks/prepare_against.py --against=../before
 
 Both trees prepare the same file of noise with the same scoring beside it, in fresh processes that
 take turns (this, other, other, this, ...); imports and a first preparation are not counted. Each

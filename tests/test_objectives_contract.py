@@ -178,6 +178,7 @@ def with_padding(batch, contents):
 
 
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.slow
 def test_rows_of_weight_zero_change_nothing(subject, training):
     first, other = subject.batches[:2]
     empty = {name: np.zeros_like(value) for name, value in other.items()}
@@ -291,6 +292,7 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 4, 2), (2, 1, 4)]
     "data, fsdp, tensor",
     [(2, 2, 2), *(pytest.param(*shape, marks=pytest.mark.slow) for shape in MESHES)],
 )
+@pytest.mark.slow
 def test_a_mesh_of_eight_trains_as_one_device_does(subject, data, fsdp, tensor):
     mesh = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
     trained, metrics = subject.trained(mesh)

@@ -248,6 +248,7 @@ def test_recordings_are_embedded_a_real_one_too(place, models, test_data):
         np.testing.assert_array_equal(estimator.fit_transform([path]), epochs)
 
 
+@pytest.mark.slow
 def test_it_is_compared_with_another_family(place, models):
     output = place.folder / "comparison"
     given = (f"--models=lab={models.export},towers={models.towers}", f"--output={output}")

@@ -60,6 +60,7 @@ def test_a_process_that_raises_fails_the_test_in_seconds(tmp_path):
     assert time.monotonic() - then < 20  # without the hook: a minute and more
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path):
     options = {"train__steps": 40, "data__delay_s": 0.03, "checkpoints__every": 1000}
     workdir = tmp_path / "moved"

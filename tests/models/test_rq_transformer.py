@@ -336,6 +336,7 @@ OTHER_TABLES = {"depth_tables": "projected", "tie_heads": True}
 
 
 @pytest.mark.parametrize("shared", [{}, pytest.param(OTHER_TABLES, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_ways_to_compute_give_the_same_loss_and_gradient(shared):
     batch, variables = batch_of(), variables_of(**shared)
 

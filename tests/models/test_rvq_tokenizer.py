@@ -103,6 +103,7 @@ def test_a_token_depends_on_no_more_than_its_reach():
         ),
     ],
 )
+@pytest.mark.slow
 def test_seconds_in_pieces_equal_the_whole_signal(options, pieces):
     tokenizer, variables = made(**options)
     x = signal(rows=2)

@@ -118,9 +118,9 @@ def write_bad_recordings(folder):
     hypnogram(folder / "scoring_of_another-Hypnogram.edf", [0] * 5, start=other)
     recording(folder / "scoring_damaged.edf")
     (folder / "scoring_damaged-nsrr.xml").write_text("<PSGAnnotation><ScoredEv")
-    recording(folder / "scoring_infinite.edf")
-    rows = "onset\tduration\tstage_hum\n0\tinf\t0\n"
-    (folder / "scoring_infinite_events.tsv").write_text(rows)
+    recording(folder / "scoring_nan.edf")
+    rows = "onset\tduration\tstage_hum\n0\tnan\t0\n"
+    (folder / "scoring_nan_events.tsv").write_text(rows)
     soup = {f"{name} {name}": ("uV", 64, 20.0) for name in ("EKGEEG", "foo", "X1", "C99")}
     recording(folder / "label_soup.edf", soup | {"C3": ("uV", 64, 20.0), "Batt": ("V", 1, 1.0)})
     recording(folder / "only_soup.edf", soup)
@@ -151,7 +151,7 @@ REJECTED = {
     "all_nan": "range is not a number",
     "scoring_of_another": "belongs to another recording",
     "scoring_damaged": "not well-formed XML",
-    "scoring_infinite": "not a number of seconds",
+    "scoring_nan": "not a number of seconds",
     "only_soup": "none of its",
     "directory": "",
     "dangling": "",

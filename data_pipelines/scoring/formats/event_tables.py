@@ -28,7 +28,8 @@ _BIDS_ORDER = ("stage hum", "sleep stage", "stage", "trial type", "value")
 # Elsewhere a row of an event may say in which stage it lies.
 _TEXT_ORDER = ("event", "annotation", "description", "sleep stage", "stage", "name", "type")
 _START_ORDER = ("onset", "recording onset", "start sec", "start time", "start")
-_MISSING = ("", "n/a", "na", "nan", "none", "-")
+_NO_TIME = ("", "n/a", "na", "none", "-")
+_MISSING = (*_NO_TIME, "nan")  # of a stage; as a time it is a number that went wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,7 @@ def _onsets(path, heading, body, columns, recording, lengths):
 
 
 def _length(path, number, field: str, by: float) -> float | None:
-    if field.casefold() in _MISSING:
+    if field.casefold() in _NO_TIME:
         return None
     value = number_of(field)
     if value is not None:
@@ -197,7 +198,7 @@ def _lengths_to_ends(path, body, columns, by: float) -> list[float | None]:
     lengths: list[float | None] = []
     for number, row in body:
         start, end = row[columns.start], row[columns.end]
-        if end.casefold() in _MISSING:
+        if end.casefold() in _NO_TIME:
             lengths.append(None)
             continue
         clocks = parse_clock(start), parse_clock(end)

@@ -58,7 +58,7 @@ def read(path, **kwargs):
 
 
 fuzz = settings(
-    max_examples=80,
+    max_examples=120,
     deadline=2000,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

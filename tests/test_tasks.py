@@ -42,6 +42,12 @@ def test_probes_are_asked_of_apneas_and_hypopneas_together_and_apart():
         "hypopnea_only": [-1, 1, 0, 1, -1],
         "apnea_only_midpoint": [-1, 0, 0, 0, -1],
         "hypopnea_only_midpoint": [-1, 1, 0, 0, -1],
+        "apnea_more_than_10s": [-1, 1, 1, 1, -1],
+        "apnea_only_more_than_10s": [-1, 0, 1, 0, -1],
+        "hypopnea_only_more_than_10s": [-1, 1, 0, 1, -1],
+        "apnea_only_official": [0, 0, 0, 0, 0],
+        "hypopnea_only_official": [0, 1, 0, 0, 0],
+        "hypopnea_only_without_apnea": [-1, 1, -1, 1, -1],
     }
     assert set(PROBED) <= set(PROBE_TASKS)
 

@@ -96,10 +96,10 @@ class Finetune(nn.Module):
     def seen(self) -> str:
         """What a row has seen, in a sentence."""
         if not self.causal:
-            return (
-                "a row has seen its whole window of tokens, those after it too, of all modalities"
-            )
-        return "a row has seen its own token and those of its window before it, of all modalities"
+            seen = "its whole window of tokens, those after it too"
+        else:
+            seen = "its own token and those of its window before it"
+        return f"a row has seen {seen}, of all modalities"
 
     @property
     def couples_batch(self) -> bool:
@@ -177,7 +177,7 @@ class Finetune(nn.Module):
         weights, metrics = each, {}
         shares = jnp.log(jnp.asarray(self.class_shares, jnp.float32))
         if kind == "classes":
-            shifted = output + shares if self.class_shares else output
+            shifted = output + shares[None, None] if self.class_shares else output
             cost = optax.softmax_cross_entropy_with_integer_labels(shifted, target)
             hit = output.argmax(-1) == target
             if self.class_weights:

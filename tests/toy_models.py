@@ -1,10 +1,14 @@
-"""A backbone and a context of a few lines, to be fine-tuned, embedded and streamed."""
+"""A backbone and a context of a few lines, to be fine-tuned, embedded and streamed; an objective to
+be probed."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hypnos_jax import plugins
+from hypnos_jax.objectives import Embedding
+
+ROUGH = ("eeg", "ecg")  # what ``Roughness`` reads
 
 
 def matrix(*names):
@@ -64,3 +68,22 @@ def know(monkeypatch):
     """Let configs name the two ``pieces`` and ``past_mean``."""
     load, toys = plugins.load, {"pieces": Pieces, "past_mean": PastMean}
     monkeypatch.setattr(plugins, "load", lambda *asked: toys.get(asked[1]) or load(*asked))
+
+
+class Roughness(nn.Module):
+    """Of each token how rough its signal is, times a parameter: at 0 nothing is told."""
+
+    def setup(self):
+        self.gain = self.param("gain", nn.initializers.zeros, ())
+
+    token_s, causal, embed_data, title = 30.0, True, "modality_nights", "a measure of roughness"
+    modalities = tuple({"name": name} for name in ROUGH)
+
+    def embed(self, batch):
+        rows = []
+        for i, name in enumerate(ROUGH):
+            x = batch[f"signal/{name}"].astype(jnp.float32) * batch["scale"][:, i, None, None]
+            steps = [jnp.abs(x[..., k:] - x[..., :-k]).mean(-1) for k in (1, 4, 16, 64)]
+            rows.append(self.gain * jnp.log(1e-3 + jnp.stack(steps, -1)))
+        valid = batch["valid"] & batch["present"][:, None]
+        return Embedding(jnp.stack(rows, 2) * valid[..., None], valid)

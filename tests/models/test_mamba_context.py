@@ -206,6 +206,6 @@ def test_a_mesh_of_eight_is_one_device():
         x = jax.device_put(x, sharding.batch_sharding(mesh))
         variables = placed
         (found, same), others = jax.jit(jax.value_and_grad(cost, has_aux=True))(placed["params"])
-    assert found == pytest.approx(value, rel=1e-5)
+    assert float(found) == pytest.approx(float(value), rel=1e-5)
     for one, other in zip(jax.tree.leaves((others, same)), jax.tree.leaves((gradients, stats))):
         np.testing.assert_allclose(one, other, atol=2e-5 * max(np.abs(other).max(), 1e-3))

@@ -293,7 +293,7 @@ def test_any_pieces_with_the_cache_are_the_whole(kind, cuts):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(length=st.integers(1, 12), chunk=st.integers(1, 14))
 def test_any_chunk_of_any_length_is_the_scan(length, chunk):
     for kind in ("mamba2", "mamba1"):
@@ -378,7 +378,7 @@ def test_a_mesh_of_eight_is_one_device(kind, shape):
         placed = jax.device_put(variables, sharding.state_shardings(mesh, boxed))
         rows = jax.device_put(x, sharding.batch_sharding(mesh))
         found, others = jax.jit(jax.value_and_grad(cost))(placed, rows)
-    assert found == pytest.approx(value, rel=1e-5)
+    assert float(found) == pytest.approx(float(value), rel=1e-5)
     for one, other in zip(jax.tree.leaves(others), jax.tree.leaves(gradients)):
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
@@ -404,9 +404,9 @@ def test_mamba2_is_the_layer_of_mamba2_jax():
     layer.D[...] = params["D"]
     layer.norm.weight[...] = params["norm_scale"]
     with jax.numpy_rank_promotion("allow"):
-        want, past, state = layer(x)
+        want, past, state = nnx.jit(lambda layer, x: layer(x))(layer, x)
     module = Mamba2(d_state=8, head_dim=8, chunk=3)
-    found, kept = module.apply({"params": params}, x, mutable=["cache"])
+    found, kept = jax.jit(lambda p, x: module.apply(p, x, mutable=["cache"]))({"params": params}, x)
     np.testing.assert_allclose(found, want, atol=1e-5)
     np.testing.assert_allclose(kept["cache"]["state"], state, atol=1e-5)
     np.testing.assert_allclose(kept["cache"]["past"], np.moveaxis(past, 1, 2), atol=1e-6)

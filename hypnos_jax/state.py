@@ -127,13 +127,15 @@ def create(
         init: makes the variables, boxes kept (``init_function`` with a seed).
         make_optimizer: tree of bools (which parameters are matrices) -> optimizer.
         mesh: from ``sharding.make_mesh``.
-        averaged: collections of which running averages are kept, ``"params"`` among them.
+        averaged: collections of which running averages are kept where they are, ``"params"`` among
+            them.
 
     Returns:
         ``make`` (returns a fresh state, born sharded), the state's shapes with their shardings
         (to restore into), and the optimizer.
     """
     boxed = jax.eval_shape(init)
+    averaged = tuple(name for name in averaged if name in boxed)
     tx = make_optimizer(matrices(boxed["params"]))
     placed = sharding.state_shardings(mesh, boxed)
 

@@ -24,7 +24,7 @@ from absl import logging
 
 from data_pipelines.pipeline import EmptySplitError
 from hypnos_jax.probing import probe, task_metrics
-from hypnos_jax.probing.answers import MEASURES, Answer, counts
+from hypnos_jax.probing.answers import MEASURES, Answer, counts, each_once
 from hypnos_jax.reports.figures import draw_answers
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
@@ -76,7 +76,7 @@ class Downstream:
                 sensor in turn.
             batch_size, limit: see ``Context.batches``.
             least_tst_h: nights of less sleep have no apnea-hypopnea index.
-            draws: bootstrap samples of the subjects, for an interval of the task's own metric.
+            draws: bootstrap samples of the subjects, for an interval of each metric.
 
         Raises:
             ValueError: a subset or a share that means nothing.
@@ -142,8 +142,10 @@ class Downstream:
         report["shown"] = measure.shown(rows)
         if self.draws:
             spread = self._spread(rows, measure)
-            low, high = probe.interval(spread, len({row.subject for row in rows}))
-            report["interval"] = {"metric": task.metric, "low": low, "high": high}
+            people = len({row.subject for row in rows})
+            ends = {name: probe.interval(own, people) for name, own in spread.items()}
+            report["intervals"] = {n: {"low": low, "high": high} for n, (low, high) in ends.items()}
+            report["interval"] = {"metric": task.metric} | report["intervals"][task.metric]
         if distributed.is_first():
             write_json(self.context.workdir / f"downstream_{self.split}.json", report)
             figures = self.context.workdir / "figures"
@@ -226,10 +228,12 @@ class Downstream:
                             {name: facts[name][i] for name in needs},
                         )
                     )
-        return found
+        if find_task(self.context.attribute("task")).by_night:
+            return found
+        return {name: each_once(rows) for name, rows in found.items()}
 
     def _spread(self, rows, measure):
-        """The task's own metric of subjects drawn with replacement, [draws]."""
+        """Metric -> its values of subjects drawn with replacement, [draws]."""
         own = collections.defaultdict(list)
         for row in rows:
             own[row.subject].append(row)
@@ -244,8 +248,9 @@ class Downstream:
                 for i, person in enumerate(drawn)
                 for row in own[people[person]]
             ]
-            values.append(measure.metrics(again).get(measure.task.metric, math.nan))
-        return np.array(values)
+            values.append(measure.metrics(again))
+        names = {measure.task.metric: None} | dict.fromkeys(name for own in values for name in own)
+        return {n: np.array([own.get(n, math.nan) for own in values]) for n in names}
 
 
 def keep(condition: Condition, shape: Sequence[int], night, start) -> np.ndarray:

@@ -14,4 +14,15 @@ A *context* is a Linen module with
 
 - ``__call__(x, valid, *, train) -> y``: float32 [B, L, H'] of [B, L, H], tokens in the order of
   time, given those that are ``valid`` [B, L]. H' is H unless the context says otherwise.
+
+Plain attributes of both, which may be left out:
+
+- ``causal``: True where a row depends on nothing that comes after its token; one that encodes each
+  token alone is causal. What looks back keeps what it must know in the collection ``"cache"`` where
+  that is mutable, so that the tokens of a night may come in pieces of any length; zeros stand
+  before the first.
+- ``couples_batch``: True where rows of a batch change each other in training, as batch statistics
+  make them.
+- ``title``: what a backbone is, in words that begin with a small letter and end without a full
+  stop.
 """

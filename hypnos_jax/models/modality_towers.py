@@ -132,6 +132,9 @@ class ModalityTowers(nn.Module):
     unroll: int = 1
     dtype: str = "float32"
 
+    title = "contrastive towers of sleep signals (sleep2vec, arXiv 2602.13857)"
+    causal = False
+
     def setup(self):
         dtype, width = jnp.dtype(self.dtype), self.token_dim or self.dim
         self.tokenizers = [

@@ -231,6 +231,7 @@ class Neuronet(nn.Module):
         " 2404.17585)"
     )
     causal = True
+    couples_batch = True  # batch norms
     seen = "a row has seen its own epoch of its own channel, and nothing else"
 
     def setup(self):

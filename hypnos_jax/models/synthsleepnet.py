@@ -135,6 +135,11 @@ class Synthsleepnet(nn.Module):
     fused = True
     seen = "a row has seen its own epoch of all channels, and nothing else"
 
+    @property
+    def couples_batch(self) -> bool:
+        """Whether batch norms let rows of a batch change each other."""
+        return not self.frozen_statistics
+
     def setup(self):
         dtype = jnp.dtype(self.dtype)
         self.encoders = {

@@ -24,6 +24,8 @@ class TransformerContext(nn.Module):
     remat: str = "none"
     dtype: str = "float32"
 
+    causal = False
+
     @nn.compact
     def __call__(self, x: jax.Array, valid: jax.Array, *, train: bool = False) -> jax.Array:
         """Return float32 [B, L, H] of ``x`` [B, L, H], looking where ``valid`` bool [B, L]."""

@@ -6,12 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hypnos_jax.nn.batch_norm import BatchNorm
 from hypnos_jax.nn.linear import zeros_init
 from hypnos_jax.nn.transformer import Linear
 from hypnos_jax.sharding import keep_rows
 
 FUSIONS = ("gated_scalar", "mean", "concat")
 POOLINGS = ("mean", "attention")
+HIDDEN = 256  # width of ``MlpHead``, whatever it reads
 
 
 class ModalityFusion(nn.Module):
@@ -97,8 +99,8 @@ class ClassificationHead(nn.Module):
     dropout: float = 0.1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Return [..., outputs] of ``x`` [..., H]."""
+    def __call__(self, x: jax.Array, there: jax.Array, *, train: bool = False) -> jax.Array:
+        """Return [..., outputs] of ``x`` [..., H]; see ``HEADS``."""
         dim, names = x.shape[-1], ("embed", "mlp")
         x = keep_rows(Linear(names, dim, dim, bias=True, name="hidden")(jax.nn.elu(x)))
         x = jax.nn.elu(nn.Dropout(self.dropout, deterministic=not train)(x))
@@ -117,9 +119,57 @@ class RegressionHead(nn.Module):
     dropout: float = 0.1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Return [..., outputs] of ``x`` [..., H]."""
+    def __call__(self, x: jax.Array, there: jax.Array, *, train: bool = False) -> jax.Array:
+        """Return [..., outputs] of ``x`` [..., H]; see ``HEADS``."""
         dim, names = x.shape[-1], ("embed", "mlp")
         x = jax.nn.elu(keep_rows(Linear(names, dim, dim, bias=True, name="hidden")(x)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return Linear(names, dim, self.outputs, bias=True, name="out")(x)
+
+
+class MlpHead(nn.Module):
+    """Twice ``dropout(ELU(batch norm(Linear)))`` of 256, and a linear map; as SynthSleepNet's code
+    has it (arXiv 2502.17481; there the rate is 0.5), float32.
+
+    Attributes:
+        outputs: how many numbers.
+        dropout: rate.
+    """
+
+    outputs: int
+    dropout: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, there: jax.Array, *, train: bool = False) -> jax.Array:
+        """Return [..., outputs] of ``x`` [..., H]; see ``HEADS``."""
+        names, shape = ("embed", "mlp"), there.shape
+        x, there = (a.reshape(len(a), -1, *a.shape[len(shape) :]) for a in (x, there))
+        for i in range(2):
+            linear = Linear(names, x.shape[-1], HIDDEN, bias=True, name=f"hidden_{i}")
+            x = BatchNorm(name=f"norm_{i}")(keep_rows(linear(x)), there, train=train)
+            x = nn.Dropout(self.dropout, deterministic=not train)(jax.nn.elu(x))
+        x = Linear(names, HIDDEN, self.outputs, bias=True, name="out")(x)
+        return x.reshape(*shape, self.outputs)
+
+
+class LinearHead(nn.Module):
+    """``Linear(dropout(x))``, float32.
+
+    Attributes:
+        outputs: how many numbers.
+        dropout: rate.
+    """
+
+    outputs: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, there: jax.Array, *, train: bool = False) -> jax.Array:
+        """Return [..., outputs] of ``x`` [..., H]; see ``HEADS``."""
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Linear(("embed", "mlp"), x.shape[-1], self.outputs, bias=True, name="out")(x)
+
+
+# By name. All are called with x [..., H] and where it counts, bool [...]: batch norm has its
+# statistics of that, and the others do not look at it.
+HEADS = {"elu": ClassificationHead, "mlp": MlpHead, "linear": LinearHead}

@@ -15,7 +15,8 @@ Plain attributes that may be left out:
 - ``rng_streams``: names of the random streams that ``__call__`` draws from when training.
 - ``couples_batch``: True where rows enter each other's loss, as negatives do; the trainer then
   accumulates gradients only of one that ``ContrastsInPieces``.
-- ``averaged``: collections that are averaged with the parameters, where those are.
+- ``averaged``: collections that are averaged with the parameters, where those are; a model may be
+  without some.
 - ``fused``: True where ``embed`` has one row for all modalities, M = 1.
 - ``seen``: what a row of ``embed`` has seen, in a sentence, where ``causal`` does not say it all.
 """
@@ -132,6 +133,19 @@ class EmbedsInPieces(Protocol):
 
 
 @runtime_checkable
+class ContinuesWindows(Protocol):
+    """Streaming ``embed``: a model of windows that goes on from the collection ``"cache"``, if it
+    is ``causal``."""
+
+    def embed_onward(self, batch: Batch) -> Embedding:
+        """Return ``embed``'s rows of the next tokens, any number of them.
+
+        The collection ``"cache"`` is mutable, and zeros before the first token. One that is not
+        ``causal`` raises ValueError.
+        """
+
+
+@runtime_checkable
 class Tokenizes(Protocol):
     """A tokenizer: signals of one type to codes and back, a token a second.
 
@@ -172,6 +186,9 @@ class AnswersTask(Protocol):
 
     def predict(self, batch: Batch, kept: jax.Array | None = None) -> dict[str, Any]:
         """Return ``output``, ``target`` and ``counted``; ``kept`` [B, L, M] may be used."""
+
+    def answers(self, rows: jax.Array) -> jax.Array:
+        """Return ``output`` of rows of ``embed``, without labels; of tasks by token."""
 
 
 @runtime_checkable

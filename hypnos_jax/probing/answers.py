@@ -18,7 +18,11 @@ import numpy as np
 from hypnos_jax.probing import probe, task_metrics
 from hypnos_jax.tasks import Task
 
-AVERAGED = ("accuracy", "auroc", "auprc", "brier", "ece")  # over columns of labels
+# Over columns of labels.
+AVERAGED = (
+    "accuracy", "majority_accuracy", "kappa", "macro_f1", "f1", "sensitivity", "specificity",
+    "auroc", "auprc", "brier", "ece", "prevalence",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +210,23 @@ def counts(rows: Sequence[Answer]) -> dict[str, int]:
         "nights": len({row.night for row in counting}),
         "subjects": len({row.subject for row in counting}),
     }
+
+
+def each_once(rows: Sequence[Answer]) -> list[Answer]:
+    """Return the answers by token of windows that may overlap, each token's once: from the earliest
+    of its windows, which has seen most of what came before it.
+    """
+    found = []
+    for own in by_night(rows).values():
+        end = 0
+        for row in sorted(own, key=lambda row: row.start):
+            skip = max(0, end - row.start)
+            end = max(end, row.start + len(row.output))
+            if skip < len(row.output):
+                parts = {n: getattr(row, n)[skip:] for n in ("output", "target", "counted")}
+                facts = {name: x[skip:] for name, x in row.facts.items()}
+                found.append(dataclasses.replace(row, start=row.start + skip, facts=facts, **parts))
+    return found
 
 
 def by_night(rows) -> dict[int, list[Answer]]:

@@ -37,6 +37,7 @@ def embed_nights(
     *,
     names: Sequence[str] | None = None,
     only: set[str] | None = None,
+    splits: Sequence[str] = SPLITS,
     batch_size: int = BATCH_SIZE,
     chunk_s: int = CHUNK_S,
 ) -> Iterator[tuple[NightEntry, Rows]]:
@@ -47,6 +48,7 @@ def embed_nights(
         variables: of the objective.
         names: modalities to use; all by default.
         only: names of the recordings wanted; all by default.
+        splits: of the nights wanted.
         batch_size: windows at once.
         chunk_s: seconds of tokens at once.
 
@@ -56,7 +58,12 @@ def embed_nights(
     every = [row["name"] for row in context.attribute("modalities")]
     used = np.isin(every, every if names is None else names)
     if context.can(EmbedsInPieces):
-        yield from _in_pieces(context, variables, every, used, only, chunk_s)
+        wanted = {
+            night.recording
+            for night in context.store.nights
+            if night.split in splits and (only is None or night.recording in only)
+        }
+        yield from _in_pieces(context, variables, every, used, wanted, chunk_s)
         return
     source = pipeline.find_source(context.attribute("embed_data"))
     if "whole_nights" not in vars(source):
@@ -67,15 +74,20 @@ def embed_nights(
     whole = context.on(source.whole_nights(context.config["data"]))
     embed, token_s = context.functions("embed"), context.attribute("token_s")
     nights, found = whole.store.nights, {}
-    for split in SPLITS:
+    for split in splits:
         for batch in whole.batches(split, batch_size):
             batch = {**batch, "present": batch["present"] & used[None]}
-            out = jax.device_get(embed(variables, batch))
             facts = context.fetch({name: batch[name] for name in ("night", "start", "weight")})
-            for i in np.flatnonzero(facts["weight"] > 0):
+            places = [
+                i
+                for i in np.flatnonzero(facts["weight"] > 0)
+                if only is None or nights[facts["night"][i]].recording in only
+            ]
+            if not places:
+                continue
+            out = jax.device_get(embed(variables, batch))
+            for i in places:
                 night, start = nights[facts["night"][i]], int(facts["start"][i])
-                if only is not None and night.recording not in only:
-                    continue
                 length = int(night.duration_s / token_s)
                 if night.recording not in found:
                     empty = np.zeros((length, *out.rows.shape[2:]), np.float32)
@@ -88,7 +100,7 @@ def embed_nights(
             yield night, found.pop(night.recording)
 
 
-def _in_pieces(context, variables, every, used, only, chunk_s):
+def _in_pieces(context, variables, every, used, wanted, chunk_s):
     """Nights of tokens; every process does all of them on one device of its own."""
     store = context.store
     if store.kind != "tokens":
@@ -102,7 +114,7 @@ def _in_pieces(context, variables, every, used, only, chunk_s):
         apply = local.functions("embed_next", mutable=kept)
         step = carry(lambda own, cache, *given: apply({**own, **cache}, *given), here)
         for night in store.nights:
-            if only is not None and night.recording not in only:
+            if night.recording not in wanted:
                 continue
             context.heartbeat()
 

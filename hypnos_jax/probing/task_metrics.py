@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hypnos_jax.probing import probe
+
 JOIN_S, LEAST_S, LEAST_IOU = 3, 10, 0.5
 LEAST_TST_S = 2 * 3600
 SEVERITY = (5, 15, 30)  # events an hour: mild, moderate, severe from here on
@@ -27,9 +29,9 @@ def of_classes(target: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
         names: of the classes; each gets an ``f1_<name>``.
 
     Returns:
-        ``accuracy kappa macro_f1 weighted_f1 macro_sensitivity macro_specificity f1_...``. Means
-        are over classes that occur in ``target`` or ``predicted``; sensitivity over those in
-        ``target``.
+        ``accuracy kappa macro_f1 weighted_f1 macro_sensitivity macro_specificity f1_...``, and
+        ``majority_accuracy``, that of always saying the most frequent class. Means are over classes
+        that occur in ``target`` or ``predicted``; sensitivity over those in ``target``.
     """
     from sklearn import metrics
 
@@ -47,6 +49,7 @@ def of_classes(target: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
     one = len(np.unique(np.concatenate([target, predicted]))) < 2
     return {
         "accuracy": float(metrics.accuracy_score(target, predicted)),
+        "majority_accuracy": float(true.max() / true.sum()),
         "kappa": math.nan if one else float(metrics.cohen_kappa_score(target, predicted)),
         "macro_f1": float(np.mean(f1[seen])),
         "weighted_f1": float(np.sum((f1 * true)[true > 0]) / true.sum()),
@@ -57,19 +60,36 @@ def of_classes(target: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
 
 
 def of_binary(target: np.ndarray, probability: np.ndarray) -> dict:
-    """Return measures of probabilities [N] of what is 1 in ``target`` [N]."""
+    """Return measures of probabilities [N] of what is 1 in ``target`` [N].
+
+    Returns:
+        Of answers at 0.5: ``accuracy``, beside ``majority_accuracy``, that of always saying what is
+        more frequent; ``kappa macro_f1 f1 sensitivity specificity``. Of probabilities: ``auroc
+        auprc brier ece``. ``prevalence``: the share of 1, also under its former name ``positives``.
+    """
     from sklearn import metrics
 
-    both = 0 < target.sum() < len(target)
+    both, share = 0 < target.sum() < len(target), float(np.mean(target))
+    counts = probe.confusion((target > 0.5).astype(int), (probability > 0.5).astype(int), 2)
+    true, hit = counts.sum(1), counts[1, 1]
+    agreement = {name: float(value) for name, value in probe.agreement(counts).items()}
     return {
-        "accuracy": float(np.mean((probability > 0.5) == (target > 0.5))),
-        "f1": float(metrics.f1_score(target > 0.5, probability > 0.5, zero_division=np.nan)),
+        **{name: agreement[name] for name in ("accuracy", "kappa", "macro_f1")},
+        "majority_accuracy": float(true.max() / true.sum()),
+        "f1": _share(2 * hit, true[1] + counts[:, 1].sum()),
+        "sensitivity": _share(hit, true[1]),
+        "specificity": _share(counts[0, 0], true[0]),
         "auroc": float(metrics.roc_auc_score(target, probability)) if both else math.nan,
         "auprc": float(metrics.average_precision_score(target, probability)) if both else math.nan,
         "brier": float(np.mean((probability - target) ** 2)),
         "ece": calibration_error(target, probability),
-        "positives": float(np.mean(target)),
+        "prevalence": share,
+        "positives": share,
     }
+
+
+def _share(part, whole) -> float:
+    return float(part / whole) if whole else math.nan
 
 
 def calibration_error(target: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:

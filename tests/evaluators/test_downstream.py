@@ -1,5 +1,6 @@
 """The measures of a task under each condition, with a model whose answers are known."""
 
+import dataclasses
 import json
 import math
 import types
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from hypnos_jax.evaluators.downstream import Condition, Downstream, keep
-from hypnos_jax.probing.answers import MEASURES, Answer
+from hypnos_jax.probing.answers import MEASURES, Answer, each_once
 from hypnos_jax.tasks import TASKS
 
 NAMES = ("ibi", "eeg", "ecg")
@@ -110,6 +111,8 @@ def test_conditions_show_which_sensor_matters(tmp_path):
     assert report["conditions"]["all"]["labels"] == 6 * 25  # unknown stages and padding left out
     assert report["conditions"]["all"]["nights"] == 6
     assert report["interval"] == {"metric": "accuracy", "low": None, "high": None}  # 3 subjects
+    assert {"macro_f1", "kappa", "majority_accuracy"} <= set(report["intervals"])
+    assert 0.2 <= found["majority_accuracy"] < 0.5
     assert np.trace(report["shown"]["confusion"]) == 150
     assert (tmp_path / "figures" / "5_downstream_test.png").stat().st_size > 5000
 
@@ -166,6 +169,23 @@ def test_arousals_are_measured_by_kind():
     found = MEASURES[TASKS["arousal"].measure](TASKS["arousal"]).metrics([row])
     assert found["auprc_limb"] == found["auprc"] == 1
     assert math.isnan(found["auprc_plm"])
+
+
+def test_tokens_of_windows_that_overlap_count_once():
+    truth = np.arange(12) % 5
+    window = lambda start, said: Answer(
+        3, start, 0, 0, np.eye(5)[said], truth[start : start + 6], np.ones(6, bool),
+        {"stage": truth[start : start + 6]},
+    )  # fmt: skip
+    right = [window(start, truth[start : start + 6]) for start in (0, 6)]
+    wrong = window(3, (truth[3:9] + 1) % 5)  # of which 6, 7 and 8 come first
+    rows = each_once([right[1], wrong, right[0], dataclasses.replace(right[0], night=4)])
+    assert [(row.night, row.start, len(row.output)) for row in rows] == [
+        (3, 0, 6), (3, 6, 3), (3, 9, 3), (4, 0, 6),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(rows[1].facts["stage"], truth[6:9])
+    found = MEASURES["classes"](TASKS["stage5"]).metrics(rows[:3])
+    assert found["accuracy"] == pytest.approx(9 / 12)
 
 
 def test_a_hole_is_contiguous_of_one_sensor_and_always_the_same():

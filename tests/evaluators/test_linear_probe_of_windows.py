@@ -2,42 +2,20 @@
 
 import json
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from toy_models import ROUGH, Roughness
 
 from data_pipelines.synthetic.shortcuts import write_shortcut_cohort
 from hypnos_jax import evaluate, sharding
 from hypnos_jax.evaluators.linear_probe import LinearProbe
-from hypnos_jax.objectives import Embedding
-
-NAMES = ("eeg", "ecg")
-
-
-class Roughness(nn.Module):
-    """Of each token how rough its signal is, times a parameter: at 0 nothing is told."""
-
-    def setup(self):
-        self.gain = self.param("gain", nn.initializers.zeros, ())
-
-    token_s, causal, embed_data, title = 30.0, True, "modality_nights", "a measure of roughness"
-    modalities = tuple({"name": name} for name in NAMES)
-
-    def embed(self, batch):
-        rows = []
-        for i, name in enumerate(NAMES):
-            x = batch[f"signal/{name}"].astype(jnp.float32) * batch["scale"][:, i, None, None]
-            steps = [jnp.abs(x[..., k:] - x[..., :-k]).mean(-1) for k in (1, 4, 16, 64)]
-            rows.append(self.gain * jnp.log(1e-3 + jnp.stack(steps, -1)))
-        valid = batch["valid"] & batch["present"][:, None]
-        return Embedding(jnp.stack(rows, 2) * valid[..., None], valid)
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
-    write_shortcut_cohort(folder / "nights", 12, 0, hours=0.2, names=NAMES, progress=False)
+    write_shortcut_cohort(folder / "nights", 12, 0, hours=0.2, names=ROUGH, progress=False)
     data = {"name": "modality_pairs", "path": str(folder / "nights"), "window_tokens": 8}
     config = {"seed": 0, "data": {**data, "fill": []}, "train": {"batch_size": 4}}
     mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])

@@ -120,7 +120,9 @@ def test_self_attention_is_the_loop(options):
         np.testing.assert_allclose(found[b], want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": True, "lora": {"rank": 2}, "lora_on": ("q", "kv")}])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": True, "lora": {"rank": 2}, "lora_on": ("q", "kv")}]
+)
 def test_cross_attention_is_the_loop(options):
     module, x, memory = MultiHeadAttention(HEADS, **options), inputs(3), inputs(5, 12, seed=4)
     mask = np.array([[True, True, False, True, False], [True] * 5])

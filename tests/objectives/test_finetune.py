@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+import toy_models
 
 from hypnos_jax import (
     checkpoint,
@@ -19,8 +20,9 @@ from hypnos_jax import (
     evaluate,
     losses,
     optim,
-    plugins,
+    sharding,
     state,
+    step,
     train,
     warm_start,
 )
@@ -29,6 +31,7 @@ from hypnos_jax.export.write import export
 from hypnos_jax.interop import sleep2vec
 from hypnos_jax.interop.formats import Part
 from hypnos_jax.nn.fusion import ModalityFusion, Pooling
+from hypnos_jax.objectives import ContinuesWindows, EmbedsInPieces
 from hypnos_jax.objectives.dash_infonce import DashInfonce
 from hypnos_jax.objectives.finetune import Finetune, some
 from hypnos_jax.tasks import TASKS
@@ -235,7 +238,7 @@ def test_a_context_lets_tokens_see_one_another():
     context = {"name": "transformer_context", "layers": 1, "heads": 2, "ffn_dim": 8}
     batch = fake_batch()
     batch["valid"][:, 4] = False
-    ours = Finetune(backbone=Pieces.backbone(), task="stage5", context=context)
+    ours = Finetune(backbone=PIECES, task="stage5", context=context)
     variables = variables_of(ours, batch)
     assert set(variables["params"]) == {"towers", "head", "over_night"}
     before = predict(ours, variables, batch)["output"]
@@ -251,48 +254,170 @@ def test_a_context_lets_tokens_see_one_another():
         variables_of(towers("sex", pooling="cls", context=context), batch)
 
 
-class Pieces(nn.Module):
-    """A backbone that is no towers: a linear map of EEG, one fused row a token."""
-
-    width: int
-
-    @staticmethod
-    def backbone():
-        return {"name": "pieces", "width": 8}
-
-    @nn.compact
-    def encode_tokens(self, batch, kept=None, *, train=False):
-        valid = (batch["valid"] & batch["present"][:, None])[..., 1:2]
-        if kept is not None:
-            valid &= kept[..., 1:2]
-        x = jnp.where(valid, batch["signal/eeg"].astype(jnp.float32), 0.0)
-        init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))
-        kernel = self.param("kernel", init, (x.shape[-1], self.width))
-        return (x @ kernel)[:, :, None], valid, None
+PIECES = {"name": "pieces", "modalities": MODALITIES}
 
 
 @pytest.fixture(autouse=True)
-def known_pieces(monkeypatch):
-    load = plugins.load
-
-    def find(folder, name):
-        return Pieces if name == "pieces" else load(folder, name)
-
-    monkeypatch.setattr(plugins, "load", find)
+def known_toys(monkeypatch):
+    toy_models.know(monkeypatch)
 
 
 @pytest.mark.parametrize("task", ["stage5", "sex"])
 def test_any_backbone_gets_a_head(task):
-    objective, batch = Finetune(backbone=Pieces.backbone(), task=task), fake_batch()
+    objective, batch = Finetune(backbone=PIECES, task=task), fake_batch()
     variables = variables_of(objective, batch)
-    assert set(variables["params"]["towers"]) == {"kernel"}
+    assert set(variables["params"]["towers"]) == {m["name"] for m in MODALITIES}
     loss, grads = jax.value_and_grad(
         lambda v: objective.apply(v, batch).total / objective.apply(v, batch).weight
     )(variables)
     assert np.isfinite(loss)
-    assert np.abs(grads["params"]["towers"]["kernel"]).max() > 0
+    assert np.abs(grads["params"]["towers"]["eeg"]).max() > 0
     hidden = predict(objective, variables, batch, np.zeros_like(batch["valid"]))
     assert hidden["counted"].all()  # what an evaluation hides counts all the same
+
+
+def test_the_official_head_has_statistics_of_what_counts():
+    """SynthSleepNet's: 199,429 weights where it reads 512 numbers and tells 5 classes."""
+    wide = {"head": "mlp", "backbone": {**PIECES, "width": 512}, "head_dropout": 0.5}
+    objective, batch = Finetune(task="stage5", **wide), fake_batch()
+    batch["weight"][3] = 0
+    batch["valid"][0, 4] = False
+    variables = variables_of(objective, batch)
+    own = variables["params"]["head"]
+    assert sum(x.size for x in jax.tree.leaves(own)) == 199_429
+    assert state.averaged(objective) == ("params", "batch_stats")
+
+    @jax.jit
+    def learn(batch):
+        def total(variables):
+            rngs = state.rngs(state.streams(objective), 0, 0)
+            mutable = ["batch_stats"]
+            loss, new = objective.apply(variables, batch, train=True, rngs=rngs, mutable=mutable)
+            return loss.total, (loss.weight, new)
+
+        return jax.value_and_grad(total, has_aux=True)(variables)
+
+    (loss, (weight, new)), grads = found = learn(batch)
+    assert weight == 3 * TOKENS - 1
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), new, {"batch_stats": variables["batch_stats"]}
+    )
+    assert min(jax.tree.leaves(moved)) > 0
+    other = {name: x.copy() for name, x in batch.items()}
+    for m in MODALITIES:
+        other[f"signal/{m['name']}"][3] = 90
+        other[f"signal/{m['name']}"][0, 4] = 90
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, learn(other))
+    # one token that counts has no variance: nothing moves, and nothing breaks
+    batch["valid"][:] = False
+    batch["valid"][1, 2] = True
+    (loss, (weight, new)), grads = learn(batch)
+    assert weight == 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, grads)))
+    jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], variables["batch_stats"])
+
+
+def test_answers_in_evaluation_do_not_depend_on_the_batch():
+    batch = fake_batch()
+    objective = Finetune(task="stage5", head="mlp", backbone=PIECES, context=WIDE)
+    variables = variables_of(objective, batch)
+    assert variables["params"]["head"]["hidden_0"]["kernel"].shape == (12, 256)
+    whole = predict(objective, variables, batch)["output"]
+    one = predict(objective, variables, {name: x[:1] for name, x in batch.items()})["output"]
+    np.testing.assert_allclose(whole[:1], one, atol=1e-5)
+    rows = objective.apply(variables, batch, method="embed").rows
+    assert rows.shape == (ROWS, TOKENS, 1, 12)
+    answers = objective.apply(variables, rows, method="answers")
+    np.testing.assert_allclose(answers, whole, atol=1e-5)
+
+
+WIDE = {"name": "past_mean", "width": 12}
+
+
+def test_what_is_made_of_the_parts_says_so():
+    blind = {"name": "transformer_context", "layers": 1, "heads": 2, "ffn_dim": 8}
+    make = lambda **options: Finetune(**{"backbone": PIECES, "task": "stage5", **options})
+    assert make().title == "linear maps of signals, fine-tuned on a task"
+    assert towers().title.startswith("contrastive towers of sleep signals (sleep2vec, arXiv 2602")
+    assert [make().causal, make(context=WIDE).causal] == [True, True]
+    assert [towers().causal, make(context=blind).causal] == [False, False]
+    assert "those of its window before it" in make(context=WIDE).seen
+    assert "those after it too" in make(context=blind).seen
+    assert isinstance(make(), ContinuesWindows)
+    assert not isinstance(make(), EmbedsInPieces)
+    with pytest.raises(ValueError, match="a Finetune that is not causal cannot be streamed"):
+        make(context=blind).apply({}, fake_batch(), method="embed_onward")
+
+
+def test_batch_norm_is_not_accumulated(monkeypatch):
+    mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
+    twice = step.TrainOptions(steps=1, batch_size=4, accumulate=2)
+    make = lambda **options: Finetune(backbone=PIECES, task="stage5", context=WIDE, **options)
+    step.check_batch_size(make(head="linear"), twice, mesh)
+    with pytest.raises(config.ConfigError, match="Finetune couples the rows of a batch"):
+        step.check_batch_size(make(head="mlp"), twice, mesh)
+    monkeypatch.setattr(toy_models.Pieces, "couples_batch", True, raising=False)
+    assert make().couples_batch
+    assert not make(train_backbone=False).couples_batch  # it has its running statistics
+    monkeypatch.setattr(toy_models.PastMean, "couples_batch", True, raising=False)
+    assert make(train_backbone=False).couples_batch
+
+
+def test_a_backbone_at_rest_draws_no_dropout():
+    batch = fake_batch()
+    backbone = {**PIECES, "dropout": 0.5}
+    awake, resting = (
+        Finetune(backbone=backbone, task="stage5", head_dropout=0.0, train_backbone=on)
+        for on in (True, False)
+    )
+    variables = variables_of(awake, batch)
+    rngs = state.rngs(state.streams(awake), 0, 0)
+
+    def loss(objective, variables):
+        return objective.apply(variables, batch, train=True, rngs=rngs).total
+
+    plain = awake.apply(variables, batch).total
+    still, grads = jax.value_and_grad(lambda v: loss(resting, v))(variables)
+    assert float(still) == pytest.approx(float(plain), rel=1e-6)
+    assert float(loss(awake, variables)) != pytest.approx(float(plain), rel=1e-4)
+    assert np.abs(grads["params"]["towers"]["eeg"]).max() > 0  # what is frozen, the optimizer says
+
+
+@pytest.mark.parametrize("task, own", [("sex", (1.0, 3.0)), ("stage3", (1.0, 2.0, 5.0))])
+def test_rare_answers_may_weigh_more_or_be_expected_less(task, own):
+    batch = fake_batch()
+    make = lambda **options: Finetune(backbone=PIECES, task=task, **options)
+    variables = variables_of(make(), batch)
+    found = make().apply(variables, batch, method="predict")
+    output, target = np.asarray(found["output"]), np.asarray(found["target"])
+    if task == "sex":
+        output, target = np.concatenate([0 * output, output], 1), target[:, 0].astype(int)
+
+    def cost(logits):
+        return -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), target[..., None], -1)
+
+    def mean(**options):
+        loss = make(**options).apply(variables, batch)
+        return float(loss.total / loss.weight)
+
+    weights = np.asarray(own)[target]
+    expected = (cost(output)[..., 0] * weights).sum() / weights.sum()
+    assert mean(class_weights=own) == pytest.approx(expected, rel=1e-5)
+    assert mean(class_shares=own) == pytest.approx(cost(output + np.log(own)).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"head": "cnn"}, r"objective.head='cnn'; it is one of \['elu', 'linear', 'mlp'\]"),
+        ({"head": "mlp", "task": "age"}, "objective.head='mlp': the task 'age' has its own"),
+        ({"class_weights": (1.0, 2.0)}, "class_weights has 2 numbers.*'stage5' has 5 classes"),
+        ({"class_shares": (1.0, 0.0), "task": "sex"}, "class_shares=.*must be above 0"),
+    ],
+)
+def test_a_head_that_means_nothing_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        shapes_of(Finetune(**{"backbone": PIECES, "task": "stage5", **options}), fake_batch())
 
 
 @pytest.mark.parametrize(

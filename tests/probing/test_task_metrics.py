@@ -49,6 +49,32 @@ def test_probabilities_agree_with_scikit_learn():
     assert math.isnan(task_metrics.of_binary(np.ones(3), np.ones(3))["auroc"])
 
 
+def test_answers_at_one_half_agree_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    target = (rng.random(300) < 0.1).astype(float)
+    probability = np.clip(0.4 * target + 0.6 * rng.random(300), 0, 1)
+    said = probability > 0.5
+    found = task_metrics.of_binary(target, probability)
+    assert found["kappa"] == pytest.approx(metrics.cohen_kappa_score(target, said))
+    assert found["f1"] == pytest.approx(metrics.f1_score(target, said))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(target, said, average="macro"))
+    assert found["sensitivity"] == pytest.approx(metrics.recall_score(target, said))
+    assert found["specificity"] == pytest.approx(metrics.recall_score(1 - target, ~said))
+
+
+def test_who_always_says_the_more_frequent_is_found_out():
+    target = np.array([1.0] + 19 * [0.0])
+    found = task_metrics.of_binary(target, np.full(20, 0.01))
+    assert found["accuracy"] == found["majority_accuracy"] == 0.95
+    assert found["prevalence"] == found["positives"] == 0.05
+    assert found["kappa"] == found["sensitivity"] == found["f1"] == 0
+    assert found["specificity"] == 1
+    assert found["auroc"] == 0.5
+    stages = task_metrics.of_classes(np.array([0, 0, 2, 1, 2, 2]), np.full(6, 2), "abc")
+    assert stages["accuracy"] == stages["majority_accuracy"] == 0.5
+    assert stages["kappa"] == 0
+
+
 def test_calibration_by_hand():
     # bin 0.1-0.2: two of 0.15, one true: gap 0.35; bin 0.9-1: 1.0 and 0.9, both true: gap 0.05
     target, probability = np.array([1.0, 0, 1, 1]), np.array([0.15, 0.15, 1.0, 0.9])

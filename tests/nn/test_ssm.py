@@ -26,9 +26,9 @@ MAMBA2_Y = np.array(
 
 def drawn(module, x, seed=0):
     """Variables in which nothing is 0, 1 or the same twice."""
-    variables = nn.unbox(jax.jit(module.init)(jax.random.key(seed), x))
+    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda v: v + 0.1 * rng.standard_normal(v.shape, np.float32), variables)
+    return jax.tree.map(lambda v: 0.4 * rng.standard_normal(v.shape, np.float32), shapes)
 
 
 def stream(length, rows=2, seed=0):
@@ -241,7 +241,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("chunk", [None, 8])
+@pytest.mark.parametrize("chunk", [pytest.param(None, marks=pytest.mark.slow), 8])
 def test_mamba2_is_the_reference_with_its_gradients(parity, chunk):
     facts, arrays = parity.json("mamba2_small"), parity.arrays("mamba2_small")
     weights = parity.weights(facts["entries"])
@@ -274,7 +274,7 @@ def pieces_are_the_whole(kind, cuts):
     for first, last in zip([0, *sorted(cuts)], [*sorted(cuts), 11]):
         y, cache = step({**variables, **cache}, x[:, first:last])
         rows.append(y)
-    np.testing.assert_allclose(np.concatenate(rows, 1), whole, atol=2e-6)
+    np.testing.assert_allclose(np.concatenate(rows, 1), whole, atol=1e-5)
     assert cache["cache"]["past"].shape[1] == module.d_conv - 1
 
 
@@ -293,7 +293,7 @@ def test_any_pieces_with_the_cache_are_the_whole(kind, cuts):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(length=st.integers(1, 12), chunk=st.integers(1, 14))
 def test_any_chunk_of_any_length_is_the_scan(length, chunk):
     for kind in ("mamba2", "mamba1"):
@@ -311,17 +311,19 @@ def test_any_chunk_of_any_length_is_the_scan(length, chunk):
 def test_nothing_of_what_is_not_valid_is_seen(kind):
     """What fills holes, and what follows the end, changes nothing."""
     module, x = LAYERS[kind], stream(11)
-    variables, whole, _ = prepared(kind)
-    apply = jax.jit(module.apply)
+    variables, whole, step = prepared(kind)
+    apply = jax.jit(lambda x, valid: module.apply(variables, x, valid, mutable=["cache"]))
     valid = np.ones((2, 11), bool)
     valid[0, [2, 3, 6]] = valid[1, 5:] = False
-    y = apply(variables, x, valid)
+    y, cache = apply(x, valid)
     junk = np.where(valid[..., None], x, np.nan)
-    np.testing.assert_array_equal(apply(variables, junk, valid), y)
+    np.testing.assert_array_equal(apply(junk, valid)[0], y)
     assert not np.asarray(y)[~valid].any()
-    # So a row that ends early is as it would be alone.
-    np.testing.assert_allclose(y[1, :5], whole[1, :5], atol=1e-6)
-    np.testing.assert_allclose(y[0, :2], whole[0, :2], atol=1e-6)
+    # So a row that ends early is as it would be alone, and its state stays.
+    np.testing.assert_allclose(y[1, :5], whole[1, :5], atol=1e-5)
+    short = step(variables, x[:, :5])[1]["cache"]["state"]
+    np.testing.assert_allclose(cache["cache"]["state"][1], short[1], atol=1e-5)
+    np.testing.assert_allclose(y[0, :2], whole[0, :2], atol=1e-5)
     assert np.abs(y[0, 4] - whole[0, 4]).max() > 1e-3
 
 
@@ -336,7 +338,8 @@ def test_the_state_stays_over_a_hole():
     np.testing.assert_allclose(y[:, kept], want, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mamba2", pytest.param("mamba1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LAYERS)
 def test_bfloat16_is_close_and_keeps_states_in_float32(kind):
     module, x = LAYERS[kind].clone(dtype=jnp.bfloat16), stream(11)
     variables, whole, _ = prepared(kind)
@@ -378,7 +381,7 @@ def test_a_mesh_of_eight_is_one_device(kind, shape):
         placed = jax.device_put(variables, sharding.state_shardings(mesh, boxed))
         rows = jax.device_put(x, sharding.batch_sharding(mesh))
         found, others = jax.jit(jax.value_and_grad(cost))(placed, rows)
-    assert found == pytest.approx(value, rel=1e-5)
+    assert float(found) == pytest.approx(float(value), rel=1e-5)
     for one, other in zip(jax.tree.leaves(others), jax.tree.leaves(gradients)):
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
@@ -404,9 +407,9 @@ def test_mamba2_is_the_layer_of_mamba2_jax():
     layer.D[...] = params["D"]
     layer.norm.weight[...] = params["norm_scale"]
     with jax.numpy_rank_promotion("allow"):
-        want, past, state = layer(x)
+        want, past, state = nnx.jit(lambda layer, x: layer(x))(layer, x)
     module = Mamba2(d_state=8, head_dim=8, chunk=3)
-    found, kept = module.apply({"params": params}, x, mutable=["cache"])
+    found, kept = jax.jit(lambda p, x: module.apply(p, x, mutable=["cache"]))({"params": params}, x)
     np.testing.assert_allclose(found, want, atol=1e-5)
     np.testing.assert_allclose(kept["cache"]["state"], state, atol=1e-5)
     np.testing.assert_allclose(kept["cache"]["past"], np.moveaxis(past, 1, 2), atol=1e-6)

@@ -12,8 +12,8 @@ A *backbone*, which ``objectives/finetune.py`` puts a head on, is a Linen module
 
 A *context* is a Linen module with
 
-- ``__call__(x, valid, *, train) -> x``: float32 [B, L, H] of tokens in the order of time, given
-  those that are ``valid`` [B, L].
+- ``__call__(x, valid, *, train) -> y``: float32 [B, L, H'] of [B, L, H], tokens in the order of
+  time, given those that are ``valid`` [B, L]. H' is H unless the context says otherwise.
 
 Plain attributes of both, which may be left out:
 

@@ -98,7 +98,7 @@ class Finetune(nn.Module):
         if not self.causal:
             seen = "its whole window of tokens, those after it too"
         else:
-            seen = "its own token and those of its window before it"
+            seen = "its own token and at most those of its window before it"
         return f"a row has seen {seen}, of all modalities"
 
     @property

@@ -1,7 +1,7 @@
 """A night's scoring as arrays: stages by epoch, and events on a grid of seconds or of epochs.
 
-This is the one place where events become labels. A named rule (``RULES``) says when a cell of the
-grid counts as in an event:
+This is the one place where events become labels. A named question (``EVENT_LABELS``) says which
+events of which epochs count, a named rule (``RULES``) when a cell of the grid counts as in one:
 
 - ``overlap``: an event has 5 s in the cell, or half of the event where that is less (ours);
 - ``overlap_10s``: the same with 10 s;
@@ -73,12 +73,52 @@ def events(
     return _label(store.events(night), night, kinds, rule, grid_s, cause)
 
 
-def sleep_events(
-    store: NightStore, night: NightEntry, kinds: Sequence[str], rule: str = "overlap"
-) -> np.ndarray:
-    """Return ``events`` by epoch, int8 [E]; -1 where the sleeper is awake or the stage unknown."""
-    found = events(store, night, kinds, rule)
-    return np.where(stages(store, night) > 0, found, np.int8(UNKNOWN))
+@dataclasses.dataclass(frozen=True)
+class EventLabel:
+    """Whether an epoch has an event of some kinds.
+
+    Attributes:
+        kinds: of the events.
+        rule: a name in ``RULES``.
+        asleep: only epochs of sleep count; else all, whatever their stage.
+        without: an epoch with events of these kinds and none of ``kinds`` is unknown, not 0.
+    """
+
+    kinds: tuple[str, ...]
+    rule: str
+    asleep: bool = True
+    without: tuple[str, ...] = ()
+
+    def of(self, store: NightStore, night: NightEntry) -> np.ndarray:
+        """Return int8 [E], the whole epochs of a night: 1, 0, -1 unknown."""
+        found = events(store, night, self.kinds, self.rule)
+        if self.without:
+            others = events(store, night, self.without, self.rule)
+            found = np.where((found == 0) & (others != 0), np.int8(UNKNOWN), found)
+        if self.asleep:
+            found = np.where(stages(store, night) > 0, found, np.int8(UNKNOWN))
+        return found
+
+
+# An epoch of apnea alone is a negative of hypopnea, as in SynthSleepNet's code, and the other way
+# round; in ``hypopnea_only_without_apnea`` it is unknown. That code counts all epochs, of wake too,
+# by ``midpoint``, and so do ours in ``_official``; in all others only epochs of sleep count.
+EVENT_LABELS: dict[str, EventLabel] = {
+    "apnea": EventLabel(BREATHING, "overlap"),  # with hypopneas
+    "apnea_more_than_10s": EventLabel(BREATHING, "more_than_10s"),  # as NeuroAtlas asks it
+    "arousal": EventLabel(AROUSALS, "overlap"),
+    **{
+        f"{name}_only{suffix}": EventLabel(kinds, rule, asleep)
+        for suffix, rule, asleep in (
+            ("", "overlap_10s", True),
+            ("_midpoint", "midpoint", True),
+            ("_more_than_10s", "more_than_10s", True),
+            ("_official", "midpoint", False),
+        )
+        for name, kinds in (("apnea", APNEAS), ("hypopnea", HYPOPNEAS))
+    },
+    "hypopnea_only_without_apnea": EventLabel(HYPOPNEAS, "overlap_10s", without=APNEAS),
+}
 
 
 def rhythm(store: NightStore, night: NightEntry) -> np.ndarray:

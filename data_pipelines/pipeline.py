@@ -18,7 +18,7 @@ import os
 import pathlib
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import grain
 import numpy as np
@@ -242,7 +242,12 @@ def load(name: str, *, path: str | os.PathLike, split: str, seed: int, **options
     return find_source(name).open_source(NightStore(path), split=split, seed=seed, **options)
 
 
-def write_synthetic(name: str, folder: str | os.PathLike, seed: int) -> None:
+def recipe_option(data: Mapping) -> dict:
+    """Return ``recipe`` of ``config.data`` as a keyword argument; none where it names none."""
+    return {"recipe": data["recipe"]} if data.get("recipe") else {}
+
+
+def write_synthetic(name: str, folder: str | os.PathLike, seed: int, **recipe) -> None:
     """Write the tiny store that a source can be tried on: some seconds' work.
 
     A folder that exists is complete.
@@ -251,11 +256,12 @@ def write_synthetic(name: str, folder: str | os.PathLike, seed: int) -> None:
         name: the source.
         folder: where; must not exist.
         seed: of the synthetic nights.
+        recipe: as ``recipe_option`` gives it.
     """
     write_tiny = find_source(name).write_tiny
     folder = pathlib.Path(folder)
     partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
-    write_tiny(partial, seed)
+    write_tiny(partial, seed, **recipe)
     partial.rename(folder)
 
 

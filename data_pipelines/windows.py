@@ -138,14 +138,23 @@ def _age(value) -> int:
     return max(years, -1)
 
 
-def modalities_of(store: NightStore, names: tuple[str, ...], source: str) -> list[Row]:
+def modalities_of(
+    store: NightStore, names: tuple[str, ...], source: str, recipe_name: str = ""
+) -> list[Row]:
     """Return the modalities of a store in their canonical order; only those named, where any are.
 
     Raises:
-        PipelineError: the store holds no modalities, or not these, or at other rates.
+        PipelineError: the store holds no modalities, or not these, or at other rates, or was
+            prepared by another recipe than the one that is named.
     """
     require_kind(store, "signals", source)
     recipe = recipe_of_store(store)
+    if recipe_name not in ("", recipe.name):
+        raise PipelineError(
+            f"config.data.recipe={recipe_name!r}, and {store.path} was prepared by the recipe"
+            f" {recipe.name}; prepare the recordings with python -m launch.prepare_nights"
+            f" --recipe={recipe_name} --output=NEW"
+        )
     there = {row["name"]: row["rate_hz"] for row in store.manifest["channels"]}
     if recipe.token_s != TOKEN_S:
         raise PipelineError(

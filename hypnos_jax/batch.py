@@ -15,7 +15,8 @@ A source (``data_pipelines/sources``) adds:
   ``subject``, ``night`` (of the store's), ``start`` (the window's first token).
 - ``modality_nights``, of L tokens of M modalities (``valid`` [B, L, M]): ``signal/<name>`` int16
   [B, L, f] each (times ``scale`` float32 [B, M]), ``present`` bool [B, M]; int32, -1 where unknown:
-  ``stage`` [B, L], ``apnea`` [B, L, 30] and ``arousal`` [B, L, 30, 4] (by the second; causes:
+  ``stage`` [B, L], ``event/<name>`` [B, L] each (1 or 0, of ``config.data.events``), ``apnea``
+  [B, L, 30] and ``arousal`` [B, L, 30, 4] (by the second; causes:
   respiratory, spontaneous, leg movement, periodic leg movement); float32, -1 where unknown:
   ``outcomes`` [B, K] (0 or 1), ``survival`` [B, K, 2] (time, whether the event came); and
   ``age`` to ``start`` as above.
@@ -79,7 +80,12 @@ def load_source(config: dict, workdir: pathlib.Path, *, split: str) -> pipeline.
         path = pathlib.Path(workdir) / "synthetic"
         distributed.once(
             "the synthetic store",
-            lambda: path.exists() or pipeline.write_synthetic(name, path, config["seed"]),
+            lambda: (
+                path.exists()
+                or pipeline.write_synthetic(
+                    name, path, config["seed"], **pipeline.recipe_option(options)
+                )
+            ),
         )
     store = NightStore(path)
     return configs.call(

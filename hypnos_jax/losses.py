@@ -173,6 +173,65 @@ def info_nce(
     return jax.checkpoint(one_way)(x, y)
 
 
+def nt_xent(
+    x: jax.Array,
+    y: jax.Array,
+    counted: jax.Array,
+    *,
+    temperature: float,
+    apart: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return what it costs both views of each row to find each other among all views of all rows.
+
+    NT-Xent (SimCLR, arXiv 2002.05709): of 2 N unit vectors, the anchor's partner against all others
+    but itself, ``log sum_k exp(cos(a, k) / T) - cos(a, p) / T``, in float32.
+
+    Args:
+        x, y: two views, [N, Z] each, of any length.
+        counted: bool [N]; other rows are no negatives, and cost 0.
+        temperature: T.
+        apart: bool [N, N], rows that are no negatives of each other, as two channels of one epoch;
+            its diagonal is not looked at.
+
+    Returns:
+        float32 [N], the mean of both anchors of a row, in nats; and the share of them, float32 [N],
+        to which the partner is the nearest (ties are its own).
+    """
+    own = jnp.eye(len(x), dtype=bool)
+    known = counted[None] if apart is None else counted[None] & ~apart
+    lowest = jnp.finfo(jnp.float32).min
+
+    def one_way(x, y):
+        # The anchors' rows stay where they are on a mesh; all others come to them.
+        cosines = [jnp.matmul(x, z.T, precision=jax.lax.Precision.HIGHEST) for z in (y, x)]
+        right = jnp.diagonal(cosines[0])
+        others = jnp.concatenate([jnp.where(known & ~own, z, lowest) for z in cosines], axis=1)
+        every = jnp.concatenate([others, right[:, None]], axis=1) / temperature
+        cost = jax.nn.logsumexp(every, axis=1) - right / temperature
+        return cost, (right >= others.max(1)).astype(jnp.float32)
+
+    x, y = unit(x), unit(y)
+    cost, hit = (0.5 * (a + b) for a, b in zip(one_way(x, y), one_way(y, x)))
+    return jnp.where(counted, cost, 0.0), jnp.where(counted, hit, 0.0)
+
+
+def spread(tokens: jax.Array, counted: jax.Array) -> jax.Array:
+    """Return the variance of each feature over all tokens of the rows that count, float32 [D].
+
+    It is what a predictor that always says the mean would get as its squared error; where it falls
+    towards 0, targets have collapsed. No gradient passes.
+
+    Args:
+        tokens: [N, T, D].
+        counted: bool [N].
+    """
+    tokens = jax.lax.stop_gradient(tokens).astype(jnp.float32)
+    weight = counted[:, None, None].astype(jnp.float32)
+    count = jnp.maximum(weight.sum() * tokens.shape[1], 1.0)
+    mean = (tokens * weight).sum((0, 1), keepdims=True) / count
+    return ((tokens - mean) ** 2 * weight).sum((0, 1)) / count
+
+
 SMALLEST_WEIGHT = 1e-6  # what the code form keeps below every weight
 
 

@@ -1,15 +1,15 @@
 """Downstream tasks: what fine-tuned models answer, and what linear probes are asked.
 
-``TASKS`` are those of fine-tuning, as sleep2vec has them (2602.13857). They take labels from a
-batch of ``modality_nights``, of every 30-s token or of the night. ``PROBE_TASKS`` take theirs from
+``TASKS`` are those of fine-tuning, as sleep2vec has them (2602.13857), and one for each label of
+events of epochs (``labels.EVENT_LABELS``). They take labels from a batch of ``modality_nights``, of
+every 30-s token or of the night. ``PROBE_TASKS`` take theirs from
 a store, by epoch or by recording. Negative labels are unknown and never count.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,11 @@ class Task:
             float32 [B, 1]; survival: float32 [B, outputs, 2], time and event. The second is bool of
             the same shape, but for the last axis of survival.
         """
+        if self.field not in batch:
+            raise ValueError(
+                f"task={self.name!r} asks for {self.field!r}, which the batches lack; events are"
+                f" named in config.data.events={(self.name,)!r}"
+            )
         found = batch[self.field]
         if self.kind == "classes":
             merged = jnp.asarray(self.merged, jnp.int32)
@@ -128,6 +133,11 @@ TASKS = {
         Task("binary", "binary", "outcomes", True, "auroc"),
         Task("multilabel", "binary", "outcomes", True, "auroc"),
         Task("survival", "survival", "survival", True, "c_index", measure="survival", draw=""),
+        *(
+            Task(name, "binary", f"event/{name}", False, "auprc", outputs=1)
+            for name, label in labels.EVENT_LABELS.items()
+            if label.kinds != labels.AROUSALS  # which are asked by the second, with their causes
+        ),
     )
 }  # fmt: skip
 
@@ -162,24 +172,15 @@ class ProbeTask:
     by_record: bool = False
 
 
-def event_task(name: str, kinds: Sequence[str], rule: str) -> ProbeTask:
-    """Return the task of telling epochs of sleep with an event of some kinds, by a named rule."""
-    found = functools.partial(labels.sleep_events, kinds=kinds, rule=rule)
-    return ProbeTask(name, ("none", "event"), found, ranked=True)
-
-
 PROBE_TASKS = {
     task.name: task
     for task in (
         ProbeTask("staging", STAGES, labels.stages),
-        event_task("apnea", labels.BREATHING, "overlap"),  # with hypopneas
-        event_task("arousal", labels.AROUSALS, "overlap"),
         ProbeTask("rhythm", ("normal", "fibrillation"), labels.rhythm, True, True),
-        # An epoch of the one alone is a negative of the other, as in SynthSleepNet's code.
-        event_task("apnea_only", labels.APNEAS, "overlap_10s"),
-        event_task("hypopnea_only", labels.HYPOPNEAS, "overlap_10s"),
-        event_task("apnea_only_midpoint", labels.APNEAS, "midpoint"),
-        event_task("hypopnea_only_midpoint", labels.HYPOPNEAS, "midpoint"),
+        *(
+            ProbeTask(name, ("none", "event"), label.of, ranked=True)
+            for name, label in labels.EVENT_LABELS.items()
+        ),
     )
 }
 PROBED = ("staging", "apnea", "arousal", "rhythm")  # where nobody names others

@@ -96,7 +96,8 @@ def main(argv):
     try:
         config = configs.resolve(CONFIG.value)
         source = pipeline.find_source(config["data"]["name"])
-        config = configs.fill(config, source.describe_paper())
+        paper = source.describe_paper(**pipeline.recipe_option(config["data"]))
+        config = configs.fill(config, paper)
         where = compile_ahead.topology(TOPOLOGY.value)
         if len(where.devices) > where.chip.largest:
             logging.warning(

@@ -64,7 +64,8 @@ class Subject:
     def __init__(self, name, folder):
         config = smallest_config(name)
         # Even less than :smoke takes, so that many programs compile quickly.
-        tiny = pipeline.find_source(config["data"]["name"]).TINY
+        data = config["data"]
+        tiny = pipeline.find_source(data["name"]).tiny(**pipeline.recipe_option(data))
         less = {f"data.{key}": value for key, value in tiny.items()}
         if "decay" in config["objective"].get("model", {}):
             # codes must die, and be replaced, within a few steps

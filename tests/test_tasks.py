@@ -42,8 +42,26 @@ def test_probes_are_asked_of_apneas_and_hypopneas_together_and_apart():
         "hypopnea_only": [-1, 1, 0, 1, -1],
         "apnea_only_midpoint": [-1, 0, 0, 0, -1],
         "hypopnea_only_midpoint": [-1, 1, 0, 0, -1],
+        "apnea_more_than_10s": [-1, 1, 1, 1, -1],
+        "apnea_only_more_than_10s": [-1, 0, 1, 0, -1],
+        "hypopnea_only_more_than_10s": [-1, 1, 0, 1, -1],
+        "apnea_only_official": [0, 0, 0, 0, 0],
+        "hypopnea_only_official": [0, 1, 0, 0, 0],
+        "hypopnea_only_without_apnea": [-1, 1, -1, 1, -1],
     }
     assert set(PROBED) <= set(PROBE_TASKS)
+
+
+def test_a_task_of_events_reads_the_labels_of_its_name():
+    batch = {"event/apnea_only": np.array([[0, 1, -1]]), "event/apnea": np.array([[1, 1, 1]])}
+    target, known = find_task("apnea_only").target(batch)
+    assert target.tolist() == [[[0], [1], [0]]]
+    assert known.tolist() == [[[True], [True], [False]]]
+    assert find_task("apnea_only").width(()) == 1
+    with pytest.raises(ValueError, match=r"config.data.events=\('apnea_only_midpoint',\)"):
+        find_task("apnea_only_midpoint").target(batch)
+    names = {name for name, task in TASKS.items() if task.field == f"event/{name}"}
+    assert names == {name for name in PROBE_TASKS if "pnea" in name}
 
 
 def test_a_task_that_is_none_is_refused():

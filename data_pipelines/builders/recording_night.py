@@ -86,6 +86,7 @@ class PrepareRecording:
             aliases=self.aliases,
             cohort=pending.cohort,
             unreadable=recording.unreadable,
+            stand_ins=self.recipe.stand_ins,
         )
         channels = self.recipe.channels_for(self.names)
         wanted = [name for name in channels if name in resolution.bindings]
@@ -95,6 +96,9 @@ class PrepareRecording:
                 for i, reason in list(recording.unreadable.items())[:3]
             )
             broken += "".join(f"; {finding.note}" for finding in resolution.findings)
+            if resolution.bindings:
+                broken += f"; it has {', '.join(resolution.bindings)}"
+                broken += f", and {self.recipe.name} is made of {', '.join(channels)}"
             raise RecordingError(
                 f"{recording.name}: none of its {len(recording.labels)} labels is a channel wanted "
                 f"here{broken}; python -m launch.check_recordings tells why, --aliases=FILE adds "

@@ -102,7 +102,14 @@ def label_of(channel: str) -> str:
     return CHANNELS[channel].aliases[0]
 
 
-def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None) -> Resolution:
+def resolve(
+    labels,
+    *,
+    aliases=None,
+    cohort: str | None = None,
+    unreadable=None,
+    stand_ins: bool = True,
+) -> Resolution:
     """Bind the labels of a recording to canonical channels.
 
     A label is bound to one channel at most; a reference electrode may serve several channels.
@@ -114,13 +121,19 @@ def resolve(labels, *, aliases=None, cohort: str | None = None, unreadable=None)
         cohort: A name of ``COHORTS`` whose generic labels have documented meanings.
         unreadable: ``{index: reason}`` of labels to leave out (``Recording.unreadable``), so that
             the next best channel takes the place.
+        stand_ins: Whether the cohort's labels may stand for channels that they are not; where not,
+            such a label is what the table says.
 
     Raises:
         ValueError: Unknown cohort.
         AliasError: Unknown channel, malformed entry, or one label claimed by two channels.
     """
     labels = list(labels)
-    cohort_labels = _cohort_labels(cohort)
+    cohort_labels = {
+        label: meaning
+        for label, meaning in _cohort_labels(cohort).items()
+        if stand_ins or not meaning.stand_in
+    }
     claims = _check_aliases(aliases or {})
     candidates: dict[str, list[tuple[float, Binding]]] = {}
     reasons: dict[int, str] = {}

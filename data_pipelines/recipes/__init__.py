@@ -44,8 +44,8 @@ class Row:
         made_of: Canonical channels that it can be made of, best first.
         made: How it is made, a word that the recipe's ``make`` knows.
         band_hz: Of its filter; None leaves that side open.
-        scaling: What its samples are: ``robust_z``, ``rolling_z``, ``fixed`` (a fixed centre and
-            scale).
+        scaling: What its samples are: ``robust_z``, ``robust_iqr`` (in interquartile ranges of
+            the night around its median), ``rolling_z``, ``fixed`` (a fixed centre and scale).
         unit: Of the signal before it is scaled; "" where a site's own.
         id: Row of the family's channel embedding, where it has one.
     """
@@ -79,6 +79,8 @@ class Recipe:
             :class:`~data_pipelines.store.ChannelSignal` of what could be made; what the manifest
             says of them under ``qc``; and name -> reason of what could not.
         provenance: Further facts of all stores of the recipe.
+        stand_ins: Whether, in a cohort that lacks a channel, the nearest one recorded may stand
+            for it (``table.CohortLabel``), such as Fpz-Cz for C3-M2 in Sleep-EDF.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Recipe:
         tuple[dict[str, ChannelSignal], dict, dict[str, str]],
     ]
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stand_ins: bool = True
 
     @property
     def identity(self) -> dict:

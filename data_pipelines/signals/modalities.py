@@ -9,7 +9,13 @@ inputs' names and rates (arXiv 2602.13857; ``normalisation: robust_z/1``). The w
   ``(interval - median of the night) / 0.1 s``, clipped at 20;
 - ``resp``: a belt or a flow at 4 Hz, 0.05-0.7 Hz; without any, the height of the R peaks;
 - ``spo2``: readings below 50 or above 100 take the value before them; ``(x - 95) / 5``;
-- ``actigraphy``: the length of the acceleration's vector.
+- ``actigraphy``: the length of the acceleration's vector;
+- ``fir``: the zero-phase FIR of :mod:`.fir` on the whole signal at its own rate, which is over at
+  half of the row's rate, then polyphase resampling;
+- ``fir_epochwise``: FFT resampling of every epoch for itself, then the FIR on every epoch for
+  itself, as the official code of SynthSleepNet does; what is left of the last epoch is not valid.
+
+Rows of ``scaling`` ``robust_iqr`` are ``(x - median) / interquartile range``, clipped at 20 too.
 
 Gaps are bridged for the filters; a second is 0 and not valid where half of it or more is missing,
 where the sensor gave one constant value, or where a derived number has nothing near to stand on.
@@ -29,17 +35,21 @@ from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.opening import read_channel
 from data_pipelines.signals import causal
 from data_pipelines.signals.causal import UnusableSignal
+from data_pipelines.signals.fir import filter_fir
 from data_pipelines.signals.heartbeats import LONGEST_S, SHORTEST_S, find_r_peaks
 from data_pipelines.signals.resampling import resample
-from data_pipelines.store import ChannelSignal
+from data_pipelines.store import EPOCH_S, ChannelSignal
 
 CLIP = 20.0
 IQR_TO_STD = 0.7413
+# Scaling of a row -> what its interquartile range is divided into.
+IQRS = {"robust_z": IQR_TO_STD, "robust_iqr": 1.0}
 FILTER_ORDER = 4  # ours, as everywhere here; it acts twice
 BEAT_RATE_HZ = 128  # R peaks are as exact at 128 Hz as at 360 (0.8 ms)
 LONGEST_BEATLESS_S = 5  # ours: between two intervals with nothing to interpolate from
 LONGEST_HELD_S = 30  # ours: how long a reading of oxygen stands for those that are missing
-FLAT_S = {"eeg": 5, "eog": 5, "emg": 5, "ecg": 5, "ppg": 5}  # one constant value; else 60 s
+# One constant value, by what a row's name begins with; else 60 s.
+FLAT_S = {"eeg": 5, "eog": 5, "emg": 5, "ecg": 5, "ppg": 5}
 SPO2_BOUNDS, SPO2_CENTRE, SPO2_SCALE = (50.0, 100.0), 95.0, 5.0
 IBI_SCALE_S = 0.1
 BEAT_BAND_HZ = (0.5, 40.0)  # of the ECG whose R peaks are measured
@@ -58,7 +68,7 @@ class Made:
 
 def make_modalities(rows, recording, quality, mains_hz):
     """Make the modalities of a recording: the ``make`` of a recipe, see ``recipes.Recipe``."""
-    del mains_hz  # every band ends below it, but for the chin's
+    del mains_hz  # every band ends below it, but for sleep2vec's chin
     usable = [name for name, checked in quality.channels.items() if checked.status != "refused"]
 
     # An ECG is read for three modalities that follow one another but for two.
@@ -114,11 +124,45 @@ def make_modality(modality, read: Read, usable: list[str]) -> Made | None:
     return None
 
 
+def _flat_s(modality):
+    return FLAT_S.get(modality.name.partition("_")[0], 60)
+
+
 def _waveform(modality, channel, signal, sfreq):
-    bridged, valid = _bridged(channel, signal, sfreq, FLAT_S.get(modality.name, 60))
+    bridged, valid = _bridged(channel, signal, sfreq, _flat_s(modality))
     rate = modality.rate_hz
     signal = _resampled(bridged, sfreq, rate, len(valid))
     return _scaled(modality, band_pass(signal, rate, modality.band_hz), valid)
+
+
+def _fir(modality, channel, signal, sfreq):
+    bridged, valid = _bridged(channel, signal, sfreq, _flat_s(modality))
+    rate = modality.rate_hz
+    filtered = _filtered(modality, channel, bridged, sfreq)
+    return _scaled(modality, _resampled(filtered, sfreq, rate, len(valid)), valid)
+
+
+def _fir_epochwise(modality, channel, signal, sfreq):
+    bridged, valid = _bridged(channel, signal, sfreq, _flat_s(modality))
+    length, epochs = EPOCH_S * fractions.Fraction(sfreq), len(valid) // EPOCH_S
+    if length.denominator != 1:
+        raise UnusableSignal(f"{channel}: {float(length):g} samples an epoch are no whole number")
+    valid[epochs * EPOCH_S :] = False
+    if not valid.any():
+        raise UnusableSignal(f"{channel} has no whole epoch of signal")
+    by_epoch = bridged[: epochs * int(length)].reshape(epochs, -1)
+    by_epoch = scipy.signal.resample(by_epoch, modality.frames, axis=-1)
+    by_epoch = _filtered(modality, channel, by_epoch, modality.rate_hz)
+    whole = np.zeros(len(valid) * modality.rate_hz)
+    whole[: by_epoch.size] = by_epoch.reshape(-1)
+    return _scaled(modality, whole, valid)
+
+
+def _filtered(modality, channel, signal, sfreq):
+    try:
+        return filter_fir(signal, float(sfreq), modality.band_hz, modality.rate_hz / 2)
+    except ValueError as error:
+        raise UnusableSignal(f"{channel}: {error}") from error
 
 
 def _breathing(modality, channel, signal, sfreq):
@@ -203,6 +247,8 @@ def _magnitude(modality, readings):
 
 MAKERS = {
     "waveform": _waveform,
+    "fir": _fir,
+    "fir_epochwise": _fir_epochwise,
     "breathing": _breathing,
     "interbeat": _interbeat,
     "saturation": _saturation,
@@ -270,7 +316,7 @@ def _scaled(modality, signal, valid):
     tracks, std = causal.amplitude_tracks(by_second, valid)
     lower, median, upper = np.percentile(by_second[valid], (25, 50, 75))
     # Half of the samples may be one value, in a sensor that rests; its swings are then the scale.
-    scale = IQR_TO_STD * (upper - lower) or std
+    scale = IQRS[modality.scaling] * (upper - lower) or std
     if not scale > 0:
         raise UnusableSignal(f"{modality.name} is flat")
     return _signal(modality, (signal - median) / scale, valid, tracks)

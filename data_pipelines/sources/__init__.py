@@ -1,7 +1,7 @@
 """One file a source: what is cut from a store, and how it becomes batches.
 
 ``config.data.name`` is a file's name without ``.py``; the folder's listing is the registry. A file
-has four functions:
+has five functions:
 
 - ``open_source(store, *, split, seed, **options)`` returns a ``pipeline.Source``; its keyword
   arguments are the keys of ``config.data``;
@@ -10,7 +10,10 @@ has four functions:
 - ``describe_paper()`` returns what ``Source.describe`` would say of the paper's data, to fill a
   config with where there are none;
 - ``write_tiny(folder, seed)`` writes the tiny store on which configs without data are tried;
-  ``TINY`` are the options of ``config.data`` by which least of it is read.
+- ``tiny()`` returns the options of ``config.data`` by which least of it is read.
+
+A source of several recipes has the option ``recipe`` of ``config.data``, a name, and takes it in
+``describe_paper``, ``write_tiny`` and ``tiny`` too (``pipeline.recipe_option``).
 
 A source whose batches an objective's ``embed`` reads (``Objective.embed_data``) has four more:
 

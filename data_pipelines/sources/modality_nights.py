@@ -1,7 +1,7 @@
-"""Windows of all modalities of a night with its labels: for fine-tuning and evaluation.
+"""Windows of all modalities of a night with its labels: for training, fine-tuning and evaluation.
 
-Windows do not overlap and leave nothing of a night out, but for what is less than a token; an
-epoch of training visits each once.
+Windows leave nothing of a night out, but for what is less than a token, and do not overlap unless
+those of training are asked to; an epoch of training visits each once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.labels import UNKNOWN, TokenLabels
+from data_pipelines.labels import EVENT_LABELS, UNKNOWN, TokenLabels
 from data_pipelines.pipeline import Batch, DamagePolicy, PipelineError, Source
 from data_pipelines.recipes import find_recipe
 from data_pipelines.recordings.base import RecordingError
@@ -29,7 +29,6 @@ from data_pipelines.windows import (
 
 WINDOW_TOKENS = 120  # where the data do not say: the official code's
 WHOLE_NIGHT = 1535  # tokens: what the official model's positions leave beside its CLS
-TINY = {"modalities": ("ibi", "spo2", "belt"), "window_tokens": 8}
 NIGHTS_OF_LABELS = 256  # ours: kept in memory, 0.15 MB each for 8 h
 
 
@@ -39,10 +38,14 @@ def open_source(
     split: str,
     seed: int,
     window_tokens: int = WINDOW_TOKENS,
+    step_tokens: int = 0,
+    recipe: str = "",
     modalities: tuple[str, ...] = (),
     sites: tuple[str, ...] = (),
     labels: tuple[str, ...] = (),
+    events: tuple[str, ...] = (),
     few_shot: float = 0,
+    few_shot_subjects: int = 0,
     few_shot_seed: int = 0,
     max_damaged: float = 0.01,
     threads: int | None = None,
@@ -54,12 +57,19 @@ def open_source(
         split: ``"train"``, ``"validation"`` or ``"test"``.
         seed: of the order.
         window_tokens: of a window; from 1535 on a night is one window, cut at its end.
+        step_tokens: between the starts of windows of the training split; 0 is ``window_tokens``,
+            at most which it is. Those of other splits never overlap.
+        recipe: by which the store must be prepared; any with tokens of 30 s by default. The tiny
+            store is of this one, by default of sleep2vec.
         modalities: only these; all of the store by default.
         sites: only nights of these; all by default.
         labels: only these outcomes and survival times; all that a night of the store has by
             default.
+        events: labels of epochs by events, names in ``labels.EVENT_LABELS``.
         few_shot: of the training split, keep that many windows; below 1, that share; 0 keeps all.
             The choice does not depend on ``seed``, and a smaller one is part of a larger one.
+        few_shot_subjects: of the training split, keep that many people first, likewise; 0 keeps
+            all.
         few_shot_seed: another is another choice.
         max_damaged: share of the records that may be damaged and left out; one always may, unless
             this is 0.
@@ -69,23 +79,32 @@ def open_source(
         PipelineError: the store holds no modalities, or not what is asked for.
         EmptySplitError: no night of the split is a token long.
     """
+    if not 0 <= step_tokens <= window_tokens:
+        raise PipelineError(
+            f"config.data.step_tokens={step_tokens}: must be from 1 to window_tokens="
+            f"{window_tokens}, so that no token is left out, or 0 for windows that do not overlap"
+        )
+    training = split == "train"
+    rows = modalities_of(store, tuple(modalities), "modality_nights", recipe)
+    windows = Windows.of(
+        store,
+        split,
+        window_tokens,
+        1,
+        sites=tuple(sites),
+        first_only=window_tokens >= WHOLE_NIGHT,
+        step_tokens=step_tokens if training else 0,
+    )
+    if training:
+        windows = few_subjects_of(windows, few_shot_subjects, few_shot_seed)
+        windows = few_shot_of(windows, few_shot, few_shot_seed)
     return NightSource(
         store,
-        modalities_of(store, tuple(modalities), "modality_nights"),
-        few_shot_of(
-            Windows.of(
-                store,
-                split,
-                window_tokens,
-                1,
-                sites=tuple(sites),
-                first_only=window_tokens >= WHOLE_NIGHT,
-            ),
-            few_shot if split == "train" else 0,
-            few_shot_seed,
-        ),
+        rows,
+        windows,
         window_tokens,
         tuple(labels),
+        tuple(events),
         seed=seed,
         max_damaged=max_damaged,
         threads=threads,
@@ -94,7 +113,9 @@ def open_source(
 
 def shapes(data: dict, objective: dict) -> dict[str, tuple]:
     """Return name -> (dtype, shape of a row) of the batches of a config."""
-    tokens, modalities = data["window_tokens"], objective["backbone"]["modalities"]
+    tokens = data["window_tokens"]
+    parts = [part for part in objective.values() if isinstance(part, dict)]
+    modalities = next(part["modalities"] for part in parts if "modalities" in part)
     people = ("age", "sex", "site", "night", "subject", "start")
     return {
         **{f"signal/{m['name']}": (np.int16, tokens, m["frames"]) for m in modalities},
@@ -102,6 +123,7 @@ def shapes(data: dict, objective: dict) -> dict[str, tuple]:
         "present": (np.bool_, len(modalities)),
         "valid": (np.bool_, tokens, len(modalities)),
         "stage": (np.int32, tokens),
+        **{f"event/{name}": (np.int32, tokens) for name in data.get("events", ())},
         "apnea": (np.int32, tokens, TOKEN_S),
         "arousal": (np.int32, tokens, TOKEN_S, 4),
         **dict.fromkeys(people, (np.int32,)),
@@ -123,11 +145,37 @@ def describe_paper(recipe: str = "sleep2vec") -> dict:
     }
 
 
-def write_tiny(folder, seed: int) -> None:
-    """Write a tiny store of simulated modalities that share a latent state."""
+def write_tiny(folder, seed: int, recipe: str = "sleep2vec") -> None:
+    """Write a tiny store of simulated modalities of a recipe that share a latent state."""
     from data_pipelines.synthetic import write_tiny_modalities  # only where no data are given
 
-    write_tiny_modalities(folder, seed=seed)
+    write_tiny_modalities(folder, seed=seed, recipe=recipe)
+
+
+def tiny(recipe: str = "sleep2vec") -> dict:
+    """Return the options by which least of the tiny store is read: three modalities, few tokens."""
+    found = find_recipe(recipe)
+    rows = sorted((found.rows[name] for name in found.wanted()), key=lambda row: row.rate_hz)[:3]
+    tokens = min(8, max(2, 6000 // rows[-1].frames))
+    return {"modalities": tuple(row.name for row in rows), "window_tokens": tokens}
+
+
+def few_subjects_of(windows: Windows, count: int, seed: int) -> Windows:
+    """Keep the windows of a number of people; 0 keeps all. Nested for one seed.
+
+    Raises:
+        PipelineError: less than none.
+    """
+    if count < 0:
+        raise PipelineError(f"config.data.few_shot_subjects={count}: must be 0 or more")
+    people = sorted({night.subject for night in windows.nights})
+    if not 0 < count < len(people):
+        return windows
+    key = np.repeat(mix(mix(seed) + np.uint64(2)), len(people))
+    order = permute(np.arange(len(people)), len(people), key)
+    kept = {people[place] for place in order[:count]}
+    of_them = np.array([night.subject in kept for night in windows.nights])
+    return windows.only(np.flatnonzero(of_them[windows.night]))
 
 
 def few_shot_of(windows: Windows, few_shot: float, seed: int) -> Windows:
@@ -152,7 +200,17 @@ class NightSource(Source):
     token_s = TOKEN_S
 
     def __init__(
-        self, store, modalities, windows, window_tokens, labels, *, seed, max_damaged, threads
+        self,
+        store,
+        modalities,
+        windows,
+        window_tokens,
+        labels,
+        events,
+        *,
+        seed,
+        max_damaged,
+        threads,
     ):
         count = len(windows.night)
         super().__init__(store, [1] * count, 1, self._read_windows, {}, seed=seed, threads=threads)
@@ -173,6 +231,13 @@ class NightSource(Source):
                 f" {[*_names(store, 'outcomes'), *_names(store, 'survival')]}"
             )
         self._outcomes = self._outcomes[..., 0]
+        for name in events:
+            if name not in EVENT_LABELS:
+                raise PipelineError(
+                    f"config.data.events: no label of events {name!r}; there are"
+                    f" {sorted(EVENT_LABELS)}"
+                )
+        self._events = events
         self._labels = functools.lru_cache(NIGHTS_OF_LABELS)(self._labels_of)
         train = store.select("train")
         ages = (
@@ -192,13 +257,15 @@ class NightSource(Source):
             "age_sd": float(ages.std()) or 1.0 if len(ages) else 1.0,
         }
 
-    def _labels_of(self, night: int) -> TokenLabels:
-        return TokenLabels.of(self.store, self._windows.nights[night])
+    def _labels_of(self, night: int) -> tuple[TokenLabels, dict[str, np.ndarray]]:
+        entry = self._windows.nights[night]
+        events = {name: EVENT_LABELS[name].of(self.store, entry) for name in self._events}
+        return TokenLabels.of(self.store, entry), events
 
     def _read_windows(self, chosen: np.ndarray, _: np.ndarray) -> Batch:
         windows, nights = self._windows, self._windows.night[chosen]
         frames = {m.name: m.frames for m in self._modalities}
-        batch = _blank(len(chosen), self._length, frames, np.int16)
+        batch = _blank(len(chosen), self._length, frames, np.int16, self._events)
         for row, window in enumerate(chosen.tolist()):
             start, tokens = int(windows.start[window]), int(windows.tokens[window])
             night = windows.nights[nights[row]]
@@ -215,7 +282,9 @@ class NightSource(Source):
                     )
                 except DamagedRecordError as error:
                     self._damage.leave_out(error)
-            labels, within = self._labels(int(nights[row])), slice(start, start + tokens)
+            (labels, events), within = self._labels(int(nights[row])), slice(start, start + tokens)
+            for name, found in events.items():
+                batch[f"event/{name}"][row, :tokens] = found[within]
             batch["stage"][row, :tokens] = labels.stage[within]
             batch["apnea"][row, :tokens] = labels.apnea[within]
             batch["arousal"][row, :tokens] = labels.arousal[within]
@@ -232,8 +301,8 @@ class NightSource(Source):
 
 def whole_nights(data: dict) -> dict:
     """Return the options of ``config.data`` under which every token of every night comes once."""
-    kept = {key: data[key] for key in ("path", "window_tokens", "modalities") if key in data}
-    return {"name": "modality_nights", **kept}
+    keys = ("path", "recipe", "window_tokens", "modalities")
+    return {"name": "modality_nights", **{key: data[key] for key in keys if key in data}}
 
 
 def window_tokens(data: dict) -> int:
@@ -307,13 +376,14 @@ def recording_batches(
         yield {**batch, "tokens": np.full(1, stop - start, np.int32)}
 
 
-def _blank(rows: int, length: int, frames: dict[str, int], kind) -> Batch:
+def _blank(rows: int, length: int, frames: dict[str, int], kind, events: Sequence[str]) -> Batch:
     """The arrays of windows before anything is known of them; signals of type ``kind``."""
     return {
         **{f"signal/{name}": np.zeros((rows, length, n), kind) for name, n in frames.items()},
         "scale": np.ones((rows, len(frames)), np.float32),
         "valid": np.zeros((rows, length, len(frames)), bool),
         "stage": np.full((rows, length), UNKNOWN, np.int32),
+        **{f"event/{name}": np.full((rows, length), UNKNOWN, np.int32) for name in events},
         "apnea": np.full((rows, length, TOKEN_S), UNKNOWN, np.int32),
         "arousal": np.full((rows, length, TOKEN_S, 4), UNKNOWN, np.int32),
     }

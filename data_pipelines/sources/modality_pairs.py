@@ -37,8 +37,6 @@ from data_pipelines.windows import (
     modalities_of,
 )
 
-TINY = {"modalities": ("ibi", "eeg", "spo2"), "window_tokens": 8}
-
 
 def open_source(
     store: NightStore,
@@ -123,6 +121,11 @@ def write_tiny(folder, seed: int) -> None:
     from data_pipelines.synthetic import write_tiny_modalities  # only where no data are given
 
     write_tiny_modalities(folder, seed=seed)
+
+
+def tiny() -> dict:
+    """Return the options by which least of the tiny store is read."""
+    return {"modalities": ("ibi", "eeg", "spo2"), "window_tokens": 8}
 
 
 class PairSource(Source):

@@ -16,7 +16,6 @@ from data_pipelines.recipes import recipe_of_store
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
-TINY = {"crop_s": 6}
 
 
 def open_source(
@@ -115,3 +114,8 @@ def write_tiny(folder, seed: int) -> None:
     from data_pipelines.synthetic import write_tiny_nights  # only where no data are given
 
     write_tiny_nights(folder, seed=seed)
+
+
+def tiny() -> dict:
+    """Return the options by which least of the tiny store is read."""
+    return {"crop_s": 6}

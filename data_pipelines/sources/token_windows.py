@@ -17,7 +17,6 @@ from data_pipelines.recipes import find_recipe, recipe_of_store
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
-TINY = {"modalities": ("eeg_c3", "eeg_c4", "ecg"), "window_s": 24}
 
 
 def open_source(
@@ -145,3 +144,8 @@ def write_tiny(folder, seed: int) -> None:
     from data_pipelines.synthetic import write_tiny_tokens  # only where no data are given
 
     write_tiny_tokens(folder, seed=seed)
+
+
+def tiny() -> dict:
+    """Return the options by which least of the tiny store is read."""
+    return {"modalities": ("eeg_c3", "eeg_c4", "ecg"), "window_s": 24}

@@ -5,11 +5,10 @@ import pathlib
 import numpy as np
 
 from data_pipelines.builders.night_builder import write_store
-from data_pipelines.recipes import hypnos, sleep2vec
-from data_pipelines.recipes.sleep2vec import NINE, TOKEN_S
+from data_pipelines.recipes import find_recipe, hypnos
 from data_pipelines.scoring import Event
 from data_pipelines.signals.causal import amplitude_tracks, preprocess_channel
-from data_pipelines.store import ChannelSignal, Night, TokenNight
+from data_pipelines.store import EPOCH_S, ChannelSignal, Night, TokenNight
 from data_pipelines.synthetic.night import simulate_night
 from data_pipelines.synthetic.subjects import draw_subject, stream
 
@@ -109,25 +108,34 @@ def write_tiny_tokens(
 
 
 def write_tiny_modalities(
-    folder, seed: int = 0, *, nights: int = 8, tokens: int = 48, names: tuple[str, ...] = NINE
+    folder,
+    seed: int = 0,
+    *,
+    nights: int = 8,
+    tokens: int = 48,
+    names: tuple[str, ...] = (),
+    recipe: str = "sleep2vec",
 ) -> None:
     """Write a small store of modalities that share a latent state: the trial input of towers.
 
     A token of a night has six latent numbers, which wander from token to token. In every modality
     they are the amplitudes of six sinusoids of its own frequencies, under noise as strong as they
     are: what two modalities have in common can be learnt, and nothing else is there. The first
-    of the numbers, cut in five, is the stage; where the second is high there are apneas, and
-    arousals where the third is; the fourth tends to be higher in people with the one outcome there
-    is, "marked". People have one night or two, sites are two, and age, sex, site, a modality and
-    half a minute of another are missing somewhere.
+    of the numbers, cut in five, is the stage; where the second is high there are apneas (the fifth
+    is positive) or hypopneas, and arousals where the third is; the fourth tends to be higher in
+    people with the one outcome there is, "marked". People have one night or two, sites are two, and
+    age, sex, site, a modality and half a minute of another are missing somewhere.
 
     Args:
         folder: The store to write.
         seed: Another seed is other people.
         nights: Recordings; their splits go round train (6 of 8), validation and test.
         tokens: Of 30 s each in a night.
-        names: Modalities.
+        names: Modalities; the recipe's own choice by default.
+        recipe: Whose modalities, of tokens of 30 s.
     """
+    made_by = find_recipe(recipe)
+    names = names or made_by.wanted()
     people = (0, 0, 1, 2, 1, 3, 4, 5)  # of eight nights; whose nights are two are in one split
 
     def make_night(index):
@@ -143,9 +151,9 @@ def write_tiny_modalities(
         metadata["survival"] = {"marked": [10.0 - 5 * (person % 2) + 0.1 * person, person % 2]}
         metadata.pop({2: "age", 3: "sex", 4: "site"}.get(person, ""), None)
         channels = {
-            name: _sinusoids(sleep2vec.ROWS[name], latent, stream(seed, "modalities", index, name))
+            name: _sinusoids(made_by.rows[name], latent, stream(seed, "modalities", index, name))
             for name in names
-            if not (name == "airflow" and index % 8 == 4)
+            if not (name == names[-1] and len(names) > 1 and index % 8 == 4)
         }
         if index % 8 == 1:
             lost = channels[names[0]]
@@ -158,9 +166,13 @@ def write_tiny_modalities(
             channels=channels,
             stages=np.digitize(latent[:, 0], (-0.8, -0.25, 0.25, 0.8)).astype(np.int8),
             events=[
-                Event(kind, at * TOKEN_S + 4.0, length_s)
-                for kind, column, length_s in (("hypopnea", 1, 15.0), ("arousal", 2, 5.0))
-                for at in np.flatnonzero(latent[:, column] > 1).tolist()
+                Event(kind, at * EPOCH_S + 4.0, length_s)
+                for kind, where, length_s in (
+                    ("apnea_obstructive", (latent[:, 1] > 1) & (latent[:, 4] > 0), 15.0),
+                    ("hypopnea", (latent[:, 1] > 1) & (latent[:, 4] <= 0), 15.0),
+                    ("arousal", latent[:, 2] > 1, 5.0),
+                )
+                for at in np.flatnonzero(where).tolist()
             ],
             metadata=metadata,
         )
@@ -173,9 +185,9 @@ def write_tiny_modalities(
         provenance={
             "synthetic": "tiny modalities",
             "seed": seed,
-            **sleep2vec.RECIPE.provenance,
+            **made_by.provenance,
         },
-        recipe=sleep2vec.RECIPE.identity,
+        recipe=made_by.identity,
         progress=False,
     )
 
@@ -187,11 +199,11 @@ def _sinusoids(modality, latent, rng):
     highest = min(12.0, rate / 3)
     frequencies = np.linspace(0.1, 1.0, 6) * highest
     at = np.arange(modality.frames) / rate
-    waves = np.sin(2 * np.pi * np.round(frequencies * TOKEN_S) / TOKEN_S * at[:, None])
+    waves = np.sin(2 * np.pi * np.round(frequencies * EPOCH_S) / EPOCH_S * at[:, None])
     samples = latent @ waves.T / np.sqrt(3)
     samples = (samples + rng.standard_normal(samples.shape)) / np.sqrt(2)
     samples = samples.astype(np.float32).reshape(-1)
-    seconds = tokens * TOKEN_S
+    seconds = tokens * EPOCH_S
     tracks, _ = amplitude_tracks(samples.reshape(seconds, rate), np.ones(seconds, bool))
     return ChannelSignal(modality.name, rate, samples, np.ones(seconds, bool), tracks)
 

@@ -100,6 +100,7 @@ def ask_cost(config: str, path: str) -> dict:
                 f"data.path={path!r} is not there, and the data say what a step costs; where the"
                 " runs find them elsewhere, --data_here says where they are here"
             )
-        pipeline.write_synthetic(config["data"]["name"], path, 0)
+        data = config["data"]
+        pipeline.write_synthetic(data["name"], path, 0, **pipeline.recipe_option(data))
     source = load_source(config, pathlib.Path(path), split="train")
     return dataclasses.asdict(cost(fill(config, source.describe())))

@@ -100,17 +100,17 @@ class DepthTransformer(nn.Module):
             g: self.param(f"{g}_head_bias", zeros_init("levels", "vocab"), size)
             for g, size in sizes.items()
         }
-        self.stack = Transformer(
-            self.layers,
-            self.dim,
-            self.heads,
-            ffn=self.ffn,
-            ffn_dim=self.ffn_dim,
-            layer_scale=None,
-            rope=False,
-            dropout=self.dropout,
-            dtype=self.dtype,
-        )
+        layer = {
+            "dim": self.dim,
+            "heads": self.heads,
+            "ffn": self.ffn,
+            "ffn_dim": self.ffn_dim,
+            "layer_scale": None,
+            "rope": False,
+            "dropout": self.dropout,
+            "dtype": self.dtype,
+        }
+        self.stack = Transformer(self.layers, layer)
 
     def _matrices(self, name, shape):
         init = kernel_init("embed", None)

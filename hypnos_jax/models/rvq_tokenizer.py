@@ -88,20 +88,18 @@ class RvqTokenizer(nn.Module):
             "padding": self.padding,
             "dtype": jnp.dtype(self.dtype),
         }
-        stack = {
-            "depth": self.layers,
+        layer = {
             "dim": self.dim,
             "heads": self.heads,
             "window": self.window,
             "ffn_dim": self.ffn_dim,
             "dtype": jnp.dtype(self.dtype),
-            "remat": self.remat,
         }
         self.encoder = SeanetEncoder(dim=self.dim, last_kernel=self.last_kernel, **seanet)
         self.decoder = SeanetDecoder(channels=1, **seanet)
         if self.layers:
-            self.encoder_transformer = Transformer(**stack)
-            self.decoder_transformer = Transformer(**stack)
+            self.encoder_transformer = Transformer(self.layers, layer, remat=self.remat)
+            self.decoder_transformer = Transformer(self.layers, layer, remat=self.remat)
         self.project_in = self._linear(self.codebook_dim)
         self.project_out = self._linear(self.dim)
         self.quantizer = ResidualQuantizer(

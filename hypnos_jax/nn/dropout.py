@@ -43,3 +43,12 @@ class Dropout(nn.Module):
         halves = halves.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
         kept = STEPS - round(self.rate * STEPS)
         return jnp.where(halves < kept, x * (STEPS / kept), jnp.zeros((), x.dtype))
+
+
+def keep_some(key: jax.Array, there: jax.Array, rate: float) -> jax.Array:
+    """Return bool [B, M]: modalities that stay when each goes with probability ``rate``.
+
+    Of those that are ``there`` one at least stays.
+    """
+    drawn = jnp.where(there, jax.random.uniform(key, there.shape), -1.0)
+    return (drawn >= rate) | (drawn == drawn.max(1, keepdims=True))

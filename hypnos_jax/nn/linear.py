@@ -5,6 +5,7 @@ An array's last name tells what it is (``kernel``, ``bias``), and its axes carry
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -16,9 +17,23 @@ from hypnos_jax.nn.backend import platform
 INIT = nn.initializers.normal(0.02)
 
 
-def kernel_init(*names: str | None) -> Callable:
-    """Return the initialiser of a matrix, Normal(0, 0.02), whose axes bear these logical names."""
-    return nn.with_logical_partitioning(INIT, names)
+XAVIER = nn.initializers.xavier_uniform()
+
+
+def kernel_init(*names: str | None, init: Callable = INIT, inputs: int = 1) -> Callable:
+    """Return the initialiser of a kernel whose axes bear these logical names.
+
+    Args:
+        names: of its axes.
+        init: of the matrix that the kernel is: by default Normal(0, 0.02).
+        inputs: how many of the axes, the first ones, are the matrix's rows.
+    """
+
+    def matrix(key, shape, dtype=jnp.float32):
+        rows, columns = math.prod(shape[:inputs]), math.prod(shape[inputs:])
+        return init(key, (rows, columns), dtype).reshape(shape)
+
+    return nn.with_logical_partitioning(matrix, names)
 
 
 def zeros_init(*names: str | None) -> Callable:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 
 from hypnos_jax.nn.attention import attend, attend_window, rotary
 from hypnos_jax.nn.dropout import Dropout
-from hypnos_jax.nn.linear import add_bias, kernel_init, linear, zeros_init
+from hypnos_jax.nn.linear import INIT, add_bias, kernel_init, linear, zeros_init
 from hypnos_jax.nn.lora import LowRank
 
 RMS_EPS = float(jnp.finfo(jnp.float32).eps)  # of the norms of q and k, as released
@@ -38,10 +40,10 @@ class MultiHeadAttention(nn.Module):
         xsa: exclusive self-attention: remove from each head's output its component along the
             position's own value.
         dropout: rate on the attention weights.
-        lora_rank: of low-rank additions to projections, 0 for none; see ``LowRank``.
+        lora: keyword arguments of ``LowRank``, of additions to projections; None for none.
         lora_on: those projections: ``"qkv"`` (or ``"q"`` and ``"kv"``) and ``"out"``. The arrays
             of ``"qkv"`` are beside its kernel, the others' below the projection's name.
-        lora_alpha, lora_dropout: of the additions.
+        initialiser: of the projections' kernels.
         kernel: of causal attention; see ``attend_window``.
         dtype: of the matrix products.
     """
@@ -55,10 +57,9 @@ class MultiHeadAttention(nn.Module):
     bias: bool = False
     xsa: bool = False
     dropout: float = 0.0
-    lora_rank: int = 0
+    lora: Mapping[str, Any] | None = None
     lora_on: tuple[str, ...] = ("qkv",)
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
+    initialiser: Callable = INIT
     kernel: str = "auto"
     dtype: jnp.dtype = jnp.float32
 
@@ -115,7 +116,7 @@ class MultiHeadAttention(nn.Module):
         if cross and (self.causal or self.rope or self.xsa):
             raise ValueError("another sequence can be looked at without causal, rope and xsa alone")
         known = {"q", "kv", "out"} if cross else {"qkv", "out"}
-        if self.lora_rank and not set(self.lora_on) <= known:
+        if self.lora and not set(self.lora_on) <= known:
             raise ValueError(f"lora_on={self.lora_on}: the projections are {sorted(known)}")
 
     def _split(self, name, x, maps, head, names, train):
@@ -126,23 +127,22 @@ class MultiHeadAttention(nn.Module):
     def _project(self, name, x, outputs, names, train):
         """Project x, whose axes beyond the positions are the kernel's first; [..., *outputs]."""
         inputs = x.shape[x.ndim - (len(names) - len(outputs)) :]
-        kernel = self.param(f"{name}_kernel", kernel_init(*names), (*inputs, *outputs))
+        init = kernel_init(*names, init=self.initialiser, inputs=len(inputs))
+        kernel = self.param(f"{name}_kernel", init, (*inputs, *outputs))
         x = x.reshape(*x.shape[: x.ndim - len(inputs)], -1).astype(self.dtype)
         y = linear(x, kernel.astype(self.dtype).reshape(x.shape[-1], -1))
         bias = None
         if self.bias:
             bias = self.param(f"{name}_bias", zeros_init(*names[len(inputs) :]), outputs)
-        if self.lora_rank and name in self.lora_on:
+        if self.lora and name in self.lora_on:
             maps = outputs[0] if name in ("qkv", "kv") else None
             shared = name == "qkv"
             low = LowRank(
                 math.prod(outputs) // (maps or 1),
                 maps,
-                self.lora_rank,
-                self.lora_alpha,
-                self.lora_dropout,
-                self.dtype,
+                dtype=self.dtype,
                 name=None if shared else name,
+                **self.lora,
             )
             if shared:
                 nn.share_scope(self, low)

@@ -46,14 +46,17 @@ class RoformerLayer(nn.Module):
             y = Dropout(self.dropout)(y.astype(jnp.float32), train=train)
             return keep_rows(LayerNorm(epsilon=EPSILON, name=norm)(x + y))
 
+        lora = {
+            "rank": self.lora_rank,
+            "alpha": self.lora_alpha,
+            "dropout": self.lora_dropout,
+        }
         attention = MultiHeadAttention(
             self.heads,
             rope=True,
             bias=True,
             dropout=self.dropout,
-            lora_rank=self.lora_rank,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
+            lora=lora if self.lora_rank else None,
             dtype=self.dtype,
             name="attention",
         )

@@ -8,13 +8,16 @@ bfloat16 sum would round away.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypnos_jax.nn.linear import add_bias, kernel_init, linear, zeros_init
+from hypnos_jax.nn.linear import INIT, add_bias, kernel_init, linear, zeros_init
 from hypnos_jax.nn.lora import LowRank
 from hypnos_jax.nn.multi_head_attention import MultiHeadAttention
 from hypnos_jax.sharding import keep_rows
@@ -42,7 +45,8 @@ class Linear(nn.Module):
         inputs, outputs: of the parameters.
         width: columns computed; those beyond ``outputs`` are 0. As many by default.
         bias: add one.
-        lora_rank: of a low-rank addition, 0 for none; lora_alpha, lora_dropout: see ``LowRank``.
+        lora: keyword arguments of ``LowRank``, of an addition; None for none.
+        initialiser: of the kernel.
     """
 
     names: tuple[str, str]
@@ -51,9 +55,8 @@ class Linear(nn.Module):
     width: int | None = None
     bias: bool = False
     dtype: jnp.dtype = jnp.float32
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
+    lora: Mapping[str, Any] | None = None
+    initialiser: Callable = INIT
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -62,16 +65,11 @@ class Linear(nn.Module):
         ``train`` draws the dropout of the low-rank addition, and nothing else.
         """
         rows, columns = x.shape[-1] - self.inputs, (self.width or self.outputs) - self.outputs
-        kernel = self.param("kernel", kernel_init(*self.names), (self.inputs, self.outputs))
+        init = kernel_init(*self.names, init=self.initialiser)
+        kernel = self.param("kernel", init, (self.inputs, self.outputs))
         y = linear(x, jnp.pad(kernel.astype(self.dtype), [(0, rows), (0, columns)]))
-        if self.lora_rank:
-            low = LowRank(
-                self.outputs,
-                rank=self.lora_rank,
-                alpha=self.lora_alpha,
-                dropout=self.lora_dropout,
-                dtype=self.dtype,
-            )
+        if self.lora:
+            low = LowRank(self.outputs, dtype=self.dtype, **self.lora)
             nn.share_scope(self, low)
             added = low(x[..., : self.inputs], train=train)
             y += jnp.pad(added, [(0, 0)] * (added.ndim - 1) + [(0, columns)])
@@ -87,14 +85,20 @@ class FeedForward(nn.Module):
     Attributes:
         kind: ``"gelu"``, hidden 4 D; or ``"swiglu"``, hidden int(2/3 * 4 D), of the same size.
         hidden: width instead of the above.
+        lora, lora_on: as ``TransformerLayer`` has them.
+        initialiser: of the kernels.
     """
 
     kind: str = "gelu"
     hidden: int | None = None
     dtype: jnp.dtype = jnp.float32
+    lora: Mapping[str, Any] | None = None
+    lora_on: tuple[str, ...] = ()
+    initialiser: Callable = INIT
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Return [..., D] of ``x`` [..., D]; ``train`` draws the dropout of low-rank additions."""
         if self.kind not in ("gelu", "swiglu"):
             raise ValueError(f"ffn={self.kind!r} is not known; use 'gelu' or 'swiglu'")
         dim, bias = x.shape[-1], self.kind == "gelu"
@@ -102,11 +106,16 @@ class FeedForward(nn.Module):
         # SwiGLU's 1365 of 512 would keep a GPU's matrix units from aligned reads: 4x slower.
         width = hidden if hidden % 8 == 0 else -(-hidden // 64) * 64
 
-        def up(name):
-            names = ("embed", "mlp")
-            return Linear(names, dim, hidden, width, bias, dtype=self.dtype, name=name)
+        def layer(name, names, *sizes):
+            lora = self.lora if name in self.lora_on else None
+            own = {"dtype": self.dtype, "lora": lora, "initialiser": self.initialiser}
+            made = Linear(names, *sizes, bias, **own, name=name)
+            return functools.partial(made, train=train)
 
-        down = Linear(("mlp", "embed"), hidden, dim, None, bias, dtype=self.dtype, name="down")
+        def up(name):
+            return layer(name, ("embed", "mlp"), dim, hidden, width)
+
+        down = layer("down", ("mlp", "embed"), hidden, dim, None)
         x = x.astype(self.dtype)
         if self.kind == "gelu":
             return down(jax.nn.gelu(up("up")(x), approximate=False))
@@ -125,9 +134,14 @@ class TransformerLayer(nn.Module):
         causal: False for attention in both directions, under the call's mask.
         ffn: ``"gelu"``, ``"swiglu"``, or None for attention alone.
         ffn_dim: hidden width; 4 D for gelu and int(2/3 * 4 D) for swiglu by default.
-        qk_norm, rope, xsa, kernel: see ``MultiHeadAttention``.
+        qk_norm, rope, xsa, kernel, bias: see ``MultiHeadAttention``.
         layer_scale: start value of the learnt scales of both branches; None for none.
         dropout: rate on the branches' outputs, and nowhere else.
+        epsilon: of the LayerNorms.
+        lora: keyword arguments of ``LowRank``; None for none.
+        lora_on: what gets such an addition: ``"qkv"`` and ``"out"`` of the attention, ``"up"`` and
+            ``"down"`` (and ``"gate"``) of the position-wise network.
+        initialiser: of all kernels.
         dtype: of the matrix products.
     """
 
@@ -144,6 +158,11 @@ class TransformerLayer(nn.Module):
     kernel: str = "auto"
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    bias: bool = False
+    epsilon: float = 1e-5
+    lora: Mapping[str, Any] | None = None
+    lora_on: tuple[str, ...] = ("out",)
+    initialiser: Callable = INIT
 
     @nn.compact
     def __call__(
@@ -177,16 +196,31 @@ class TransformerLayer(nn.Module):
             qk_norm=self.qk_norm,
             xsa=self.xsa,
             kernel=self.kernel,
+            bias=self.bias,
+            lora=self.lora,
+            lora_on=tuple(name for name in self.lora_on if name in ("qkv", "out")),
+            initialiser=self.initialiser,
             dtype=self.dtype,
             name="attention",
         )
-        y = attention(LayerNorm(self.dtype, name="attention_norm")(x), mask)
+        y = attention(self._norm("attention_norm")(x), mask, train=train)
         x = keep_rows(x + self._branch(y, "attention_scale", train).astype(x.dtype))
         if self.ffn is None:
             return x
-        ffn = FeedForward(self.ffn, self.ffn_dim, self.dtype, name="ffn")
-        y = ffn(LayerNorm(self.dtype, name="ffn_norm")(x))
+        ffn = FeedForward(
+            self.ffn,
+            self.ffn_dim,
+            self.dtype,
+            self.lora,
+            self.lora_on,
+            self.initialiser,
+            name="ffn",
+        )
+        y = ffn(self._norm("ffn_norm")(x), train=train)
         return keep_rows(x + self._branch(y, "ffn_scale", train).astype(x.dtype))
+
+    def _norm(self, name):
+        return LayerNorm(self.dtype, self.epsilon, name=name)
 
     def _branch(self, y, name, train):
         y = y.astype(jnp.float32)
@@ -223,45 +257,31 @@ class Transformer(nn.Module):
 
     Attributes:
         depth: number of layers; 0 leaves the final LayerNorm alone.
+        layer: keyword arguments of ``TransformerLayer``.
+        last: further ones, of the last layer alone.
+        norm: have the final LayerNorm.
         remat: what of a layer is recomputed in the backward pass; see ``rematerialised``.
-        others: see ``TransformerLayer``.
     """
 
     depth: int
-    dim: int
-    heads: int
-    window: int | None = None
-    causal: bool = True
-    ffn: str | None = "gelu"
-    ffn_dim: int | None = None
-    qk_norm: bool = False
-    layer_scale: float | None = 0.01
-    rope: bool = True
-    xsa: bool = False
-    kernel: str = "auto"
-    dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    layer: Mapping[str, Any]
+    last: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    norm: bool = True
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Return [..., S, D] float32 of ``x`` [..., S, D]."""
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
+        """Return [..., S, D] float32 of ``x`` [..., S, D]; see ``TransformerLayer``."""
+
+        def call(module, x, mask):
+            return module(x, mask, train=train)
+
         for i in range(self.depth):
-            layer = TransformerLayer(
-                self.dim,
-                self.heads,
-                self.window,
-                self.causal,
-                self.ffn,
-                self.ffn_dim,
-                self.qk_norm,
-                self.layer_scale,
-                self.rope,
-                self.xsa,
-                self.kernel,
-                self.dropout,
-                self.dtype,
-                name=f"layer_{i}",
-            )
-            x = rematerialised(lambda module, x: module(x, train=train), self.remat)(layer, x)
-        return LayerNorm(name="final_norm")(x)
+            own = {**self.layer, **(self.last if i == self.depth - 1 else {})}
+            layer = TransformerLayer(**own, name=f"layer_{i}")
+            x = rematerialised(call, self.remat)(layer, x, mask)
+        if not self.norm:
+            return x
+        return LayerNorm(epsilon=self.layer.get("epsilon", 1e-5), name="final_norm")(x)

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, strategies
 
 from data_pipelines import labels
-from data_pipelines.labels import APNEAS, AROUSAL_CAUSES, AROUSALS, BREATHING, HYPOPNEAS
+from data_pipelines.labels import (
+    APNEAS,
+    AROUSAL_CAUSES,
+    AROUSALS,
+    BREATHING,
+    EVENT_LABELS,
+    HYPOPNEAS,
+    EventLabel,
+)
 from data_pipelines.scoring import Event
 
 # Eighths of a second are exact, so that a loop and sums of arrays agree about every tie.
@@ -82,10 +90,51 @@ def test_labels_by_epoch_of_sleep():
     events += [Event("arousal", 95.0, 4.0), Event("hypopnea", 1000.0, 12.0)]
     store, night = fake([0, 2, 2, 3, -1], events)
     assert labels.stages(store, night).tolist() == [0, 2, 2, 3, -1]
-    assert labels.sleep_events(store, night, BREATHING).tolist() == [-1, 1, 1, 0, -1]
-    assert labels.sleep_events(store, night, APNEAS).tolist() == [-1, 0, 1, 0, -1]
-    assert labels.sleep_events(store, night, HYPOPNEAS).tolist() == [-1, 1, 0, 0, -1]
-    assert labels.sleep_events(store, night, AROUSALS).tolist() == [-1, 0, 0, 1, -1]
+    of = lambda kinds, **how: EventLabel(kinds, "overlap", **how).of(store, night).tolist()
+    assert of(BREATHING) == [-1, 1, 1, 0, -1]
+    assert of(APNEAS) == [-1, 0, 1, 0, -1]
+    assert of(HYPOPNEAS) == [-1, 1, 0, 0, -1]
+    assert of(HYPOPNEAS, asleep=False) == [0, 1, 0, 0, 0]
+    assert of(HYPOPNEAS, without=APNEAS) == [-1, 1, -1, 0, -1]
+    assert of(AROUSALS) == [-1, 0, 0, 1, -1]
+
+
+def test_every_label_of_events_is_by_a_rule_that_is_there():
+    events = [Event("hypopnea", 31.0, 13.0), Event("apnea_mixed", 75.0, 15.0)]
+    store, night = fake([2, 0, 2, 2], events, seconds=120)
+    found = {name: label.of(store, night).tolist() for name, label in EVENT_LABELS.items()}
+    assert found["apnea"] == [0, -1, 1, 0]
+    assert found["apnea_only"] == found["apnea_only_more_than_10s"] == [0, -1, 1, 0]
+    assert found["apnea_only_midpoint"] == [0, -1, 1, 0]
+    assert found["hypopnea_only_official"] == [0, 0, 0, 0]  # 31 s and 44 s round to one edge
+    assert found["apnea_only_official"] == [0, 0, 1, 0]  # wake counts
+    assert found["hypopnea_only_without_apnea"] == [0, -1, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("onset_s", "length_s", "midpoint", "overlap_10s", "more_than_10s"),
+    [
+        (31, 13, [], [1], [1]),  # the official code loses it
+        (16, 13, [], [0], [0]),
+        (75, 15, [2], [2], [2]),
+        (17, 10, [], [0], []),
+        (40, 12, [1], [1], [1]),
+        (50, 12, [], [1], []),
+    ],
+)
+def test_an_event_in_its_epochs(onset_s, length_s, midpoint, overlap_10s, more_than_10s):
+    store, night = fake(events=[Event("hypopnea", onset_s, length_s)], seconds=120)
+    for rule, expected in (
+        ("midpoint", midpoint),
+        ("overlap_10s", overlap_10s),
+        ("more_than_10s", more_than_10s),
+    ):
+        found = np.flatnonzero(labels.events(store, night, HYPOPNEAS, rule)).tolist()
+        # Said in the code's own words: rounded half to even, the last one not included.
+        if rule == "midpoint":
+            span = range(round(onset_s / 30), round((onset_s + length_s) / 30))
+            assert list(span) == found
+        assert found == expected, rule
 
 
 def test_what_nobody_looked_for_is_unknown():

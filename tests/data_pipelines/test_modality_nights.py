@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import types
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies
 
-from data_pipelines import pipeline
+from data_pipelines import pipeline, splits
 from data_pipelines.builders.night_builder import write_store
+from data_pipelines.labels import EVENT_LABELS
 from data_pipelines.recipes.sleep2vec import NINE
 from data_pipelines.recipes.sleep2vec import ROWS as MODALITIES
 from data_pipelines.recordings.base import RecordingError
@@ -184,6 +187,122 @@ def test_windows_may_overlap(tmp_path, seconds, starts):
     windows = Windows.of(store, "train", 20, 1, step_tokens=10)
     assert windows.start.tolist() == starts
     assert windows.tokens.tolist() == [min(20, seconds // 30 - start) for start in starts]
+
+
+def test_windows_of_training_alone_may_overlap(nights):
+    source = load(nights, window_tokens=20, step_tokens=10)
+    found = sorted(windows_of(everything(source)))
+    assert found == [(night, at) for night in (0, 1, 2, 4, 5, 7) for at in (0, 10, 20, 30)]
+    for split in ("validation", "test"):
+        other = load(nights, split, window_tokens=20, step_tokens=10)
+        assert sorted(at for _, at in windows_of(everything(other))) == [0, 20, 40]
+    whole = modality_nights.whole_nights(
+        {"path": str(nights), "recipe": "sleep2vec", "window_tokens": 20, "step_tokens": 10}
+    )
+    assert whole == {
+        "name": "modality_nights",
+        "path": str(nights),
+        "recipe": "sleep2vec",
+        "window_tokens": 20,
+    }
+    with pytest.raises(pipeline.PipelineError, match="step_tokens=21: must be from 1 to window_"):
+        load(nights, window_tokens=20, step_tokens=21)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    strategies.lists(
+        strategies.tuples(strategies.integers(0, 4), strategies.integers(20, 130)), min_size=1
+    ),
+    strategies.integers(1, 40),
+    strategies.integers(1, 40),
+    strategies.integers(0, 3),
+)
+def test_no_window_leaves_its_night_and_no_person_its_split(people, length, step, few):
+    nights = [
+        types.SimpleNamespace(
+            recording=str(i), subject=f"p{who}", split=splits.split_of(f"p{who}"),
+            duration_s=30 * tokens + 7, metadata={},
+        )
+        for i, (who, tokens) in enumerate(people)
+    ]  # fmt: skip
+    step = min(step, length)
+    store = types.SimpleNamespace(nights=nights, path="store")
+    store.select = lambda split: [night for night in nights if night.split == split]
+    seen = {}
+    for split in sorted({night.split for night in nights}):
+        windows = Windows.of(store, split, length, 1, step_tokens=step)
+        count = [np.zeros(night.duration_s // 30, int) for night in windows.nights]
+        for night, start, tokens in zip(windows.night, windows.start, windows.tokens):
+            assert 0 < tokens <= length and start % step == 0
+            count[night][start : start + tokens] += 1
+            assert start + tokens <= len(count[night])
+        assert all(times.min() >= 1 for times in count)  # and no token is left out
+        seen[split] = {night.subject for night in windows.nights}
+        kept = modality_nights.few_subjects_of(windows, few, 0)
+        more = modality_nights.few_subjects_of(windows, few + 1, 0)
+        of = lambda some: {some.nights[night].subject for night in some.night}
+        assert len(of(kept)) == (min(few, len(seen[split])) if few else len(seen[split]))
+        assert not few or of(kept) <= of(more)
+        # All that these people have, and nothing of another.
+        theirs = [windows.nights[night].subject in of(kept) for night in windows.night]
+        assert len(kept.night) == sum(theirs)
+    assert sum(map(len, seen.values())) == len(set().union(*seen.values()))
+
+
+def test_few_people_are_of_the_training_split_and_nested(nights):
+    people = [
+        set(everything(load(nights, few_shot_subjects=count, seed=count))["subject"].tolist())
+        for count in (1, 2, 3, 99)
+    ]
+    assert [len(some) for some in people] == [1, 2, 3, 4]
+    assert all(few < many for few, many in itertools.pairwise(people))
+    assert load(nights, "test", few_shot_subjects=1).num_examples == 1
+    of_two = everything(load(nights, window_tokens=4, few_shot_subjects=2))
+    batch = everything(load(nights, window_tokens=4, few_shot_subjects=2, few_shot=0.25))
+    assert len(batch["subject"]) == len(of_two["subject"]) / 4
+    assert set(batch["subject"].tolist()) <= people[1]
+    with pytest.raises(pipeline.PipelineError, match="few_shot_subjects=-1: must be 0 or more"):
+        load(nights, few_shot_subjects=-1)
+
+
+def test_events_of_epochs_are_arrays_of_their_names(nights):
+    names = ("apnea_only", "hypopnea_only_official")
+    source, store = load(nights, window_tokens=20, events=names), NightStore(nights)
+    batch = everything(source)
+    assert not [name for name in everything(load(nights)) if name.startswith("event/")]
+    for name in names:
+        found = batch[f"event/{name}"]
+        assert found.dtype == np.int32 and set(np.unique(found)) == {-1, 0, 1}
+        for row, (night, start) in enumerate(zip(batch["night"], batch["start"], strict=True)):
+            expected = EVENT_LABELS[name].of(store, store.nights[night])[start : start + 20]
+            assert found[row].tolist() == [*expected, *[-1] * (20 - len(expected))]
+    with pytest.raises(pipeline.PipelineError, match="no label of events 'yawn'; there are"):
+        load(nights, events=("yawn",))
+
+
+def test_a_recipe_has_its_tiny_store_and_refuses_that_of_another(nights, tmp_path):
+    options = {"recipe": "synthsleepnet"}
+    pipeline.write_synthetic("modality_nights", tmp_path / "tiny", 0, **options)
+    tiny = modality_nights.tiny(**options)
+    assert tiny == {"modalities": ("eeg_c4", "eeg_c3", "eog_e1"), "window_tokens": 2}
+    source = load(tmp_path / "tiny", **options, **tiny)
+    rows = modality_nights.describe_paper(**options)["modalities"]
+    assert source.describe()["modalities"] == rows[:3]
+    shapes = {name: array.shape for name, array in source.examples(0, 4).items() if "/" in name}
+    assert shapes == {f"signal/{name}": (4, 2, 3000) for name in tiny["modalities"]}
+    # What the stage is can be told from the strength of a rhythm, at this rate too.
+    batch = everything(load(tmp_path / "tiny", window_tokens=48, **options))
+    eeg = batch["signal/eeg_c3"] * batch["scale"][:, 1, None, None]
+    at = np.arange(3000) / 100
+    strength = np.einsum("blf,f->bl", eeg, np.sin(2 * np.pi * 1.2 * at)).ravel()
+    assert np.corrcoef(strength, batch["stage"].ravel())[0, 1] > 0.9
+    with pytest.raises(
+        pipeline.PipelineError,
+        match="prepared by the recipe sleep2vec.*launch.prepare_nights --recipe=synthsleepnet",
+    ):
+        load(nights, **options)
+    assert load(nights, recipe="sleep2vec").num_examples == load(nights).num_examples
 
 
 def write_night(folder, seconds, *, events=(), metadata=(), stages=()):

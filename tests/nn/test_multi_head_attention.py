@@ -99,7 +99,7 @@ def by_hand(params, x, memory, allowed, *, rope=False, qk_norm=False, lora=None,
         {"bias": True, "rope": True},
         {"causal": True, "qk_norm": True},
         {"causal": True, "window": 3, "rope": True, "bias": True, "qk_norm": True},
-        {"lora_rank": 3, "lora_on": ("qkv", "out"), "bias": True},
+        {"lora": {"rank": 3}, "lora_on": ("qkv", "out"), "bias": True},
     ],
 )
 def test_self_attention_is_the_loop(options):
@@ -120,7 +120,9 @@ def test_self_attention_is_the_loop(options):
         np.testing.assert_allclose(found[b], want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": True, "lora_rank": 2, "lora_on": ("q", "kv")}])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": True, "lora": {"rank": 2}, "lora_on": ("q", "kv")}]
+)
 def test_cross_attention_is_the_loop(options):
     module, x, memory = MultiHeadAttention(HEADS, **options), inputs(3), inputs(5, 12, seed=4)
     mask = np.array([[True, True, False, True, False], [True] * 5])
@@ -172,7 +174,7 @@ def test_a_cache_that_is_too_short_forgets_the_earliest():
     np.testing.assert_allclose(np.concatenate(rows, 1), windowed, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"rope": True}, {"window": 4}, {"lora_rank": 2}])
+@pytest.mark.parametrize("options", [{"rope": True}, {"window": 4}, {"lora": {"rank": 2}}])
 def test_the_gradient_to_the_future_is_exactly_zero(options):
     module, x = MultiHeadAttention(HEADS, causal=True, bias=True, **options), inputs()
     variables = drawn(module, x)
@@ -182,7 +184,7 @@ def test_the_gradient_to_the_future_is_exactly_zero(options):
 
 
 def test_lora_begins_as_nothing_and_lies_beside_what_it_adds_to():
-    module, x = MultiHeadAttention(HEADS, lora_rank=2, lora_on=("qkv", "out")), inputs()
+    module, x = MultiHeadAttention(HEADS, lora={"rank": 2}, lora_on=("qkv", "out")), inputs()
     params = nn.unbox(module.init(jax.random.key(0), x))["params"]
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     assert {name: x.shape for name, x in flat.items() if "lora" in name} == {
@@ -198,7 +200,7 @@ def test_lora_begins_as_nothing_and_lies_beside_what_it_adds_to():
 
 def test_lora_is_added_to_any_linear_map():
     x = inputs()
-    module = Linear(("embed", "mlp"), DIM, 5, 7, bias=True, lora_rank=2, lora_alpha=3.0)
+    module = Linear(("embed", "mlp"), DIM, 5, 7, bias=True, lora={"rank": 2, "alpha": 3.0})
     variables = drawn(module, x)
     p = variables["params"]
     assert set(p) == {"kernel", "bias", "lora_a", "lora_b"}
@@ -206,7 +208,7 @@ def test_lora_is_added_to_any_linear_map():
     found = np.asarray(module.apply(variables, x))
     np.testing.assert_allclose(found[..., :5], want, atol=1e-5)
     assert not found[..., 5:].any()
-    dropping = module.clone(lora_dropout=0.5)
+    dropping = module.clone(lora={"rank": 2, "alpha": 3.0, "dropout": 0.5})
     one, other = (
         dropping.apply(variables, x, train=True, rngs={"dropout": jax.random.key(i)})
         for i in range(2)
@@ -230,7 +232,7 @@ def test_weights_are_dropped_in_training_alone():
         ({"causal": True}, {"mask": np.ones((1, 1, 1), bool)}, "neither a mask nor dropout"),
         ({"causal": True, "dropout": 0.1}, {}, "neither a mask nor dropout"),
         ({"rope": True}, {"memory": inputs()}, "without causal, rope and xsa"),
-        ({"lora_rank": 2, "lora_on": ("q",)}, {}, "the projections are"),
+        ({"lora": {"rank": 2}, "lora_on": ("q",)}, {}, "the projections are"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(options, named, message):

@@ -115,7 +115,7 @@ def test_rotary_products_depend_on_distance_alone():
 
 @pytest.mark.parametrize("options", [{}, {"ffn": "swiglu", "qk_norm": True, "xsa": True}])
 def test_the_future_has_exactly_no_influence(options):
-    model = Transformer(2, 16, 2, window=4, **options)
+    model = Transformer(2, {"dim": 16, "heads": 2, "window": 4, **options})
     x = jax.random.normal(jax.random.key(1), (1, 12, 16))
     variables = model.init(jax.random.key(0), x)
     jacobian = jax.jacobian(lambda x: model.apply(variables, x)[0].sum(-1))(x)[:, 0]
@@ -135,11 +135,12 @@ def test_exclusive_attention_is_orthogonal_to_the_own_value():
 
 
 def test_bfloat16_products_keep_float32_parameters_and_stream():
-    model = Transformer(2, 16, 2, window=4, dtype=jnp.bfloat16, remat="all")
+    layer = {"dim": 16, "heads": 2, "window": 4}
+    model = Transformer(2, {**layer, "dtype": jnp.bfloat16}, remat="all")
     x = jax.random.normal(jax.random.key(1), (2, 9, 16))
     y, variables = model.init_with_output(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    exact = Transformer(2, 16, 2, window=4).apply(variables, x)
+    exact = Transformer(2, layer).apply(variables, x)
     assert y.dtype == exact.dtype == jnp.float32
     np.testing.assert_allclose(y, exact, atol=2e-2)
 

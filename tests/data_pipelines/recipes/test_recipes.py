@@ -43,14 +43,16 @@ def lab(tmp_path, monkeypatch):
 
 
 def test_every_file_holds_a_whole_recipe():
-    assert plugins.names("data_pipelines.recipes") == ["hypnos", "sleep2vec"]
+    assert plugins.names("data_pipelines.recipes") == [
+        *("hypnos", "sleep2vec", "sleep_edf", "synthsleepnet", "synthsleepnet_epochwise"),
+    ]
     for name in plugins.names("data_pipelines.recipes"):
         recipe = recipes.find_recipe(name)
         assert pickle.loads(pickle.dumps(recipe)).identity == recipe.identity
         assert recipe.identity == {"name": name, "version": recipe.version}
         for key, row in recipe.rows.items():
             assert row.name == key and row.rate_hz > 0 and row.made_of
-            assert row.scaling in ("robust_z", "rolling_z", "fixed")
+            assert row.scaling in ("robust_z", "robust_iqr", "rolling_z", "fixed")
         for names in recipe.sets.values():
             assert recipe.wanted(",".join(reversed(names))) == names
         assert recipe.wanted() == next(iter(recipe.sets.values()))

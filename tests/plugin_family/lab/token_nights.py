@@ -14,7 +14,6 @@ from data_pipelines.synthetic import write_cohort
 from lab.recipe import RECIPE, ROWS, TOKEN_S
 
 WINDOW_TOKENS = 24
-TINY = {"window_tokens": 8}
 
 
 def open_source(store, *, split, seed, window_tokens=WINDOW_TOKENS, threads=None):
@@ -89,6 +88,11 @@ def describe_paper():
     """Return what any store of the recipe describes."""
     rows = [{"name": r.name, "rate_hz": r.rate_hz, "frames": 5 * r.rate_hz} for r in ROWS.values()]
     return {"modalities": rows}
+
+
+def tiny():
+    """The options by which least of the tiny store is read."""
+    return {"window_tokens": 8}
 
 
 def write_tiny(folder, seed):

@@ -8,7 +8,7 @@ import scipy.signal
 
 from data_pipelines.builders.recording_night import Pending, PrepareRecording
 from data_pipelines.channels.resolve import resolve
-from data_pipelines.recipes import find_recipe, sleep_edf, synthsleepnet, synthsleepnet_epochwise
+from data_pipelines.recipes import find_recipe, sleep_edfx, synthsleepnet, synthsleepnet_epochwise
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.opening import open_recording, read_channel
 from data_pipelines.signals.causal import UnusableSignal
@@ -41,12 +41,12 @@ def test_the_rows_are_the_channels_that_the_official_code_parses():
     )
     assert synthsleepnet.RECIPE.wanted("seven")[-1] == "airflow"
     assert {row.frames for row in synthsleepnet.ROWS.values()} == {3000}
-    assert sleep_edf.RECIPE.wanted() == ("eeg_fpz_cz", "eeg_pz_oz", "eog_horizontal")
+    assert sleep_edfx.RECIPE.wanted() == ("eeg_fpz_cz", "eeg_pz_oz", "eog_horizontal")
     lengths = {kind: len(fir_taps(100.0, band, 50.0)) for kind, band in BANDS.items()}
     assert lengths == {"eeg": 661, "eog": 661, "ecg": 165, "emg": 331, "airflow": 6601}
 
 
-@pytest.mark.parametrize("kind", [*BANDS, "sleep_edf"])
+@pytest.mark.parametrize("kind", [*BANDS, "sleep_edfx"])
 def test_the_filters_are_those_of_mne(test_data, mne_filter, kind):
     band = BANDS.get(kind, (None, 40.0))
     signal, sfreq = real(test_data, "eeg_c4")
@@ -169,7 +169,7 @@ def test_no_channel_takes_the_place_of_another():
         prepare(["F3-M2", "F4-M1"], "synthsleepnet")
     # In Sleep-EDF other families take these for C3, C4 and E1.
     labels = ["EEG Fpz-Cz", "EEG Pz-Oz", "EOG horizontal"]
-    assert set(prepare(labels, "sleep_edf", "sleep_edf").channels) == set(sleep_edf.THREE)
+    assert set(prepare(labels, "sleep_edfx", "sleep_edf").channels) == set(sleep_edfx.THREE)
     with pytest.raises(RecordingError, match="it has eeg_fpz_cz, eeg_pz_oz, eog_horizontal"):
         prepare(labels, "synthsleepnet", "sleep_edf")
     assert set(prepare(labels, "hypnos", "sleep_edf").channels) >= {"eeg_c3", "eeg_c4", "eog_e1"}

@@ -14,7 +14,7 @@ THREE = ("eeg_fpz_cz", "eeg_pz_oz", "eog_horizontal")
 
 ROWS = rows_of(THREE, dict.fromkeys(("eeg", "eog"), (None, 40.0)), "fir")
 RECIPE = Recipe(
-    name="sleep_edf",
+    name="sleep_edfx",
     version=VERSION,
     token_s=TOKEN_S,
     rows=ROWS,

@@ -53,7 +53,7 @@ class PastMean(nn.Module):
             mean = jnp.where(there[:, None], 0.7 * mean + 0.3 * x, mean)
             return mean, mean
 
-        first = jnp.zeros((len(x), x.shape[-1]))
+        first = jnp.zeros((x.shape[0], x.shape[-1]))
         if self.is_mutable_collection("cache") and not self.is_initializing():
             kept = self.variable("cache", "mean", lambda: first)
             first = kept.value

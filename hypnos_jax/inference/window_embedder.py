@@ -27,6 +27,7 @@ from hypnos_jax.inference.embedding import (
     valid_epoch_means,
     wanted_names,
 )
+from hypnos_jax.inference.window_stream import WindowStream, make_step
 
 FUSED = "fused"  # name of rows that are not of one modality
 
@@ -82,6 +83,10 @@ class WindowEmbedder:
         self._embed = jax.jit(functools.partial(objective.apply, method="embed"))
 
     @functools.cached_property
+    def _onward(self):
+        return make_step(self._objective)
+
+    @functools.cached_property
     def width(self) -> int:
         """D."""
         length = self._source.window_tokens(self.model.config["data"])
@@ -104,6 +109,25 @@ class WindowEmbedder:
     ) -> PrepareRecording:
         """Return what makes the night of a recording; picklable."""
         return PrepareRecording(self.recipe, tuple(names), mains_hz=mains_hz, aliases=aliases)
+
+    def stream(self, names: Sequence[str] | None = None) -> WindowStream:
+        """Return a night that goes on, to push the next prepared tokens of; see ``window_stream``.
+
+        Args:
+            names: modalities that the night has; all of the model's by default.
+
+        Raises:
+            ModelError: the model looks at what comes later.
+            ValueError: a modality that the model does not have.
+        """
+        return WindowStream(
+            self._onward,
+            self._variables,
+            self._source.embed_shapes(self.modalities),
+            self.modalities,
+            self.names(names),
+            f"{self.checksum} {self.dtype}",
+        )
 
     def embed_signals(
         self, signals: Mapping[str, ChannelSignal], *, recording: str = ""

@@ -65,6 +65,11 @@ class MambaContext(nn.Module):
         """Whether a token sees itself and the past alone."""
         return not self.bidirectional
 
+    @property
+    def couples_batch(self) -> bool:
+        """Whether there are batch statistics."""
+        return self.batch_norm or len(self.embed) > 1
+
     @nn.compact
     def __call__(self, x: jax.Array, valid: jax.Array, *, train: bool = False) -> jax.Array:
         """Return float32 [B, L, H'], H' the last of ``embed`` or H.

@@ -109,7 +109,7 @@ class NeuronetEncoder(nn.Module):
             return jnp.take(signal, places, axis=1)
         # Slices of whole steps side by side, which cost less than a gather.
         parts = window // step
-        cut = signal[:, : (count + parts - 1) * step].reshape(len(signal), -1, step)
+        cut = signal[:, : (count + parts - 1) * step].reshape(signal.shape[0], -1, step)
         return jnp.concatenate([cut[:, i : i + count] for i in range(parts)], axis=-1)
 
     def features(self, signal: jax.Array, counted: jax.Array, *, train: bool = False) -> jax.Array:
@@ -132,7 +132,7 @@ class NeuronetEncoder(nn.Module):
             mask: only its visible tokens are seen and returned, [N, 1 + K, D].
             train: draw LoRA's dropout.
         """
-        rows, table = len(frames), jnp.asarray(self.positions)
+        rows, table = frames.shape[0], jnp.asarray(self.positions)
         x = self.patch_embed(frames.astype(self.dtype)).astype(jnp.float32) + table[None, 1:]
         x = x if mask is None else mask.take(x)
         first = jnp.broadcast_to((self.cls + table[0])[None, None], (rows, 1, self.dim))

@@ -200,7 +200,7 @@ class Synthsleepnet(nn.Module):
             tokens = self.encoders[name](
                 own.reshape(-1, own.shape[-1]), counted.reshape(-1), train=train
             )
-            tokens = tokens.reshape(len(signals), len(members), *tokens.shape[1:])
+            tokens = tokens.reshape(signals.shape[0], len(members), *tokens.shape[1:])
             for place, i in enumerate(members):
                 found[i] = tokens[:, place]
         return keep_rows(jnp.stack(found, axis=1))
@@ -261,7 +261,9 @@ class Synthsleepnet(nn.Module):
             lambda module, rows, there: module.fuse(rows, there, train=train),
             self.remat if train else "none",
         )
-        if len(rows) <= self.at_once or not self.frozen_statistics or self.is_initializing():
+        count = rows.shape[0]
+        few = not isinstance(count, int) or count <= self.at_once  # any number, in a program
+        if few or not self.frozen_statistics or self.is_initializing():
             found = call(self, rows, there)
         else:
             found = self._in_turn(call, rows, there)

@@ -82,8 +82,8 @@ class LowRank(nn.Module):
         return added.reshape(*x.shape[:-1], -1)
 
     def _each(self, x, down, up):
-        if len(x) % self.adapters:
-            raise ValueError(f"adapters={self.adapters} do not divide {len(x)} rows")
+        if x.shape[0] % self.adapters:
+            raise ValueError(f"adapters={self.adapters} do not divide {x.shape[0]} rows")
         rows = x.reshape(-1, self.adapters, *x.shape[1:])
         down = down.reshape(self.adapters, x.shape[-1], -1, self.rank)
         low = jnp.einsum("bk...d,kdnr->bk...nr", rows, down)

@@ -88,7 +88,7 @@ def ssd(
     state, before = jax.lax.scan(step, state.astype(wide), over)
     seen = jnp.moveaxis(jnp.exp(total), 2, 3)
     y += seen[..., None] * product("zkin,kzhpn->zkihp", c, before)
-    return y.reshape(len(y), -1, *y.shape[3:])[:, :length], state
+    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :length], state
 
 
 def ssd_scan(
@@ -104,7 +104,7 @@ def ssd_scan(
     wide = jnp.promote_types(x.dtype, jnp.float32)
     x, dt, a, b, c = (array.astype(wide) for array in (x, dt, a, b, c))
     if state is None:
-        state = jnp.zeros((len(x), *x.shape[2:], b.shape[-1]), wide)
+        state = jnp.zeros((x.shape[0], *x.shape[2:], b.shape[-1]), wide)
 
     def step(state, now):
         x, dt, b, c = now
@@ -173,7 +173,7 @@ def _after(first, second):
 def _cut(x, size):
     """[B, chunks, size, ...] of x [B, L, ...], whose last chunk is filled up with zeros."""
     x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2))
-    return x.reshape(len(x), -1, size, *x.shape[2:])
+    return x.reshape(x.shape[0], -1, size, *x.shape[2:])
 
 
 class Mamba2(nn.Module):
@@ -234,7 +234,7 @@ class Mamba2(nn.Module):
             lambda state: ssd(
                 x, _only(dt, valid), -jnp.exp(a_log), b, c, chunk=self.chunk, state=state
             ),
-            (len(x), heads, self.head_dim, self.d_state),
+            (x.shape[0], heads, self.head_dim, self.d_state),
         )
         y += skip[None, None, :, None] * x.astype(jnp.float32)
         y = y.reshape(*y.shape[:2], inner) * jax.nn.silu(z.astype(jnp.float32))
@@ -289,7 +289,7 @@ class Mamba1(nn.Module):
             lambda state: selective_scan(
                 x, _only(dt, valid), -jnp.exp(a_log), b, c, chunk=self.chunk, state=state
             ),
-            (len(x), inner, self.d_state),
+            (x.shape[0], inner, self.d_state),
         )
         y += skip[None, None] * x.astype(jnp.float32)
         y *= jax.nn.silu(z.astype(jnp.float32))
@@ -313,7 +313,7 @@ def _convolve(module, x, taps):
     init, length, width = _uniform(taps**-0.5), x.shape[1], x.shape[-1]
     kernel = module.param("conv_kernel", _named(init, "kernel", "mlp"), (taps, width))
     bias = module.param("conv_bias", _named(init, "mlp"), (width,))
-    shape = (len(x), taps - 1, width)
+    shape = (x.shape[0], taps - 1, width)
     if _streams(module):
         past = module.variable("cache", "past", jnp.zeros, shape, x.dtype)
         x = jnp.concatenate([past.value, x], 1)

@@ -98,7 +98,7 @@ class Finetune(nn.Module):
         if not self.causal:
             seen = "its whole window of tokens, those after it too"
         else:
-            seen = "its own token and those of its window before it"
+            seen = "its own token and at most those of its window before it"
         return f"a row has seen {seen}, of all modalities"
 
     @property
@@ -269,7 +269,9 @@ class Finetune(nn.Module):
         # Where no modality holds signal, what each makes of the tokens around it.
         fused = self.fuse(hidden, jnp.where(valid.any(2, keepdims=True), valid, here[:, None]))
         if self.context is not None:
-            fused = self.over_night(fused, valid.any(2), train=train)
+            # Rows of padding enter no batch statistics.
+            counted = valid.any(2) & (batch["weight"] > 0)[:, None]
+            fused = self.over_night(fused, counted, train=train)
         if not find_task(self.task).by_night:
             return fused, None
         if self.pooling != "cls":

@@ -35,7 +35,7 @@ import safetensors
 import safetensors.numpy
 
 import hypnos_jax
-from data_pipelines.recipes import recipe_of_model
+from data_pipelines.recipes import find_recipe, recipe_of_model
 from data_pipelines.recipes.hypnos import ROWS
 from hypnos_jax import checkpoint, plugins
 from hypnos_jax.config import frozen
@@ -136,7 +136,8 @@ def describe(
         objective: the module that it names.
         step: updates made.
         store: folder of the data.
-        recipe: {name, version} of the data's; by default that of models that read such rows.
+        recipe: {name, version} of the data's; by default that of ``config.data.recipe``, or else of
+            models that read such rows.
 
     Returns:
         ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
@@ -149,6 +150,8 @@ def describe(
         {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
     """
     data = {k: v for k, v in config["data"].items() if k not in ("path", "fill")}
+    if recipe is None and data.get("recipe"):
+        recipe = find_recipe(data["recipe"]).identity
     # As JSON has them: what is read back is equal.
     modalities = json.loads(json.dumps([dict(row) for row in objective.modalities]))
     names = [row["name"] for row in modalities if "group" in row] or [

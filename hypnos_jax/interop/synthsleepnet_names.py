@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hypnos_jax.interop.hypnos_names import Entry
-from hypnos_jax.nn.multiscale_resnet import BRANCHES, STRIDES
+from hypnos_jax.nn.multiscale_resnet import STRIDES
 
 ADAPTER = "default"  # PEFT's name of the only one
 
@@ -37,7 +37,7 @@ def encoder_entries(
     yield from _batch_norm(f"{network}/stem_norm", f"{model}.bn1")
     widths = encoder.get("widths", (64, 128, 128, 256))
     before = (encoder.get("stem", 64), *widths[:-1])
-    for kernel, _ in BRANCHES:
+    for kernel in encoder.get("kernels", (3, 5, 7)):
         for i, (width, stride) in enumerate(zip(widths, STRIDES)):
             block = f"{network}/branch_{kernel}_block_{i}"
             layer = f"{model}.layer{kernel}x{kernel}_{i + 1}.0"

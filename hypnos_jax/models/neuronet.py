@@ -37,7 +37,7 @@ class NeuronetEncoder(nn.Module):
         rate_hz: samples a second.
         samples: S.
         window_s, step_s: length of a frame, and seconds between starts, in whole samples.
-        stem, widths, squeeze: of the frame network; see ``MultiscaleResnet``.
+        stem, widths, squeeze, kernels: of the frame network; see ``MultiscaleResnet``.
         dim, depth, heads: of the transformer.
         train_positions: learn the table of positions, which begins as sines.
         lora: keyword arguments of ``LowRank`` for the attention's outputs; None for none.
@@ -54,6 +54,7 @@ class NeuronetEncoder(nn.Module):
     stem: int = 64
     widths: tuple[int, ...] = (64, 128, 128, 256)
     squeeze: int = 16
+    kernels: tuple[int, ...] = (3, 5, 7)
     dim: int = 768
     depth: int = 4
     heads: int = 8
@@ -67,7 +68,13 @@ class NeuronetEncoder(nn.Module):
     def setup(self):
         dtype = jnp.dtype(self.dtype)
         self.frame_network = MultiscaleResnet(
-            self.stem, self.widths, self.squeeze, self.frame_lora, self.frozen_statistics, dtype
+            self.stem,
+            self.widths,
+            self.squeeze,
+            self.kernels,
+            self.frame_lora,
+            self.frozen_statistics,
+            dtype,
         )
         self.patch_embed = _linear(self.feature_width, self.dim, dtype)
         self.cls = self.param("cls", nn.with_logical_partitioning(INIT, ("embed",)), (self.dim,))
@@ -82,7 +89,7 @@ class NeuronetEncoder(nn.Module):
     @property
     def feature_width(self) -> int:
         """F."""
-        return features(self._samples(self.window_s), self.widths[-1])
+        return features(self._samples(self.window_s), self.widths[-1], self.kernels)
 
     @property
     def frame_count(self) -> int:

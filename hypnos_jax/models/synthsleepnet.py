@@ -257,9 +257,9 @@ class Synthsleepnet(nn.Module):
         signals, valid = night_signals(batch, self.modalities, kept)
         shape = signals.shape[:2]
         rows, there = (x.reshape(-1, *x.shape[2:]) for x in (signals, valid))
+        # Fine-tuning may take gradients of a backbone in evaluation mode: it forgets there too.
         call = rematerialised(
-            lambda module, rows, there: module.fuse(rows, there, train=train),
-            self.remat if train else "none",
+            lambda module, rows, there: module.fuse(rows, there, train=train), self.remat
         )
         count = rows.shape[0]
         few = not isinstance(count, int) or count <= self.at_once  # any number, in a program

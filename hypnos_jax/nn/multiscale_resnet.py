@@ -22,7 +22,7 @@ from hypnos_jax.nn.linear import XAVIER, kernel_init
 from hypnos_jax.nn.transformer import Linear
 from hypnos_jax.sharding import keep_rows
 
-BRANCHES = ((3, 16), (5, 11), (7, 6))  # kernel, and width of the average at a branch's end
+POOLS = {3: 16, 5: 11, 7: 6}  # kernel of a branch, and width of the average at its end
 STRIDES = (1, 1, 2, 2)  # of a branch's blocks
 PAD = 1  # of every convolution but the stem's, whatever its kernel
 # Uniform within 1 / sqrt(inputs x taps), as PyTorch begins convolutions.
@@ -112,6 +112,7 @@ class MultiscaleResnet(nn.Module):
         stem: channels of the stem.
         widths: channels of each branch's four blocks.
         squeeze: see ``ResidualBlock``.
+        kernels: of the branches, some of 3, 5 and 7.
         lora: keyword arguments of ``LowRank``, of additions to both linear layers; None for none.
         frozen_statistics: normalise by the running statistics in training too, and leave them.
         dtype: of the products.
@@ -120,6 +121,7 @@ class MultiscaleResnet(nn.Module):
     stem: int = 64
     widths: tuple[int, ...] = (64, 128, 128, 256)
     squeeze: int = 16
+    kernels: tuple[int, ...] = (3, 5, 7)
     lora: Mapping[str, Any] | None = None
     frozen_statistics: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -137,7 +139,7 @@ class MultiscaleResnet(nn.Module):
             ValueError: the frames are too short for a branch.
         """
         rows, count, samples = frames.shape
-        width = features(samples, self.widths[-1])
+        width = features(samples, self.widths[-1], self.kernels)
         counted = jnp.repeat(counted, count)
         x = keep_rows(frames.reshape(rows * count, samples))[..., None]
         x = Convolution(self.stem, 7, 2, 3, self.dtype, name="stem_conv")(x)
@@ -145,7 +147,7 @@ class MultiscaleResnet(nn.Module):
         x = jax.nn.elu(normalised(x, counted, "stem_norm", moving))
         x = nn.max_pool(x, (3,), (2,), [(1, 1)])
         ends = []
-        for kernel, pool in BRANCHES:
+        for kernel in self.kernels:
             y = x
             for i, (features_, stride) in enumerate(zip(self.widths, STRIDES)):
                 name = f"branch_{kernel}_block_{i}"
@@ -153,7 +155,7 @@ class MultiscaleResnet(nn.Module):
                     features_, kernel, stride, self.squeeze, self.dtype, name=name
                 )
                 y = block(y, counted, train=moving)
-            ends.append(nn.avg_pool(y, (pool,)))
+            ends.append(nn.avg_pool(y, (POOLS[kernel],)))
         # Channel by channel, as published weights have it.
         x = jnp.concatenate(ends, axis=1).swapaxes(1, 2).reshape(rows, count, -1)
 
@@ -172,23 +174,25 @@ def normalised(x: jax.Array, counted: jax.Array, name: str, train: bool) -> jax.
     return BatchNorm(name=name)(keep_rows(x), counted, train=train)
 
 
-def features(samples: int, width: int) -> int:
-    """Return F of frames of so many samples, where the branches end in ``width`` channels.
+def features(samples: int, width: int, kernels: tuple[int, ...]) -> int:
+    """Return F of frames of so many samples, where branches end in ``width`` channels.
 
     Raises:
-        ValueError: the frames are too short for a branch.
+        ValueError: the frames are too short for a branch, or there is none of such a kernel.
     """
+    if unknown := sorted(set(kernels) - set(POOLS)):
+        raise ValueError(f"kernels={tuple(kernels)}: {unknown[0]} is none of {sorted(POOLS)}")
     half = (samples - 1) // 2 + 1
     total = 0
-    for kernel, pool in BRANCHES:
+    for kernel in kernels:
         length = (half - 1) // 2 + 1
         for stride in STRIDES:
             length = (length + 2 * PAD - kernel) // stride + 1
             length += 2 * PAD - kernel + 1
-        if length < pool:
+        if length < POOLS[kernel]:
             raise ValueError(
                 f"frames of {samples} samples are too short for the branch of kernel {kernel}; give"
                 " longer windows"
             )
-        total += length - pool + 1
+        total += length - POOLS[kernel] + 1
     return total * width // 2

@@ -79,12 +79,13 @@ class MaskedAutoencoding(nn.Module):
         target = jax.lax.stop_gradient(frames) if self.stop_gradient_target else frames
 
         key = self.make_rng("mask") if train else jax.random.key(0)
-        errors, views = [], []
-        for noise in jax.random.uniform(key, (len(frames), 2, frames.shape[1])).swapaxes(0, 1):
-            predicted, mask, cls = self.network.autoencode(frames, noise, train=train)
-            error = ((predicted - target) ** 2).mean(-1)
-            errors.append((error * mask.hidden).sum(1) / jnp.maximum(mask.hidden.sum(1), 1))
-            views.append(self.network.project(cls, counted, train=train))
+        noise = jax.random.uniform(key, (2 * len(frames), frames.shape[1]))
+        # Both masks of an epoch beside each other: one program, and larger products.
+        predicted, mask, cls = self.network.autoencode(jnp.repeat(frames, 2, 0), noise, train=train)
+        error = ((predicted - jnp.repeat(target, 2, 0)) ** 2).mean(-1)
+        error = (error * mask.hidden).sum(1) / jnp.maximum(mask.hidden.sum(1), 1)
+        reconstruction = error.reshape(-1, 2).mean(1)
+        views = [self.network.project(x, counted, train=train) for x in (cls[::2], cls[1::2])]
         epoch = jnp.arange(len(counted)) // channels
         contrast, hit = losses.nt_xent(
             *views,
@@ -92,7 +93,6 @@ class MaskedAutoencoding(nn.Module):
             temperature=self.temperature,
             apart=epoch[:, None] == epoch[None] if channels > 1 else None,
         )
-        reconstruction = (errors[0] + errors[1]) / 2
         cost = reconstruction * (2 if self.reduction == "sum" else 1)
         cost = jnp.where(counted, cost + self.contrast_weight * contrast, 0.0)
         weight = counted.sum().astype(jnp.float32)

@@ -215,6 +215,16 @@ def nt_xent(
     return jnp.where(counted, cost, 0.0), jnp.where(counted, hit, 0.0)
 
 
+def hidden_error(predicted: jax.Array, target: jax.Array, hidden: jax.Array) -> jax.Array:
+    """Return [N]: mean squared error of the hidden tokens of each row, over their features.
+
+    Args:
+        predicted, target: [N, T, D].
+        hidden: bool [N, T].
+    """
+    return masked_mean(((predicted - target) ** 2).mean(-1), hidden)
+
+
 def spread(tokens: jax.Array, counted: jax.Array) -> jax.Array:
     """Return the variance of each feature over all tokens of the rows that count, float32 [D].
 

@@ -222,12 +222,8 @@ class Synthsleepnet(nn.Module):
         visible = jax.vmap(TokenMask.take, 1, 1)(mask, embedded)
         rows, count, kept, dim = visible.shape
         fused = self._fuse(visible, there, train)
-        pieces = fused.reshape(rows, count, kept, dim)
-        if self.legacy_slice:
-            size = (count * kept - 1) // count
-            pieces = jnp.stack([fused[:, m : m + size] for m in range(count)], axis=1)
         return Prediction(
-            predicted=self._decode(pieces, mask),
+            predicted=self._decode(self._slices(fused, count), mask),
             hidden=mask.hidden,
             fused=self.fused_projector(
                 _mean(fused.reshape(rows, count, kept, dim), there), there.any(1), train=train
@@ -303,6 +299,14 @@ class Synthsleepnet(nn.Module):
         rows, count, each, dim = tokens.shape
         seen = jnp.repeat(there, each, axis=1)[:, None]
         return self.joint(tokens.reshape(rows, count * each, dim), seen, train=train)
+
+    def _slices(self, fused, count):
+        """What each decoder is given of the fused tokens [R, M K, H]: [R, M, K, H]."""
+        rows, tokens, dim = fused.shape
+        if not self.legacy_slice:
+            return fused.reshape(rows, count, tokens // count, dim)
+        size = (tokens - 1) // count
+        return jnp.stack([fused[:, m : m + size] for m in range(count)], axis=1)
 
     def _decode(self, pieces, mask):
         x = self.decoder_embed(pieces.astype(self.dtype)).astype(jnp.float32)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from hypnos_jax import losses, plugins
+from hypnos_jax.nn.dropout import keep_some
 from hypnos_jax.nn.fusion import HEADS, ModalityFusion, Pooling, RegressionHead
 from hypnos_jax.objectives import Embedding, Loss
 from hypnos_jax.tasks import find_task
@@ -261,7 +262,7 @@ class Finetune(nn.Module):
     def _fused(self, batch, kept, train):
         """Modalities fused, in context: [B, L, H], and for night tasks [B, H]."""
         if train and self.modality_dropout:
-            left = some(self.make_rng("modalities"), kept.any(1), self.modality_dropout)
+            left = keep_some(self.make_rng("modalities"), kept.any(1), self.modality_dropout)
             kept = kept & left[:, None]
         learning = train and self.train_backbone
         hidden, valid, cls = self.towers.encode_tokens(batch, kept, train=learning)
@@ -287,12 +288,3 @@ def _model(options, where, **more):
     if "name" not in options:
         raise ValueError(f"objective.{where}.name is missing; it is a file of hypnos_jax/models")
     return plugins.load("models", options.pop("name"))(**options, **more)
-
-
-def some(key: jax.Array, there: jax.Array, rate: float) -> jax.Array:
-    """Return bool [B, M]: modalities that stay when each goes with probability ``rate``.
-
-    Of those that are ``there`` one at least stays.
-    """
-    drawn = jnp.where(there, jax.random.uniform(key, there.shape), -1.0)
-    return (drawn >= rate) | (drawn == drawn.max(1, keepdims=True))

@@ -82,8 +82,7 @@ class MaskedAutoencoding(nn.Module):
         noise = jax.random.uniform(key, (2 * len(frames), frames.shape[1]))
         # Both masks of an epoch beside each other: one program, and larger products.
         predicted, mask, cls = self.network.autoencode(jnp.repeat(frames, 2, 0), noise, train=train)
-        error = ((predicted - jnp.repeat(target, 2, 0)) ** 2).mean(-1)
-        error = (error * mask.hidden).sum(1) / jnp.maximum(mask.hidden.sum(1), 1)
+        error = losses.hidden_error(predicted, jnp.repeat(target, 2, 0), mask.hidden)
         reconstruction = error.reshape(-1, 2).mean(1)
         views = [self.network.project(x, counted, train=train) for x in (cls[::2], cls[1::2])]
         epoch = jnp.arange(len(counted)) // channels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ class MaskedPrediction(nn.Module):
     Contrast: NT-Xent between the fused epoch and each channel, mean over the channels.
 
     Differs from the official code: channels may be missing, by epoch or night; evaluation hides the
-    same tokens each time.
+    same tokens each time. Where batch statistics are not frozen, micro-batches have their own.
 
     Attributes:
         model: keyword arguments of ``Synthsleepnet``.
@@ -90,35 +91,25 @@ class MaskedPrediction(nn.Module):
 
         target = tokens[:, :, 1:]
         target = jax.lax.stop_gradient(target) if self.stop_gradient_target else target
-        hidden = found.hidden & there[..., None]
-        error = ((found.predicted - target) ** 2).mean(-1)
-        prediction = jnp.where(hidden, error, 0.0).sum() / jnp.maximum(hidden.sum(), 1)
+        pairs = (x.reshape(-1, *x.shape[2:]) for x in (found.predicted, target, found.hidden))
+        error = losses.hidden_error(*pairs).reshape(there.shape)  # as many hidden in every channel
+        prediction = jnp.where(there, error, 0.0).sum() / jnp.maximum(there.sum(), 1)
 
-        each = [
-            losses.nt_xent(
-                found.fused, found.channels[:, m], there[:, m], temperature=self.temperature
-            )
-            for m in range(there.shape[1])
-        ]
-        cost, hits = (jnp.stack(x, 1).sum(0) for x in zip(*each))  # [M]
-        counts = there.sum(0)
+        agree = functools.partial(losses.nt_xent, temperature=self.temperature)
+        cost, hits = jax.vmap(agree, (None, 1, 1), 1)(found.fused, found.channels, there)
+        cost, counts = cost.sum(0), there.sum(0)  # [M]
         used = jnp.maximum((counts > 0).sum(), 1)
         contrast = (cost / jnp.maximum(counts, 1)).sum() / used
 
         rows = there.any(1).sum().astype(jnp.float32)
         pairs = counts.sum().astype(jnp.float32)
-        spread = jnp.stack(
-            [losses.spread(target[:, m], there[:, m]).mean() for m in range(len(counts))]
-        )
-        deviation = jnp.stack(
-            [jnp.sqrt(losses.spread(target[:, m], there[:, m])).mean() for m in range(len(counts))]
-        )
+        spread = jax.vmap(losses.spread, 1)(target, there)  # [M, D]
         metrics = {
             "prediction": (prediction * rows, rows),
             "contrast": (contrast * rows, rows),
             "accuracy": (hits.sum(), pairs),
-            "token_std": ((deviation * counts).sum(), pairs),
-            "mean_predictor": ((spread * counts).sum(), pairs),
+            "token_std": ((jnp.sqrt(spread).mean(1) * counts).sum(), pairs),
+            "mean_predictor": ((spread.mean(1) * counts).sum(), pairs),
         }
         return Loss((prediction + self.contrast_weight * contrast) * rows, rows, metrics)
 

@@ -30,10 +30,11 @@ from hypnos_jax.export.model import load_model
 from hypnos_jax.export.write import export
 from hypnos_jax.interop import sleep2vec
 from hypnos_jax.interop.formats import Part
+from hypnos_jax.nn.dropout import keep_some
 from hypnos_jax.nn.fusion import ModalityFusion, Pooling
 from hypnos_jax.objectives import ContinuesWindows, EmbedsInPieces
 from hypnos_jax.objectives.dash_infonce import DashInfonce
-from hypnos_jax.objectives.finetune import Finetune, some
+from hypnos_jax.objectives.finetune import Finetune
 from hypnos_jax.tasks import TASKS
 
 MODALITIES = (
@@ -484,11 +485,11 @@ def test_a_run_of_the_former_name_goes_on_under_the_new_one(tmp_path):
 
 def test_modalities_dropped_in_training_leave_one():
     there = jnp.array([[True, True, False]] * 2000)
-    kept = some(jax.random.key(0), there, 0.3) & there
+    kept = keep_some(jax.random.key(0), there, 0.3) & there
     counts = kept.sum(1)
     assert counts.min() == 1
     assert float(kept[:, 0].mean()) == pytest.approx(0.7 + 0.3 * 0.3 / 2, abs=0.03)
-    alone = some(jax.random.key(1), jnp.array([[False, True, False]] * 50), 0.99)
+    alone = keep_some(jax.random.key(1), jnp.array([[False, True, False]] * 50), 0.99)
     assert alone[:, 1].all()
 
 

@@ -17,6 +17,8 @@ import pytest
 from hypnos_jax import config as configs
 
 ROOT = pathlib.Path(__file__).parent.parent
+# What the second part of a config's argument is one of, by the name of the list.
+KINDS = ("SIGNAL_TYPES", "LOSSES", "TYPES", "CHANNELS", "PROTOCOLS")
 GOLDEN = pathlib.Path(__file__).parent / "golden_configs"
 
 
@@ -35,10 +37,11 @@ def modules():
 def cases():
     """(name of a dump, module, its smoke argument, argument), for all that a config offers."""
     for name, module in modules().items():
-        kinds = getattr(module, "SIGNAL_TYPES", getattr(module, "LOSSES", None))
+        kinds = next((getattr(module, name) for name in KINDS if hasattr(module, name)), ())
         arguments = itertools.product(module.SIZES, kinds) if kinds else zip(module.SIZES)
-        tasks = [("smoke", task) for task in getattr(module, "TASKS", ())]
-        smoke = ",".join(("smoke", *itertools.islice(kinds or (), 1)))
+        first = ("smoke", *itertools.islice(kinds, 1))
+        tasks = [(*first, task) for task in getattr(module, "TASKS", ())]
+        smoke = ",".join(first)
         for argument in (*arguments, *tasks):
             yield "-".join((name, *argument)), module, smoke, ",".join(argument)
 

@@ -136,6 +136,7 @@ def test_recordings_are_prepared_by_its_recipe(place):
         pipeline.load("lab.token_nights", path=place.towers_store, split="train", seed=0)
 
 
+@pytest.mark.slow
 def test_a_batch_holds_its_tokens_as_its_contract_says(place, workdir):
     source = pipeline.load("lab.token_nights", path=place.lab_store, split="train", seed=0)
     batch = source.examples(0, 2)
@@ -173,6 +174,7 @@ def test_two_processes_killed_at_once_go_on_as_the_same_run(place, workdir):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 def test_it_is_probed_beside_the_baselines(workdir, models):
     found = json.loads((workdir / "probe.json").read_text())
     staging = found["tasks"]["staging"]
@@ -185,6 +187,7 @@ def test_it_is_probed_beside_the_baselines(workdir, models):
     assert "eval/val/loss" in results
 
 
+@pytest.mark.slow
 def test_its_card_says_what_it_is_and_when_a_row_comes(models):
     card = (models.export / "README.md").read_text()
     assert "\nA masked autoencoder of 5-s tokens of EEG, EOG and chin.\n" in card
@@ -206,6 +209,7 @@ np.savez("out.npz", **{name: np.asarray(x) for name, x in out.items()})
 """
 
 
+@pytest.mark.slow
 def test_its_program_is_run_by_jax_alone(place, models):
     pytest.importorskip("flatbuffers")
     store, embedder = NightStore(place.lab_store), WindowEmbedder(models.export)
@@ -229,6 +233,7 @@ def test_its_program_is_run_by_jax_alone(place, models):
     np.testing.assert_allclose(ours.epochs, rows[0, :, 0].reshape(-1, 6, 16).mean(1), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_recordings_are_embedded_a_real_one_too(place, models, test_data):
     folder, output = place.folder / "two", place.folder / "embeddings"
     folder.mkdir()

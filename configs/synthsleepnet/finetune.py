@@ -24,6 +24,7 @@ import ml_collections
 from configs import common
 from configs.synthsleepnet import neuronet, pretrain
 
+SIZES = tuple(pretrain.SIZES)
 PROTOCOLS = ("context", "probe")
 _EVENTS = ("", "_midpoint", "_more_than_10s", "_official")
 TASKS = ("stage5", *(f"{kind}_only{rule}" for kind in ("apnea", "hypopnea") for rule in _EVENTS))
@@ -58,7 +59,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     size, protocol, task, channels, *rest = (*arg.split(","), "", "", "")
     protocol, task, channels = protocol or "context", task or "stage5", channels or "six"
     for value, known, what in (
-        (size, pretrain.SIZES, "size"),
+        (size, SIZES, "size"),
         (protocol, PROTOCOLS, "protocol"),
         (task, TASKS, "task"),
         (channels, pretrain.CHANNELS, "channels"),

@@ -38,6 +38,7 @@ ENCODERS = {
     "b": {**_THREE, "dim": 768},
     "base": {**_FOUR, "stem": 64, "widths": (64, 128, 128, 256), "squeeze": 16, "dim": 768},
 }
+SIZES = tuple(ENCODERS)
 HEADS = {"test": 2, "smoke": 2, "demo": 4}  # else 8
 # Width and layers of the decoder; widths of the projector.
 DECODERS = {

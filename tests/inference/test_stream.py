@@ -91,7 +91,7 @@ def assert_equal(rows, expected):
     assert all(row.valid == dict.fromkeys(expected, True) for row in rows)
 
 
-@pytest.mark.parametrize("lag", [True, False])
+@pytest.mark.parametrize("lag", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_stream_gives_the_rows_of_the_offline_embedding(bundle, signals, lag):
     embedder = Embedder(bundle, lag=lag)
     stream = Stream(embedder, RATES, mains_hz=50)

@@ -173,7 +173,9 @@ OURS = [
 ]
 
 
-@pytest.mark.parametrize("options", OURS, ids=str)
+@pytest.mark.parametrize(
+    "options", [pytest.param(OURS[0], marks=pytest.mark.slow), *OURS[1:]], ids=str
+)
 def test_a_model_made_here_answers_the_same_in_the_package(tmp_path, options):
     config = rq_config(**options)
     config["objective"]["modality_weights"] = [["ecg", 3.0]]

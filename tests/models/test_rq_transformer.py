@@ -198,7 +198,9 @@ def test_a_chunk_with_its_reach_before_it_equals_a_single_pass():
     np.testing.assert_allclose(got[:, :, early:], context(batch)[:, :, begin:], atol=1e-4)
 
 
-@pytest.mark.parametrize("pieces", [(1,) * 6, (5, 1, 15, 3), (24,)])
+@pytest.mark.parametrize(
+    "pieces", [(1,) * 6, pytest.param((5, 1, 15, 3), marks=pytest.mark.slow), (24,)]
+)
 @pytest.mark.parametrize("use_tracks", [False, True])
 def test_seconds_in_pieces_equal_the_full_pass(pieces, use_tracks):
     """Row i of ``advance`` has seen second i; at the start BOS stands for a second before all."""

@@ -59,7 +59,7 @@ def compiled(tokenizer, method):
     return jax.jit(functools.partial(tokenizer.apply, method=method))
 
 
-@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("strict", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_token_sees_its_second_and_no_later_one(strict):
     tokenizer, variables = made(strict_causal=strict)
     x = signal()

@@ -53,7 +53,8 @@ def test_weight_norm_starts_at_the_kernel_and_scales_by_its_gain():
 
 
 @pytest.mark.parametrize(
-    ("norm", "units", "padding", "overlap"), [("weight", 1, "zero", 2), ("rms", 2, "edge", 3)]
+    ("norm", "units", "padding", "overlap"),
+    [("weight", 1, "zero", 2), pytest.param("rms", 2, "edge", 3, marks=pytest.mark.slow)],
 )
 def test_an_encoder_sees_its_past_and_nothing_ahead(norm, units, padding, overlap):
     encoder = SeanetEncoder(

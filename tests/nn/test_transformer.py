@@ -113,7 +113,10 @@ def test_rotary_products_depend_on_distance_alone():
     np.testing.assert_allclose(rotary(x)[1, 0, :2], [np.cos(1), np.sin(1)], atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"ffn": "swiglu", "qk_norm": True, "xsa": True}])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, marks=pytest.mark.slow), {"ffn": "swiglu", "qk_norm": True, "xsa": True}],
+)
 def test_the_future_has_exactly_no_influence(options):
     model = Transformer(2, {"dim": 16, "heads": 2, "window": 4, **options})
     x = jax.random.normal(jax.random.key(1), (1, 12, 16))

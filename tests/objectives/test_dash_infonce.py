@@ -175,10 +175,11 @@ def steps_of(source, batch, *, steps=1, devices=1, **changes):
     return before, jax.device_get(after), jax.device_get(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices, changes",
     [
-        pytest.param(1, {}, marks=pytest.mark.slow),
+        (1, {}),
         (2, {"objective.weighting": "none", "objective.hard_scale": 0.0}),
     ],
 )
@@ -244,6 +245,7 @@ def test_micro_batches_take_less_memory(source):
     assert temporary(8) < 0.6 * temporary(1)
 
 
+@pytest.mark.slow
 def test_frozen_statistics_stay_bit_for_bit(source, batch):
     freeze = {"optim.freeze": ["batch_stats:towers/head/norm_0"], "train.accumulate": 2}
     before, after, _ = steps_of(source, batch, steps=20, **freeze)

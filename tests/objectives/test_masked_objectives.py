@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import start_training
 
-from hypnos_jax import checkpoint, losses, sharding
+from hypnos_jax import checkpoint, losses, metrics, sharding
 from hypnos_jax import config as configs
 from hypnos_jax.models.synthsleepnet import Synthsleepnet
 from hypnos_jax.nn.lora import LowRank
@@ -334,3 +335,25 @@ def test_a_mesh_of_eight_fuses_as_one_device_does(shape):
             placed = sharding.put_batch(batch, sharding.batch_sharding(mesh), 8)
             found.append(jax.device_get(jax.jit(objective.apply)(variables, placed)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), *found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_one_device_and_two_processes_on_a_mesh_are_the_same_run(stage_one, tmp_path, stage):
+    given = ("neuronet.py", "test,eeg") if stage == "one" else ("pretrain.py", "test,c4_eog")
+
+    def run_of(**mesh):
+        changes = {"data.path": str(stage_one / "synthetic"), "train.batch_size": 8, "evals": {}}
+        changes |= {"train.steps": 4, "logs.mfu": False, "optim.warmup_steps": 1}
+        return configs.change(load(*given), changes | {f"mesh.{k}": n for k, n in mesh.items()})
+
+    with start_training([run_of(data=2, fsdp=2)] * 2, tmp_path / "two", devices=2) as group:
+        group.wait(600)
+    with start_training([run_of(data=1, fsdp=1)], tmp_path / "alone") as group:
+        group.wait(600)
+    two, alone = (
+        [[row["loss"], row["accuracy"]] for row in metrics.read(tmp_path / name / "metrics.jsonl")]
+        for name in ("two", "alone")
+    )
+    assert len(alone) == 4
+    np.testing.assert_allclose(two, alone, rtol=1e-4)

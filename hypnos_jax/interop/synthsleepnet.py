@@ -180,7 +180,7 @@ def layout(model: Mapping[str, Any], *, multimodal: bool) -> Layout:
 
 def variable_shapes(model: Mapping[str, Any], *, multimodal: bool) -> dict[str, tuple[int, ...]]:
     """Return path -> shape of the variables that the objective has."""
-    return _traced(multimodal, json.dumps(model))
+    return _traced(multimodal, json.dumps(model, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=8)  # a model of many layers takes seconds

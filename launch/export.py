@@ -2,8 +2,9 @@
 
 Writes ``model.safetensors`` and ``config.json``, a card (``README.md``), what the run was
 (``run.json``), programs that JAX runs without this package, and beside the model of tokens the
-tokenizers that made them; or, with ``--format=hypnos`` or ``sleep2vec``, one file that the
-published code of that name loads. Exit codes: 0 done, 1 an error.
+tokenizers that made them; or, with ``--format=hypnos``, ``sleep2vec`` or
+``synthsleepnet``, one file that the published code of that name loads. Exit codes: 0 done, 1 an
+error.
 """
 
 import math
@@ -14,7 +15,10 @@ from absl import app, flags, logging
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run or an export, or a published file")
 OUTPUT = flags.DEFINE_string("output", None, "folder or file to write; an export is replaced")
 FORMAT = flags.DEFINE_enum(
-    "format", "folder", ["folder", "hypnos", "sleep2vec"], "a folder of ours, or a published format"
+    "format",
+    "folder",
+    ["folder", "hypnos", "sleep2vec", "synthsleepnet"],
+    "a folder of ours, or a published format",
 )
 STEP = flags.DEFINE_integer(
     "step", None, "checkpoint of a run, such as its best; default: the newest"

@@ -124,15 +124,17 @@ def export_published(
         raise ModelError(f"{output} exists and is no file of {name}; give a new file")
     model, missing = _whole(workdir, tokenizers, step)
     needed, objective = signal_types(model), model.config["objective"]["name"]
-    if objective != form.OBJECTIVE:
+    if objective not in form.OBJECTIVES:
         raise ModelError(
-            f"the model is of {objective}; a file of {name} is of a model of {form.OBJECTIVE}"
+            f"the model is of {objective}; a file of {name} is of a model of"
+            f" {' or '.join(form.OBJECTIVES)}"
         )
     if missing:
         raise ModelError(f"the model has no tokenizer of {missing}; give their folder (tokenizers)")
 
     def part(model):
-        return formats.Part(model.config["objective"], model.variables)
+        recipe = (model.config.get("recipe") or {}).get("name")
+        return formats.Part(model.config["objective"], model.variables, recipe)
 
     parts = {group: part(load_model(model.tokenizers[group])) for group in needed}
     try:

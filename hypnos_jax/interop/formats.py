@@ -1,6 +1,6 @@
 """The formats of published models, a module of this folder each.
 
-A module offers ``OBJECTIVE`` (the name of ours that it holds), ``recognises(path)``,
+A module offers ``OBJECTIVES`` (the names of ours that it holds), ``recognises(path)``,
 ``read(path) -> (Part, group -> Part of its tokenizers)`` and ``write(path, Part, tokenizers)``;
 what it cannot read or represent it says in a ``FormatError``.
 """
@@ -13,7 +13,9 @@ import os
 import types
 from typing import Any
 
-NAMES = ("hypnos", "sleep2vec")
+from hypnos_jax.interop.torch_file import is_torch_file
+
+NAMES = ("hypnos", "sleep2vec", "synthsleepnet")
 
 
 class FormatError(ValueError):
@@ -22,10 +24,17 @@ class FormatError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A model as a run has it: the ``objective`` of its config, and its variables."""
+    """A model as a run has it.
+
+    Attributes:
+        objective: of its config.
+        variables: collection -> nested dict of arrays.
+        recipe: name of what prepares recordings for it; None where its rows tell.
+    """
 
     objective: dict[str, Any]
     variables: dict[str, Any]
+    recipe: str | None = None
 
 
 def find(name: str) -> types.ModuleType:
@@ -40,6 +49,16 @@ def find(name: str) -> types.ModuleType:
 
 
 def recognise(path: str | os.PathLike) -> types.ModuleType:
-    """Return the module of a file's format; the first one where none knows it, to say why not."""
+    """Return the module of a file's format; the first one where none knows it, to say why not.
+
+    Raises:
+        FormatError: a file of PyTorch that no format knows.
+    """
     modules = [find(name) for name in NAMES]
-    return next((module for module in modules if module.recognises(path)), modules[0])
+    found = next((module for module in modules if module.recognises(path)), None)
+    if found is None and is_torch_file(path):
+        raise FormatError(
+            f"{path} cannot be read: it has no tensor by which one of the formats {list(NAMES)}"
+            " would be known"
+        )
+    return found or modules[0]

@@ -35,7 +35,7 @@ from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 from hypnos_jax.nn.quantize import SMALLEST_COUNT
 from hypnos_jax.runtime.tensor_files import TensorFile, aligned_empty
 
-OBJECTIVE = "rq_next_token"
+OBJECTIVES = ("rq_next_token",)
 FILE = "hypnos.safetensors"  # the bundle's name in a folder or a hub repository
 HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)")
 TARGET = "hypnos.models.rq_transformer.MultiModalRQTransformer"

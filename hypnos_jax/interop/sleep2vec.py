@@ -8,7 +8,6 @@ one more, is refused by its name.
 from __future__ import annotations
 
 import os
-import pathlib
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -18,22 +17,25 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from data_pipelines.files import atomic_write
 from data_pipelines.recipes.sleep2vec import ROWS, TOKEN_S
 from hypnos_jax.config import frozen
-from hypnos_jax.interop.formats import FormatError, Part
+from hypnos_jax.interop.formats import Part
 from hypnos_jax.interop.hypnos_names import Entry
-from hypnos_jax.interop.torch_file import TorchFileError, read_torch_file
+from hypnos_jax.interop.state_dict import (
+    StateDictError,
+    fill,
+    has_tensor,
+    read_tensors,
+    shape_of,
+    write_tensors,
+)
 from hypnos_jax.models.modality_towers import ModalityTowers
-from hypnos_jax.runtime.tensor_files import TensorFile
 
 KEYS = {name: modality.keys[0] for name, modality in ROWS.items()}
 NAMES = {key: name for name, key in KEYS.items()}
 POSITIONS = 1536  # rows of the table of angles
-OBJECTIVE = "dash_infonce"
+OBJECTIVES = ("dash_infonce",)
 PREFIXES = ("ema_model.", "model.", "")  # of training checkpoints, preferred first
 COUNTERS = ("proj_head.bn1.num_batches_tracked", "proj_head.bn2.num_batches_tracked")
 WORDS, ANGLES = (
@@ -43,19 +45,9 @@ WORDS, ANGLES = (
 LAYER = "encoder.encoder.layer."
 
 
-class StateDictError(FormatError):
-    """A checkpoint that is not one of the official code, or that these towers cannot represent."""
-
-
 def recognises(path: str | os.PathLike) -> bool:
     """Return whether a file is a checkpoint in this format, as far as its name and head tell."""
-    if pathlib.Path(path).suffix in (".pt", ".pth", ".ckpt"):
-        return True
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return any(name.endswith(ANGLES) for name in list(file.keys()))
-    except (OSError, safetensors.SafetensorError):
-        return False
+    return has_tensor(path, "tokenizer_mapping.")
 
 
 def read(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
@@ -68,7 +60,7 @@ def read(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
     Raises:
         StateDictError: it cannot be read, or a tensor is missing, left over or of a wrong shape.
     """
-    tensors = _tensors(path)
+    tensors = read_tensors(path).tensors
     for prefix in PREFIXES:
         own = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
         if any(name.startswith("tokenizer_mapping.") for name in own):
@@ -80,7 +72,7 @@ def read(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
         raise StateDictError(f"{path} has a tensor {strangers[0]!r} beside the model's")
     try:
         model = _arguments(own)
-        return Part({"name": OBJECTIVE, "model": model}, _variables(model, own)), {}
+        return Part({"name": OBJECTIVES[0], "model": model}, _variables(model, own)), {}
     except StateDictError as error:
         raise StateDictError(f"{path}: {error}") from None
 
@@ -105,10 +97,8 @@ def write(
     flat = _flat({name: tree["towers"] for name, tree in variables.items()})
     tensors = {}
     for entry in entries(model):
-        tensors[entry.theirs] = np.ascontiguousarray(entry.give(np.asarray(flat[entry.ours])))
-    tensors |= derived(model)
-    with atomic_write(path) as file:
-        safetensors.numpy.save_file(tensors, file.name, metadata={"format": "pt"})
+        tensors[entry.theirs] = entry.give(np.asarray(flat[entry.ours]))
+    write_tensors(path, tensors | derived(model), {})
 
 
 def entries(model: Mapping[str, Any]) -> list[Entry]:
@@ -188,31 +178,8 @@ def derived(model: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {ANGLES: table, WORDS: words} | {name: np.zeros((), np.int64) for name in COUNTERS}
 
 
-def _tensors(path) -> dict[str, np.ndarray]:
-    path = pathlib.Path(path)
-    if path.suffix in (".pt", ".pth", ".ckpt"):
-        try:
-            return read_torch_file(path)
-        except TorchFileError as error:
-            raise StateDictError(str(error)) from None
-    try:
-        file = TensorFile(path)
-        return {name: file.get(name) for name in sorted(file.names)}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise StateDictError(f"{path} cannot be read as a safetensors file: {error}") from None
-
-
 def _arguments(tensors) -> dict[str, Any]:
     """Keyword arguments of ``ModalityTowers``, from the shapes."""
-
-    def shape(name, axes):
-        if name not in tensors:
-            raise StateDictError(f"it lacks the tensor {name!r}")
-        if tensors[name].ndim != axes:
-            raise StateDictError(
-                f"tensor {name!r} has shape {tensors[name].shape}, not {axes} axes"
-            )
-        return tensors[name].shape
 
     keys = {name.split(".")[1] for name in tensors if name.startswith("tokenizer_mapping.")}
     unknown = sorted(keys - set(NAMES))
@@ -221,11 +188,11 @@ def _arguments(tensors) -> dict[str, Any]:
     modalities = []
     for name, key in KEYS.items():
         if key in keys:
-            frames = shape(f"tokenizer_mapping.{key}.hidden_layer.weight", 2)[1]
+            frames = shape_of(tensors, f"tokenizer_mapping.{key}.hidden_layer.weight", 2)[1]
             modalities.append({"name": name, "rate_hz": frames // TOKEN_S, "frames": frames})
     layers = {name[len(LAYER) :].split(".")[0] for name in tensors if name.startswith(LAYER)}
-    dim, token_dim = shape("embedding_projection.weight", 2)
-    head_dim = shape(ANGLES, 2)[1]
+    dim, token_dim = shape_of(tensors, "embedding_projection.weight", 2)
+    head_dim = shape_of(tensors, ANGLES, 2)[1]
     if head_dim < 2 or head_dim % 2 or dim % head_dim:
         raise StateDictError(f"tensor {ANGLES!r} has {head_dim} columns, for a width of {dim}")
     return {
@@ -233,44 +200,18 @@ def _arguments(tensors) -> dict[str, Any]:
         "dim": dim,
         "layers": len(layers),
         "heads": dim // head_dim,
-        "ffn_dim": shape(f"{LAYER}0.intermediate.dense.weight", 2)[0],
+        "ffn_dim": shape_of(tensors, f"{LAYER}0.intermediate.dense.weight", 2)[0],
         "token_dim": token_dim,
-        "projection_dim": shape("proj_head.fc1.weight", 2)[0],
-        "out_dim": shape("proj_head.fc2.weight", 2)[0],
+        "projection_dim": shape_of(tensors, "proj_head.fc1.weight", 2)[0],
+        "out_dim": shape_of(tensors, "proj_head.fc2.weight", 2)[0],
     }
 
 
 def _variables(model, tensors) -> dict[str, Any]:
-    """Variables of ``DashInfonce``; every tensor is used, and every variable written whole."""
-    known = entries(model)
+    """Variables of ``DashInfonce``."""
     fixed = derived(model)
-    for name in [entry.theirs for entry in known] + list(fixed):
-        if name not in tensors:
-            raise StateDictError(f"it lacks the tensor {name!r}")
-    left = sorted(set(tensors) - {entry.theirs for entry in known} - set(fixed))
-    if left:
-        raise StateDictError(
-            f"it has a tensor {left[0]!r} of which these towers know nothing ({len(left)} of"
-            f" {len(tensors)} are left over)"
-        )
-    if tensors[ANGLES].shape != fixed[ANGLES].shape or not np.allclose(
-        tensors[ANGLES], fixed[ANGLES], atol=1e-5
-    ):
-        raise StateDictError(f"tensor {ANGLES!r} is not the table of sines that RoFormer has")
-    shapes = variable_shapes(model)
-    flat = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
-    for entry in known:
-        theirs, wanted = tensors[entry.theirs], entry.give(flat[entry.ours]).shape
-        if theirs.shape != wanted:
-            raise StateDictError(
-                f"tensor {entry.theirs!r} has shape {theirs.shape}; {wanted} fits the others"
-            )
-        if not np.isfinite(theirs).all():
-            raise StateDictError(f"tensor {entry.theirs!r} holds NaN or infinity")
-        entry.take(theirs.astype(np.float32), flat[entry.ours])
-    unwritten = [name for name, x in flat.items() if np.isnan(x).any()]
-    if unwritten:
-        raise StateDictError(f"no tensor fills {unwritten[0]!r}")
+    tables = {ANGLES: fixed.pop(ANGLES)}
+    flat = fill(tensors, entries(model), tables, list(fixed), variable_shapes(model))
     trees = flax.traverse_util.unflatten_dict(flat, sep="/")
     return {name: {"towers": tree} for name, tree in trees.items()}
 

@@ -56,14 +56,15 @@ def encoder_entries(
         given = which if kinds.get("frame_lora") else None
         yield from dense(f"{network}/{part}", place, adapter=given)
     yield from dense(f"{ours}/patch_embed", f"{transformer}patch_embed")
-    yield Entry(f"params/{ours}/cls", f"{transformer}cls_token")
+    dim = encoder.get("dim", 768)
+    yield Entry(f"params/{ours}/cls", f"{transformer}cls_token", shape=(1, 1, -1))
     if encoder.get("train_positions"):
-        yield Entry(f"params/{ours}/positions", f"{transformer}pos_embed")
+        yield Entry(f"params/{ours}/positions", f"{transformer}pos_embed", shape=(1, -1, dim))
     for i in range(encoder.get("depth", 4)):
         yield from block_entries(
             f"{ours}/transformer/layer_{i}",
             f"{transformer}encoder_block.{i}",
-            encoder.get("dim", 768),
+            dim,
             adapter=which if kinds.get("lora") else None,
         )
     yield from norm(f"{ours}/transformer/final_norm/norm", f"{transformer}encoder_norm")
@@ -102,14 +103,13 @@ def neuronet_entries(model: Mapping[str, Any]) -> Iterator[Entry]:
     yield from encoder_entries(encoder, "network/encoder", "", "autoencoder.")
     own, theirs = "network/decoder", "autoencoder."
     yield from dense(f"{own}/embed", f"{theirs}decoder_embed")
-    yield Entry(f"params/{own}/mask_token", f"{theirs}mask_token")
+    yield Entry(f"params/{own}/mask_token", f"{theirs}mask_token", shape=(1, 1, -1))
+    dim = model.get("decoder_dim", 256)
     if encoder.get("train_positions"):
-        yield Entry(f"params/{own}/positions", f"{theirs}decoder_pos_embed")
+        place = f"{theirs}decoder_pos_embed"
+        yield Entry(f"params/{own}/positions", place, shape=(1, -1, dim))
     for i in range(model.get("decoder_depth", 3)):
-        place = f"{theirs}decoder_block.{i}"
-        yield from block_entries(
-            f"{own}/transformer/layer_{i}", place, model.get("decoder_dim", 256)
-        )
+        yield from block_entries(f"{own}/transformer/layer_{i}", f"{theirs}decoder_block.{i}", dim)
     yield from norm(f"{own}/transformer/final_norm/norm", f"{theirs}decoder_norm")
     yield from dense(f"{own}/predict", f"{theirs}decoder_pred")
     yield from projector("network/projector", "projectors")
@@ -126,17 +126,13 @@ def synthsleepnet_entries(
         groups: of ``Synthsleepnet.groups``; the official format has a copy of the encoder for each
             channel, so an encoder that several share has several tensors of one variable.
     """
-    places = list(channels.values())
+    places, dim = list(channels.values()), model.get("dim", 512)
     kinds = {"lora": model.get("lora"), "frame_lora": model.get("tuning")}
     for name, members in groups.items():
         for number, m in enumerate(members):
-            theirs = f"backbone_networks.{places[m]}.base_model.model."
+            theirs = backbone(places[m])
             yield from encoder_entries(
-                {**model["encoder"], "train_positions": True},
-                f"network/encoder_{name}",
-                theirs,
-                theirs,
-                (number, kinds),
+                model["encoder"], f"network/encoder_{name}", theirs, theirs, (number, kinds)
             )
     decoder = model.get("decoder_dim", 256)
     for m, name in enumerate(places):
@@ -145,7 +141,7 @@ def synthsleepnet_entries(
         yield from dense(f"{own}/hidden", f"{theirs}.0", at)
         yield from _batch_norm(f"{own}/norm", f"{theirs}.2", at)
         yield from dense(f"{own}/out", f"{theirs}.5", at)
-        yield Entry(f"params/{own}/table", f"modal_token_dict.{name}", at)
+        yield Entry(f"params/{own}/table", f"modal_token_dict.{name}", at, shape=(1, -1, dim))
         for i in range(model.get("decoder_depth", 3)):
             yield from block_entries(
                 f"network/decoders/layer_{i}",
@@ -161,14 +157,19 @@ def synthsleepnet_entries(
         yield from block_entries(
             f"network/joint/layer_{i}",
             f"multimodal_encoder_block.{i}",
-            model.get("dim", 512),
+            dim,
             tuned=tuned,
         )
     yield from norm("network/joint/final_norm/norm", "multimodal_encoder_norm")
     yield from dense("network/decoder_embed", "decoder_embed")
-    yield Entry("params/network/mask_token", "mask_token")
+    yield Entry("params/network/mask_token", "mask_token", shape=(1, 1, -1))
     yield from norm("network/decoder_norm/norm", "multimodal_decoder_norm")
     yield from projector("network/fused_projector", "fusion_projector")
+
+
+def backbone(channel: str) -> str:
+    """Return what the names of the tensors of a channel's encoder begin with."""
+    return f"backbone_networks.{channel}.base_model.model."
 
 
 def projector(ours: str, theirs: str, at: tuple = ()) -> Iterator[Entry]:

@@ -133,7 +133,7 @@ BIAS = "encoder.encoder.layer.1.attention.self.key.bias"
         (lambda t: t.pop(sleep2vec.COUNTERS[0]), "lacks the tensor 'proj_head.bn1.num_batches"),
         (
             lambda t: t.update(cls=np.zeros(3, np.float32)),
-            "'cls' of which these towers know nothing",
+            "'cls' of which the model knows nothing",
         ),
         (
             lambda t: t.update({BIAS: np.zeros(5, np.float32)}),

@@ -1,5 +1,6 @@
 """Pipelines: what is skipped, resumed, told; and that each of ``configs/pipelines`` can be run."""
 
+import ast
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from launch_commands import ROOT, flags_of, load_config
 
 from configs.pipelines import Step
+from data_pipelines import labels
 from data_pipelines.channels.table import CHANNELS
 from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.synthetic import write_tiny_modalities
@@ -196,12 +198,19 @@ def test_the_time_left_is_that_of_before_or_a_share(tmp_path):
     assert records.expect(two[1:]) == 10
 
 
-def test_a_step_whose_channels_no_training_night_has_is_left_out(tmp_path):
+def test_a_step_whose_channels_no_training_night_has_is_left_out(tmp_path, monkeypatch):
     write_tiny_modalities(tmp_path / "nights", seed=0)
     step = lambda *channels: Step("x", "toy", {}, "x", needs=("nights", channels))
     assert launch_steps.left_out(step("eeg", "resp_abd"), tmp_path) == ""
     why = launch_steps.left_out(step("resp_abd", "resp_thx"), tmp_path)
     assert why == f"no training night of {tmp_path / 'nights'} has resp_abd or resp_thx"
+    assert launch_steps.left_out(step("e?g"), tmp_path) == ""
+    assert "has eeg_*" in launch_steps.left_out(step("eeg_*"), tmp_path)
+    # A label of events counts where somebody looked for such events.
+    assert launch_steps.left_out(step("hypopnea_only"), tmp_path) == ""
+    monkeypatch.setattr(labels, "scored", lambda night, kinds: "arousal" in kinds)
+    assert "has hypopnea_only" in launch_steps.left_out(step("hypopnea_only"), tmp_path)
+    assert launch_steps.left_out(step("arousal"), tmp_path) == ""
 
 
 def test_what_a_pipeline_does_not_take_is_named(tmp_path):
@@ -226,6 +235,10 @@ def every_pipeline():
     given = {"demo_real.py:ecg": {"data": "PUBLIC"}, "demo_real.py:psg": {"data": "PUBLIC"}}
     given |= {"demo.py": {}, "demo.py:test": {"data": "RECORDINGS"}}
     given |= {"compare.py": {}, "compare.py:test": {"seeds": 1, "steps": 3, "hypnos": False}}
+    edf = {"data": "RECORDINGS", "recipe": "sleep_edfx", "tasks": "stage5", "protocol": "probe"}
+    given |= {"synthsleepnet.py": {}, "synthsleepnet.py:test": edf}
+    few = {"rows": "c4,six", "fractions": 0.05, "random_fractions": 1, "seeds": 2}
+    given |= {"synthsleepnet_table.py:test": few}
     assert {name.partition(":")[0] for name in given} == {path.name for path in PIPELINES}
     return given
 
@@ -242,6 +255,8 @@ def test_steps_name_flags_that_their_commands_have(name, options):
             config = load_config(step.arguments["config"])
             for flag, value in step.arguments.items():
                 if flag.startswith("config."):  # a key that the config does not have raises
+                    if str(value).startswith("("):
+                        value = ast.literal_eval(value)
                     config.update_from_flattened_dict({flag.removeprefix("config."): value})
 
 

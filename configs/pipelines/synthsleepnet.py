@@ -2,13 +2,13 @@
 
     python -m launch.pipeline --pipeline=configs/pipelines/synthsleepnet.py --output=DIR
     python -m launch.pipeline --pipeline=configs/pipelines/synthsleepnet.py:base --output=DIR \\
-        --set data=SHHS --set builder=nsrr
+        --set data=SHHS --set builder=nsrr --set cohort=shhs
 
 The argument is the size of the models, ``demo`` by default. Without ``data`` a synthetic cohort is
 written first. Stage 1 is trained on each type of channel that the nights have, stage 2 on all of
 their channels, stage 3 on each task that they have labels for. Options: ``data``; ``recipe``, such
-as ``sleep_edfx``, and ``builder`` of ``prepare_nights``; ``nights`` and ``hours`` of the synthetic
-cohort; ``tasks`` (by commas) and ``protocol`` of stage 3; ``jobs``.
+as ``sleep_edfx``, ``builder`` and ``cohort`` of ``prepare_nights``; ``nights`` and ``hours`` of the
+synthetic cohort; ``tasks`` (by commas) and ``protocol`` of stage 3; ``jobs``.
 """
 
 import json
@@ -26,6 +26,7 @@ def get_pipeline(
     data: str = "",
     recipe: str = "synthsleepnet",
     builder: str = "folder",
+    cohort: str = "",
     nights: int = 40,
     hours: float = 1.0,
     tasks: str = TASKS,
@@ -35,8 +36,9 @@ def get_pipeline(
     """Return the steps; the options are those of the file's docstring."""
     title = "SynthSleepNet on own recordings" if data else "SynthSleepNet on simulated nights"
     own = {"config.data.recipe": recipe, "config.data.modalities": "()"}  # all of the store
+    store = {"recipe": recipe, "builder": builder, "cohort": cohort, "jobs": jobs}
     steps = [
-        *prepare(data, recipe=recipe, builder=builder, nights=nights, hours=hours, jobs=jobs),
+        *prepare(data, nights=nights, hours=hours, **store),
         *train_encoders(size, recipe=recipe),
         fuse(size, "stage 2", "model", own),
         evaluate("stage 2", "model"),
@@ -67,23 +69,24 @@ def get_pipeline(
 
 
 def prepare(
-    data: str, *, recipe: str, builder: str, nights: int, hours: float, jobs: int
+    data: str, *, recipe: str, builder: str, cohort: str, nights: int, hours: float, jobs: int
 ) -> list[Step]:
     """Return the steps that make ``nights``, of a folder of recordings or of simulated ones.
 
     Args:
         data: the folder; "" simulates.
-        recipe, builder: of ``prepare_nights``.
+        recipe, builder, cohort: of ``prepare_nights``.
         nights, hours: how many simulated ones, and their length.
         jobs: processes.
     """
     store = {"recipe": recipe, "output": NIGHTS, "builder": builder, "jobs": jobs}
+    store |= {"cohort": cohort} if cohort else {}
     if data:
         return [Step("prepare_nights", "prepare_nights", {"input": data, **store}, "nights", 60)]
-    cohort = {"output": "{output}/recordings", "nights": nights, "seed": 0, "hours": hours}
+    people = {"output": "{output}/recordings", "nights": nights, "seed": 0, "hours": hours}
     store = {"input": "{output}/recordings", **store}
     return [
-        Step("synthesize", "synthesize", cohort | {"jobs": jobs}, "recordings", 40),
+        Step("synthesize", "synthesize", people | {"jobs": jobs}, "recordings", 40),
         Step("prepare_nights", "prepare_nights", store, "nights", 40),
     ]
 
@@ -99,11 +102,11 @@ def train_encoders(size: str, *, recipe: str) -> list[Step]:
                 "workdir": f"{{output}}/encoders/{kind}",
                 "config.data.path": NIGHTS,
                 "config.data.recipe": recipe,
-                "config.data.modalities": f"('{kind}_*',)",  # of those, what the nights have
+                "config.data.modalities": f"('{kind}*',)",  # of those, what the nights have
             },
             f"encoders/{kind}",
             150,
-            ("nights", (f"{kind}_*", kind)),
+            ("nights", (f"{kind}*",)),
         )
         for kind in TYPES
     ]

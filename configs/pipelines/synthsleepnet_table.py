@@ -2,7 +2,7 @@
 
     python -m launch.pipeline --pipeline=configs/pipelines/synthsleepnet_table.py --output=DIR
     python -m launch.pipeline --pipeline=configs/pipelines/synthsleepnet_table.py:base \\
-        --output=DIR --set data=SHHS --set builder=nsrr
+        --output=DIR --set data=SHHS --set builder=nsrr --set cohort=shhs --set people=50
 
 Rows are sets of channels (``configs/synthsleepnet/pretrain.py``), each with a stage 2 of its own on
 a shared stage 1; each is asked for sleep stages, apneas and hypopneas by epoch, by a probe head and
@@ -15,8 +15,10 @@ share that always saying the most frequent class gets, prevalence, kappa, AUROC 
 
 The argument is the size of the models, ``demo`` by default. Options, several by commas: ``rows``,
 ``protocols``, ``tasks``, ``fractions`` of the labels (1 is all) and ``random_fractions`` of probes on
-random weights; ``seeds``, how many choices of a part of the labels and of the head's start;
-``rules`` and ``leak`` (false leaves them out); and those of ``synthsleepnet.py``.
+random weights; ``people`` of training whose labels are used (0: all; the official code has 50);
+``seeds``, how many choices of a part of the labels and of the head's start; ``rules`` and ``leak``
+(false leaves them out); ``data``, ``builder``, ``cohort``, ``nights``, ``hours`` and ``jobs`` as in
+``synthsleepnet.py``.
 """  # noqa: E501
 
 from configs.pipelines import Step
@@ -32,6 +34,7 @@ def get_pipeline(
     *,
     data: str = "",
     builder: str = "folder",
+    cohort: str = "",
     nights: int = 120,
     hours: float = 1.0,
     rows: str = "c4,c4_eog,c4_eog_ecg,four,six",
@@ -39,6 +42,7 @@ def get_pipeline(
     tasks: str = "stage5,apnea_only,hypopnea_only",
     fractions: str | float = "0.01,0.05,1",
     random_fractions: str | float = "0.01,1",
+    people: int = 0,
     seeds: int = 3,
     rules: bool = True,
     leak: bool = True,
@@ -54,10 +58,16 @@ def get_pipeline(
         if row not in NAMES:
             raise ValueError(f"rows={rows}: no row {row!r}; there are {sorted(NAMES)}")
     shares, random_shares = (_shares(text) for text in (fractions, random_fractions))
-    last, run = chosen[-1], Runs(size)
+    last, run = chosen[-1], Runs(size, people)
     steps = [
         *prepare(
-            data, recipe="synthsleepnet", builder=builder, nights=nights, hours=hours, jobs=jobs
+            data,
+            recipe="synthsleepnet",
+            builder=builder,
+            cohort=cohort,
+            nights=nights,
+            hours=hours,
+            jobs=jobs,
         ),
         *train_encoders(size, recipe="synthsleepnet"),
     ]
@@ -94,9 +104,9 @@ def _shares(text: str | float) -> list[float]:
 class Runs:
     """Stage 3, run by run."""
 
-    def __init__(self, size: str):
-        """Take the size of the models."""
-        self.size = size
+    def __init__(self, size: str, people: int):
+        """Take the size of the models, and how many people's labels are used (0: all)."""
+        self.size, self.people = size, people
 
     def all(self, row, protocol, task, shares, seeds, **more) -> list[Step]:
         """Return the runs of each share of the labels and each seed."""
@@ -129,6 +139,8 @@ class Runs:
             leak: trained on the people of the test.
         """
         changes = {"config.seed": seed, "config.data.few_shot_seed": seed}
+        if self.people:
+            changes["config.data.few_shot_subjects"] = self.people
         if share < 1:
             changes["config.data.few_shot"] = share
         if not random:

@@ -1,6 +1,7 @@
 """Pipelines: what is skipped, resumed, told; and that each of ``configs/pipelines`` can be run."""
 
 import ast
+import fnmatch
 import json
 import os
 import re
@@ -299,3 +300,17 @@ def test_the_demo_ends_with_a_report(tmp_path):
     again = run()
     assert again.returncode == 0 and "$ python" not in again.stdout
     assert json.loads((tmp_path / "pipeline.json").read_text())["steps"]["report"]["done"]
+
+
+def test_stage_1_reads_all_channels_of_its_type_and_stage_2_begins_from_it():
+    steps = load_pipeline("configs/pipelines/synthsleepnet.py", {})
+    types = runpy.run_path(str(ROOT / "configs/synthsleepnet/neuronet.py"))["TYPES"]
+    every = [name for names in types.values() for name in names]
+    for kind, names in types.items():
+        [step] = [step for step in steps if step.name == f"stage 1 {kind}"]
+        [pattern] = ast.literal_eval(step.arguments["config.data.modalities"])
+        assert fnmatch.filter(every, pattern) == list(names)
+        assert step.needs == ("nights", (pattern,))
+    [fused] = [step for step in steps if step.name == "stage 2"]
+    begun = json.loads(fused.arguments["config.train.init_from"])
+    assert [entry["source"] for entry in begun] == [f"{{output}}/encoders/{x}" for x in types]

@@ -36,7 +36,7 @@ COLUMNS = {
 LEAK = "LEAK: the people of the test"
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True)
 class Setting:
     """What distinguishes a row.
 
@@ -47,6 +47,7 @@ class Setting:
         channels: names.
         trained: what of the model was trained, in words.
         share: of the labels of training; above 1 a number of windows.
+        of_people: how many people of training these are a share of; 0: all.
     """
 
     task: str
@@ -55,20 +56,22 @@ class Setting:
     channels: tuple[str, ...]
     trained: str
     share: float
+    of_people: int = 0
 
     @classmethod
     def of(cls, config: dict) -> Setting:
         """Read the config of a fine-tuning run."""
         objective, data = config["objective"], config["data"]
         rows, context = objective["backbone"]["modalities"], objective.get("context")
-        frozen = not objective.get("train_backbone") and not objective["backbone"].get("tuning")
+        tuned = objective.get("train_backbone", True) or objective["backbone"].get("tuning")
         return cls(
             task=objective["task"],
             trained_on=data.get("trained_on", "train"),
             weights="pretrained" if config["train"].get("init_from") else "random",
             channels=tuple(row["name"] for row in rows),
-            trained=("head" if frozen else "tuned") + (", context" if context else ""),
+            trained=("tuned" if tuned else "head") + (", context" if context else ""),
             share=data.get("few_shot") or 1.0,
+            of_people=data.get("few_shot_subjects", 0),
         )
 
 
@@ -95,14 +98,26 @@ def read_rows(folders: Sequence[pathlib.Path]) -> list[Row]:
     """Return the rows of all tested runs below some folders, ordered."""
     found = {}
     for path in _files(folders, TESTED):
-        setting = Setting.of(json.loads((path.parent / "config.json").read_text()))
-        found.setdefault(setting, []).append(json.loads(path.read_text()))
-    return [_row(setting, reports) for setting, reports in sorted(found.items(), key=_order)]
+        config = json.loads((path.parent / "config.json").read_text())
+        key = (Setting.of(config), _but_seeds(config))
+        found.setdefault(key, []).append(json.loads(path.read_text()))
+    return [_row(setting, found[setting, rest]) for setting, rest in sorted(found, key=_order)]
 
 
-def _order(item: tuple[Setting, list]) -> tuple:
-    setting = item[0]
-    own = (len(setting.channels), setting.channels, setting.trained, setting.share)
+def _but_seeds(config: dict) -> str:
+    """What of a config must be the same for two runs to be two seeds of one, as JSON."""
+    left_out = {"data": ("path", "few_shot_seed", "manifest_sha256"), "train": ("init_from",)}
+    kept = {
+        name: {k: v for k, v in config.get(name, {}).items() if k not in left_out.get(name, ())}
+        for name in ("objective", "data", "optim", "train")
+    }
+    return json.dumps(kept, sort_keys=True)
+
+
+def _order(key: tuple[Setting, str]) -> tuple:
+    setting = key[0]
+    own = (len(setting.channels), setting.channels, setting.trained)
+    own = (*own, setting.of_people, setting.share)
     return setting.task, setting.trained_on != "train", setting.weights, *own
 
 
@@ -194,9 +209,11 @@ def short(channels: Sequence[str]) -> str:
     return " ".join(name.split("_", 1)[-1] for name in channels)
 
 
-def share_of(share: float) -> str:
-    """Return a share of the labels in words."""
-    return f"{100 * share:g} %" if share <= 1 else f"{share:g} windows"
+def share_of(setting: Setting) -> str:
+    """Return the share of the labels in words."""
+    share = setting.share
+    text = f"{100 * share:g} %" if share <= 1 else f"{share:g} windows"
+    return f"{text} of {setting.of_people} people" if setting.of_people else text
 
 
 def _answers(rows: Sequence[Row]) -> list[str]:
@@ -211,7 +228,7 @@ def _answers(rows: Sequence[Row]) -> list[str]:
         for row in own:
             said = row.setting
             leak = "" if said.trained_on == "train" else f" ({LEAK})"
-            shown = [short(said.channels), said.weights, said.trained + leak, share_of(said.share)]
+            shown = [short(said.channels), said.weights, said.trained + leak, share_of(said)]
             best = find_task(task).metric
             lines.append(_line([*shown, *(_value(row.metrics.get(n), n == best) for n in columns)]))
         seeds = sorted({row.seeds for row in own})

@@ -59,6 +59,8 @@ def test_runs_that_differ_in_seeds_alone_are_one_row(runs):
     assert rows["stage5", "random", "head"].metrics["kappa"]["value"] == 0.1
     assert rows["stage5", "pretrained", "tuned, context"].setting.share == 0.01
     assert len(read_rows([runs])) == 5  # a leak is no seed
+    write_run(runs / "f", "stage5", ["eeg_c4"], 0.9, few_shot_seed=3, window_tokens=2)
+    assert len(read_rows([runs])) == 6  # nor is another config
 
 
 def test_the_table_names_leaks_and_what_accuracy_hides(runs, tmp_path):

@@ -74,7 +74,16 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
 
     config = ml_collections.ConfigDict()
     config.seed = 777 if accelerator else 0
-    kept = ("share", "frozen_statistics", "dim", "depth", "heads", "at_once", "dtype")
+    kept = (
+        "share",
+        "frozen_statistics",
+        "dim",
+        "depth",
+        "heads",
+        "decoder_dim",
+        "at_once",
+        "dtype",
+    )
     additions = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "stabilised": True, "start": "gaussian"}
     config.objective = {
         "name": "finetune",

@@ -314,3 +314,12 @@ def test_stage_1_reads_all_channels_of_its_type_and_stage_2_begins_from_it():
     [fused] = [step for step in steps if step.name == "stage 2"]
     begun = json.loads(fused.arguments["config.train.init_from"])
     assert [entry["source"] for entry in begun] == [f"{{output}}/encoders/{x}" for x in types]
+
+
+@pytest.mark.parametrize("size", ["test", "smoke", "demo", "small", "base"])
+def test_the_network_of_stage_3_has_the_sizes_of_stage_2s(size):
+    before = load_config(f"configs/synthsleepnet/pretrain.py:{size}").objective.model
+    after = load_config(f"configs/synthsleepnet/finetune.py:{size}").objective.backbone
+    sizes = ("encoder", "share", "dim", "depth", "heads", "decoder_dim", "dtype")
+    assert {k: before[k] for k in sizes} == {k: after[k] for k in sizes}
+    assert before.lora.rank == after.lora.rank

@@ -127,7 +127,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "modalities": pretrain.CHANNELS[channels],
         "sites": (),  # all
         "events": events,
-        "few_shot": 0,  # windows of training, or a share of them; 0: all
+        "few_shot": 0.0,  # windows of training, or a share of them; 0: all
         "few_shot_subjects": 0,
         "few_shot_seed": 0,
         "trained_on": "train",  # another split is a leak; see the source

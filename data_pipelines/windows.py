@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import fnmatch
 
 import numpy as np
 
@@ -143,6 +144,8 @@ def modalities_of(
 ) -> list[Row]:
     """Return the modalities of a store in their canonical order; only those named, where any are.
 
+    A name may be a pattern, such as ``"eeg_*"``: of those modalities all that the store has.
+
     Raises:
         PipelineError: the store holds no modalities, or not these, or at other rates, or was
             prepared by another recipe than the one that is named.
@@ -163,11 +166,11 @@ def modalities_of(
         )
     known = [row for name, row in recipe.rows.items() if name in there]
     for name in names:
-        if name not in {row.name for row in known}:
+        if not fnmatch.filter([row.name for row in known], name):
             raise PipelineError(
                 f"{store.path} has no modality {name!r}; it has {sorted(row.name for row in known)}"
             )
-    chosen = [row for row in known if row.name in (names or there)]
+    chosen = [row for row in known if any(fnmatch.fnmatchcase(row.name, n) for n in names or "*")]
     for row in chosen:
         if there[row.name] != row.rate_hz:
             raise PipelineError(

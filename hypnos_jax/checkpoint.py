@@ -314,8 +314,33 @@ class SaveTimer:
         return rings
 
 
+def best_step(workdir: str | os.PathLike) -> int:
+    """Return the good checkpoint with the best ``config.checkpoints.best_metric``.
+
+    The newest one where none was evaluated.
+
+    Raises:
+        CheckpointError: no good checkpoint, or the run names no ``best_metric``.
+    """
+    steps, root = good_steps(workdir), pathlib.Path(workdir).resolve() / "checkpoints"
+    if not steps:
+        raise CheckpointError(f"{workdir} holds no complete checkpoint")
+    options = _load_meta(root / str(steps[-1]))["config"].get("checkpoints", {})
+    metric = options.get("best_metric")
+    if not metric:
+        raise CheckpointError(
+            f"{workdir}: config.checkpoints.best_metric does not say what is best"
+        )
+    sign = 1 if options.get("best", "lowest") == "lowest" else -1
+    scores = {step: sign * metrics_of(root / str(step)).get(metric, math.nan) for step in steps}
+    scores = {step: score for step, score in scores.items() if math.isfinite(score)}
+    if not scores:
+        logging.warning("%s: no checkpoint has a %s; the newest is taken", workdir, metric)
+    return min(scores, key=scores.get, default=steps[-1])
+
+
 def restore_variables(
-    workdir: str | os.PathLike, step: int | None = None
+    workdir: str | os.PathLike, step: int | str | None = None
 ) -> tuple[dict, int, dict]:
     """Load what evaluation and export need: the config and the variables, not the optimizer.
 
@@ -323,7 +348,8 @@ def restore_variables(
 
     Args:
         workdir: a run's folder.
-        step: which checkpoint; the newest good one by default.
+        step: which checkpoint; ``"best"`` for that of ``best_step``; the newest good one by
+            default.
 
     Returns:
         The config as a dict, the step, and the variables (``params``, averaged where the run keeps
@@ -333,6 +359,8 @@ def restore_variables(
         CheckpointError: no good checkpoint, or the one asked for is missing or damaged.
     """
     root = pathlib.Path(workdir).resolve() / "checkpoints"
+    if step == "best":
+        step = best_step(workdir)
     if step is not None:
         fault = damage(root / str(step))
         if fault:

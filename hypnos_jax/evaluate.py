@@ -309,7 +309,7 @@ class Evaluation:
 def evaluate(
     workdir: str | os.PathLike,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     changes: dict | None = None,
     output: str | os.PathLike | None = None,
 ) -> dict[str, float]:
@@ -317,7 +317,7 @@ def evaluate(
 
     Args:
         workdir: a run's folder, or any other model that ``export.load_model`` takes.
-        step: which checkpoint of a run; the newest good one by default.
+        step: which checkpoint of a run, or ``"best"``; the newest good one by default.
         changes: dotted config key -> value, such as ``{"evals.probe.nights": PATH}``.
         output: folder that gets ``evaluation.json`` and what evaluators write; the run's by
             default, none for another model.

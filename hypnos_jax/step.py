@@ -33,7 +33,8 @@ class TrainOptions:
         skip_not_finite: batches in a row that may be skipped, the state unchanged, because their
             loss or gradient is not finite; 0 stops the run at the first.
         init_from: a model to begin from (a run's workdir, an export, published weights), or a list
-            of ``{"source", "subtrees", "fresh"}``, one entry for each of several; "" for none.
+            of ``{"source", "subtrees", "fresh", "optional"}``, one entry for each of several, or
+            its JSON text; "" for none.
             Read once: a resumed run does not need it.
         init_subtrees, init_fresh: what of it goes where, and what may be new; see
             ``warm_start.choose``. Also the defaults of a list's entries.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 
@@ -50,8 +51,9 @@ def choose(
     Args:
         shapes: the run's state, or its shapes.
         source: whatever ``export.load_model`` takes: a run's workdir, an export, published weights;
-            or a list of ``{"source", "subtrees", "fresh"}``, for each of which ``subtrees`` and
-            ``fresh`` below are the defaults.
+            or a list of ``{"source", "subtrees", "fresh", "optional"}``, or its JSON text.
+            ``subtrees`` and ``fresh`` below are the defaults of each; an optional one is left
+            unread where nothing here lies below its paths.
         subtrees: (path there, path here) pairs, without the collection's name, such as
             ``(("towers", "towers"),)``; () for everything here.
         fresh: patterns (see ``hypnos_jax.param_paths``) of parameters that may be new here, such as
@@ -63,6 +65,11 @@ def choose(
         ConfigError: an entry of the list has an unknown key, or no source.
         ModelError: a source is no model.
     """
+    if isinstance(source, str) and source.lstrip().startswith("["):
+        try:
+            source = json.loads(source)
+        except ValueError as error:
+            raise WarmStartError(f"config.train.init_from={source}: no JSON: {error}") from error
     if not isinstance(source, list | tuple):
         return _choose(shapes, source, subtrees, fresh)
     arrays, owner, provenance = {}, {}, []
@@ -76,7 +83,7 @@ def choose(
             )
         arrays |= own.arrays
         owner |= dict.fromkeys(own.arrays, entry["source"])
-        provenance.append(own.provenance)
+        provenance += [own.provenance] if own.arrays else []
     return Weights(arrays, provenance)
 
 
@@ -85,11 +92,15 @@ def _choose(
     source: str | os.PathLike | LoadedModel,
     subtrees: Sequence[tuple[str, str]],
     fresh: Sequence[str],
+    optional: bool = False,
 ) -> Weights:
     """The weights of one source; see ``choose``."""
-    model = load_model(source)
     own = {"params": shapes.params, **shapes.collections}
     own = flax.traverse_util.flatten_dict(own, sep="/")
+    wanted = any(_renamed(name, here, there) for name in own for there, here in subtrees)
+    if optional and not wanted:
+        return Weights({}, {})
+    model = load_model(source)
     theirs = flax.traverse_util.flatten_dict(model.variables, sep="/")
     new = set()
     if fresh:

@@ -1,10 +1,10 @@
 """Evaluate a model, or follow a run: ``python -m launch.evaluate --workdir=DIR [--follow]``.
 
 Without ``--follow``: every evaluator of the run's config, those of eval jobs (``every: "job"``)
-too, at its newest good checkpoint or ``--step``; a table and ``DIR/evaluation.json`` come of it.
-``DIR`` may be an export too, which gets nothing unless ``--output`` says so. ``--set`` changes or
-adds to the config, repeatedly: ``--set=evals.probe.nights=PATH`` (a value is JSON where it can be,
-else a string).
+too, at its newest good checkpoint, ``--step`` or the ``--best`` one; a table and
+``DIR/evaluation.json`` come of it. ``DIR`` may be an export too, which gets nothing unless
+``--output`` says so. ``--set`` changes or adds to the config, repeatedly:
+``--set=evals.probe.nights=PATH`` (a value is JSON where it can be, else a string).
 
 With ``--follow``: an eval job. It runs the evaluators with ``every: "job"`` on every checkpoint of
 a run, once, as they appear, and ends with the run; ``DIR`` may be a URL that fsspec reaches.
@@ -22,6 +22,7 @@ from launch.overrides import settings
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run, or of an export")
 STEP = flags.DEFINE_integer("step", None, "checkpoint to evaluate; the newest good one by default")
+BEST = flags.DEFINE_bool("best", False, "evaluate the best by config.checkpoints.best_metric")
 SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the config, such as evals.val.limit=4")
 OUTPUT = flags.DEFINE_string("output", None, "folder for evaluation.json; the run's by default")
 FOLLOW = flags.DEFINE_bool("follow", False, "evaluate every checkpoint of a run as it appears")
@@ -32,8 +33,10 @@ POLL_S = flags.DEFINE_float("poll_s", 5, "between two looks at the folder", 0.01
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    if FOLLOW.value and (STEP.value is not None or OUTPUT.value):
-        raise app.UsageError("--follow takes neither --step nor --output")
+    if FOLLOW.value and (STEP.value is not None or BEST.value or OUTPUT.value):
+        raise app.UsageError("--follow takes neither --step, --best nor --output")
+    if BEST.value and STEP.value is not None:
+        raise app.UsageError("give --step or --best")
     logging.set_verbosity(logging.INFO)
     try:
         changes = settings("set", SET.value)
@@ -49,7 +52,10 @@ def main(argv):
     compile_cache.keep()
     try:
         results = evaluate(
-            WORKDIR.value, step=STEP.value, changes=changes, output=OUTPUT.value or None
+            WORKDIR.value,
+            step="best" if BEST.value else STEP.value,
+            changes=changes,
+            output=OUTPUT.value or None,
         )
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)

@@ -23,6 +23,7 @@ FORMAT = flags.DEFINE_enum(
 STEP = flags.DEFINE_integer(
     "step", None, "checkpoint of a run, such as its best; default: the newest"
 )
+BEST = flags.DEFINE_bool("best", False, "export the best by config.checkpoints.best_metric")
 TOKENIZERS = flags.DEFINE_string(
     "tokenizers", None, "folder with a model per signal type; default: those beside the tokens"
 )
@@ -41,7 +42,8 @@ def main(argv):
     checkpoint.quiet()
 
     try:
-        given = {"tokenizers": TOKENIZERS.value, "step": STEP.value}
+        step = "best" if BEST.value else STEP.value
+        given = {"tokenizers": TOKENIZERS.value, "step": step}
         if FORMAT.value == "folder":
             more = {"programs": PROGRAMS.value, "licence": LICENCE.value}
             model = export(WORKDIR.value, OUTPUT.value, **given, **more)

@@ -8,6 +8,7 @@ what it makes: each of these finds for itself what of it is left to do.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import inspect
 import json
@@ -102,20 +103,23 @@ def inputs(step: Step, folder: pathlib.Path) -> str:
 
 
 def left_out(step: Step, folder: pathlib.Path) -> str:
-    """Return why a step is left out, or "".
+    """Return why a step is left out, or "" where it is not.
 
     Raises:
         StoreError: the store that it asks is not there.
     """
     if step.needs is None:
         return ""
-    from data_pipelines.store import NightStore  # not for a list of commands
+    from data_pipelines.labels import EVENT_LABELS, scored  # not for a list of commands
+    from data_pipelines.store import NightStore
 
-    store, channels = step.needs
+    store, names = step.needs
     for night in NightStore(folder / store).select("train"):
-        if set(channels) & set(night.channels):
-            return ""
-    return f"no training night of {folder / store} has {' or '.join(channels)}"
+        for name in names:
+            label = EVENT_LABELS.get(name)
+            if scored(night, label.kinds) if label else fnmatch.filter(night.channels, name):
+                return ""
+    return f"no training night of {folder / store} has {' or '.join(names)}"
 
 
 class Records:

@@ -90,6 +90,30 @@ def test_the_best_stay_too(plan, tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
 
 
+@pytest.mark.parametrize("best, step", [("highest", 2), ("lowest", 1)])
+def test_the_best_by_the_runs_own_metric_is_restored(plan, tmp_path, best, step):
+    metric = {"best_metric": "eval/v/kappa", "best": best}
+    keep = checkpoint.Checkpoints(tmp_path)
+    made, meta = plan[0](), {"config": {"checkpoints": metric}}
+    for number, kappa in enumerate([0.3, 0.5, None], 1):
+        keep.save(number, made, meta, {} if kappa is None else {"eval/v/kappa": kappa})
+    keep.close()
+    assert checkpoint.restore_variables(tmp_path, "best")[1] == step
+    assert checkpoint.restore_variables(tmp_path)[1] == 3
+
+
+def test_the_newest_is_the_best_where_none_was_evaluated(plan, tmp_path):
+    keep = checkpoint.Checkpoints(tmp_path)
+    for number in (1, 2):
+        keep.save(number, plan[0](), {"config": {"checkpoints": {"best_metric": "eval/v/x"}}}, {})
+    keep.save(3, plan[0](), {"config": {}}, {})
+    keep.close()
+    with pytest.raises(seals.CheckpointError, match="best_metric does not say what is best"):
+        checkpoint.best_step(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints/3")
+    assert checkpoint.best_step(tmp_path) == 2
+
+
 def test_one_run_at_a_time(plan, copy):
     with contextlib.closing(checkpoint.Checkpoints(copy)) as keep:
         keep.restore(plan[1])

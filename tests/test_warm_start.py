@@ -1,5 +1,6 @@
 """Runs that begin from other weights, with parts of them frozen or slower."""
 
+import json
 import shutil
 
 import jax
@@ -81,6 +82,19 @@ def test_a_run_begins_from_several_sources_of_which_each_owns_its_arrays(source,
     names = f"{source} and {other} both claim params/kernel .1 arrays"
     with pytest.raises(warm_start.WarmStartError, match=names):
         refused(twice)
+    # As JSON, as a command line has it; and an optional source of what is not here stays unread.
+    missing = {"source": str(tmp_path / "none"), "subtrees": [["out", "towers"]]}
+    given = json.dumps([*parts, {**missing, "optional": True}])
+    again = run(tmp_path / "again", train__init_from=given, **kept)
+    jax.tree.map(
+        np.testing.assert_array_equal, variables(again)["params"], variables(workdir)["params"]
+    )
+    with pytest.raises(ValueError, match="none"):
+        refused([*parts, missing])
+    with pytest.raises(ValueError, match="none"):
+        refused([{**missing, "subtrees": [["out", "out"]], "optional": True}])
+    with pytest.raises(warm_start.WarmStartError, match="no JSON"):
+        refused("[{]")
     with pytest.raises(config.ConfigError, match=r"init_from\[1\].subtree: did you mean"):
         refused([parts[0], {"source": str(other), "subtree": []}])
 

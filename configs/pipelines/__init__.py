@@ -19,8 +19,10 @@ class Step(NamedTuple):
         output: the file or folder that the step makes, relative to the pipeline's folder; no other
             step has the same.
         expected_s: about what it takes on two cores, for the first estimate of the time left.
-        needs: a store, relative to the pipeline's folder, and channels: where no training night of
-            the store has any of them, the step is left out. None for a step that always runs.
+        needs: a store, relative to the pipeline's folder, and names: of channels, patterns such as
+            ``"eeg_*"``, or labels of events (``data_pipelines.labels.EVENT_LABELS``). Where no
+            training night of the store has any of them, the step is left out. None for a step that
+            always runs.
     """
 
     name: str

@@ -75,7 +75,16 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
 
     config = ml_collections.ConfigDict()
     config.seed = 777 if accelerator else 0
-    kept = ("share", "frozen_statistics", "dim", "depth", "heads", "at_once", "dtype")
+    kept = (
+        "share",
+        "frozen_statistics",
+        "dim",
+        "depth",
+        "heads",
+        "decoder_dim",
+        "at_once",
+        "dtype",
+    )
     additions = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "stabilised": True, "start": "gaussian"}
     config.objective = {
         "name": "finetune",
@@ -119,9 +128,10 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "modalities": pretrain.CHANNELS[channels],
         "sites": (),  # all
         "events": events,
-        "few_shot": 0,  # windows of training, or a share of them; 0: all
+        "few_shot": 0.0,  # windows of training, or a share of them; 0: all
         "few_shot_subjects": 0,
         "few_shot_seed": 0,
+        "trained_on": "train",  # another split is a leak; see the source
         "max_damaged": 0.01,  # share of the records
         "fill": (("objective.backbone.modalities", "modalities"),),
     }

@@ -156,6 +156,13 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "split": "validation",
             "limit": 100 if accelerator else 8,  # batches
         },
-        "probe": {"type": "linear_probe", "every": "job"},  # python -m launch.evaluate
+        # python -m launch.evaluate
+        "probe": {
+            "type": "linear_probe",
+            "every": "job",
+            "tasks": ("staging", "apnea_only", "hypopnea_only"),  # where nights have such labels
+            "fractions": (0.01, 0.05, 1.0),  # of the people of training
+        },
+        "knn": {"type": "knn", "every": "job"},
     }
     return config.lock()

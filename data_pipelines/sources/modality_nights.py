@@ -10,13 +10,14 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
 from data_pipelines.labels import EVENT_LABELS, UNKNOWN, TokenLabels
 from data_pipelines.pipeline import Batch, DamagePolicy, PipelineError, Source
 from data_pipelines.recipes import find_recipe
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.shuffle import mix, permute
-from data_pipelines.store import ChannelSignal, DamagedRecordError, NightStore
+from data_pipelines.store import SPLITS, ChannelSignal, DamagedRecordError, NightStore
 from data_pipelines.windows import (
     TOKEN_S,
     SubjectMetadata,
@@ -47,6 +48,7 @@ def open_source(
     few_shot: float = 0,
     few_shot_subjects: int = 0,
     few_shot_seed: int = 0,
+    trained_on: str = "train",
     max_damaged: float = 0.01,
     threads: int | None = None,
 ) -> NightSource:
@@ -71,6 +73,9 @@ def open_source(
         few_shot_subjects: of the training split, keep that many people first, likewise; 0 keeps
             all.
         few_shot_seed: another is another choice.
+        trained_on: the split whose nights stand in for those of training. Anything but ``"train"``
+            is a leak, and every run of it says so: ``"test"`` is how SynthSleepNet's official code
+            makes its probes of apnea and hypopnea, by mistake. For showing what that does.
         max_damaged: share of the records that may be damaged and left out; one always may, unless
             this is 0.
         threads: readers.
@@ -85,6 +90,11 @@ def open_source(
             f"{window_tokens}, so that no token is left out, or 0 for windows that do not overlap"
         )
     training = split == "train"
+    if trained_on not in SPLITS:
+        raise PipelineError(f"config.data.trained_on={trained_on!r}: it is one of {SPLITS}")
+    if training and trained_on != "train":
+        logging.warning("LEAK: config.data.trained_on=%s, as labels of training", trained_on)
+        split = trained_on
     rows = modalities_of(store, tuple(modalities), "modality_nights", recipe)
     windows = Windows.of(
         store,

@@ -119,7 +119,7 @@ def draw_summary(
     for key in sorted({k for line in lines(model) for k in line if k.endswith("/loss")}):
         if key.startswith("eval/"):
             middle.plot(*curve(model, key), "o-", label=key.split("/")[1], color="#D55E00")
-    _finish(middle, "RQ-Transformer: nats per code", len(steps) > 0)
+    _finish(middle, "model: loss", len(steps) > 0)
     tasks = (probe or {}).get("tasks", {})
     for k, found in enumerate(tasks.values()):
         metric = "auroc" if found["ranked"] else "kappa"

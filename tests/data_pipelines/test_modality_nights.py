@@ -373,3 +373,26 @@ def test_a_whole_night_is_one_window_cut_at_its_end(tmp_path):
     assert source.num_examples == 1
     assert (everything(source)["stage"] == 2).all()
     assert load(path, window_tokens=1534).num_examples == 2
+
+
+def test_patterns_choose_what_the_store_has(nights):
+    names = lambda *wanted: [
+        row["name"] for row in load(nights, modalities=wanted).describe()["modalities"]
+    ]
+    assert names("e?g") == [name for name in names() if name in ("eeg", "ecg", "eog", "emg")] != []
+    assert names("eeg", "e*g") == names("e*g")
+    with pytest.raises(pipeline.PipelineError, match=r"no modality 'eeg_\*'; it has"):
+        names("eeg", "eeg_*")
+
+
+def test_a_leak_is_asked_for_by_name_and_told(nights, caplog):
+    test = everything(load(nights, "test", window_tokens=6))
+    with caplog.at_level("WARNING"):
+        leak = everything(load(nights, window_tokens=6, trained_on="test"))
+    assert "LEAK: config.data.trained_on=test" in caplog.text
+    assert windows_of(leak) == windows_of(test)
+    validation = load(nights, "validation", window_tokens=6, trained_on="test")
+    own = everything(load(nights, "validation", window_tokens=6))
+    assert windows_of(everything(validation)) == windows_of(own)
+    with pytest.raises(pipeline.PipelineError, match="trained_on='all': it is one of"):
+        load(nights, trained_on="all")

@@ -1,5 +1,7 @@
 """Pipelines: what is skipped, resumed, told; and that each of ``configs/pipelines`` can be run."""
 
+import ast
+import fnmatch
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import pytest
 from launch_commands import ROOT, flags_of, load_config
 
 from configs.pipelines import Step
+from data_pipelines import labels
 from data_pipelines.channels.table import CHANNELS
 from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.synthetic import write_tiny_modalities
@@ -196,12 +199,19 @@ def test_the_time_left_is_that_of_before_or_a_share(tmp_path):
     assert records.expect(two[1:]) == 10
 
 
-def test_a_step_whose_channels_no_training_night_has_is_left_out(tmp_path):
+def test_a_step_whose_channels_no_training_night_has_is_left_out(tmp_path, monkeypatch):
     write_tiny_modalities(tmp_path / "nights", seed=0)
     step = lambda *channels: Step("x", "toy", {}, "x", needs=("nights", channels))
     assert launch_steps.left_out(step("eeg", "resp_abd"), tmp_path) == ""
     why = launch_steps.left_out(step("resp_abd", "resp_thx"), tmp_path)
     assert why == f"no training night of {tmp_path / 'nights'} has resp_abd or resp_thx"
+    assert launch_steps.left_out(step("e?g"), tmp_path) == ""
+    assert "has eeg_*" in launch_steps.left_out(step("eeg_*"), tmp_path)
+    # A label of events counts where somebody looked for such events.
+    assert launch_steps.left_out(step("hypopnea_only"), tmp_path) == ""
+    monkeypatch.setattr(labels, "scored", lambda night, kinds: "arousal" in kinds)
+    assert "has hypopnea_only" in launch_steps.left_out(step("hypopnea_only"), tmp_path)
+    assert launch_steps.left_out(step("arousal"), tmp_path) == ""
 
 
 def test_what_a_pipeline_does_not_take_is_named(tmp_path):
@@ -226,6 +236,10 @@ def every_pipeline():
     given = {"demo_real.py:ecg": {"data": "PUBLIC"}, "demo_real.py:psg": {"data": "PUBLIC"}}
     given |= {"demo.py": {}, "demo.py:test": {"data": "RECORDINGS"}}
     given |= {"compare.py": {}, "compare.py:test": {"seeds": 1, "steps": 3, "hypnos": False}}
+    edf = {"data": "RECORDINGS", "recipe": "sleep_edfx", "tasks": "stage5", "protocol": "probe"}
+    given |= {"synthsleepnet.py": {}, "synthsleepnet.py:test": edf}
+    few = {"rows": "c4,six", "fractions": 0.05, "random_fractions": 1, "seeds": 2}
+    given |= {"synthsleepnet_table.py:test": few}
     assert {name.partition(":")[0] for name in given} == {path.name for path in PIPELINES}
     return given
 
@@ -242,6 +256,8 @@ def test_steps_name_flags_that_their_commands_have(name, options):
             config = load_config(step.arguments["config"])
             for flag, value in step.arguments.items():
                 if flag.startswith("config."):  # a key that the config does not have raises
+                    if str(value).startswith("("):
+                        value = ast.literal_eval(value)
                     config.update_from_flattened_dict({flag.removeprefix("config."): value})
 
 
@@ -284,3 +300,26 @@ def test_the_demo_ends_with_a_report(tmp_path):
     again = run()
     assert again.returncode == 0 and "$ python" not in again.stdout
     assert json.loads((tmp_path / "pipeline.json").read_text())["steps"]["report"]["done"]
+
+
+def test_stage_1_reads_all_channels_of_its_type_and_stage_2_begins_from_it():
+    steps = load_pipeline("configs/pipelines/synthsleepnet.py", {})
+    types = runpy.run_path(str(ROOT / "configs/synthsleepnet/neuronet.py"))["TYPES"]
+    every = [name for names in types.values() for name in names]
+    for kind, names in types.items():
+        [step] = [step for step in steps if step.name == f"stage 1 {kind}"]
+        [pattern] = ast.literal_eval(step.arguments["config.data.modalities"])
+        assert fnmatch.filter(every, pattern) == list(names)
+        assert step.needs == ("nights", (pattern,))
+    [fused] = [step for step in steps if step.name == "stage 2"]
+    begun = json.loads(fused.arguments["config.train.init_from"])
+    assert [entry["source"] for entry in begun] == [f"{{output}}/encoders/{x}" for x in types]
+
+
+@pytest.mark.parametrize("size", ["test", "smoke", "demo", "small", "base"])
+def test_the_network_of_stage_3_has_the_sizes_of_stage_2s(size):
+    before = load_config(f"configs/synthsleepnet/pretrain.py:{size}").objective.model
+    after = load_config(f"configs/synthsleepnet/finetune.py:{size}").objective.backbone
+    sizes = ("encoder", "share", "dim", "depth", "heads", "decoder_dim", "dtype")
+    assert {k: before[k] for k in sizes} == {k: after[k] for k in sizes}
+    assert before.lora.rank == after.lora.rank

@@ -29,6 +29,7 @@ DYNAMO_LABEL = "EEG DYNAM-O"
 DYNAMO_START = datetime.datetime(1985, 1, 1, 22, 0, 0)  # of no meaning: the source gives none
 UCDDB_LABEL = "EEG UCDDB"  # C3-A2 or C4-A1, which the source does not say
 UCDDB_UV = 125.0  # of a unit, so that deep sleep is about 40 uV; the header's unit is nominal
+UCDDB_UNSCORED = 8
 # Clock time at the start of each night of UCDDB, from its table of subjects.
 UCDDB_STARTS = {
     "002": "00:11:04",
@@ -72,7 +73,9 @@ def write_dynamo(source: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def write_ucddb(source: pathlib.Path, folder: pathlib.Path) -> int:
-    """Write nights of UCDDB as EDF, flat where an epoch is missing; copy their scoring.
+    """Write nights of UCDDB as EDF, flat where an epoch is missing; and their scoring.
+
+    Stages of missing epochs are written as unscored: nothing is to be told from a flat line.
 
     Returns:
         How many.
@@ -92,15 +95,17 @@ def write_ucddb(source: pathlib.Path, folder: pathlib.Path) -> int:
         if name[5:] not in UCDDB_STARTS:
             raise ValueError(f"{file}: when this night began is not in UCDDB_STARTS")
         with np.load(file, allow_pickle=False) as night:
-            eeg, rate_hz = night["eeg"], int(night["rate_hz"])
+            eeg, epochs, rate_hz = night["eeg"], night["epoch"], int(night["rate_hz"])
             whole = np.zeros((len(night["stage"]), eeg.shape[1]))
-            whole[night["epoch"]] = eeg * (float(night["step"]) * UCDDB_UV)
+            whole[epochs] = eeg * (float(night["step"]) * UCDDB_UV)
         start = datetime.datetime.fromisoformat(f"1985-01-01T{UCDDB_STARTS[name[5:]]}")
         peak = float(np.ceil(np.abs(whole).max()))
         signal = EdfSignal(UCDDB_LABEL, "uV", rate_hz, whole.ravel(), -peak, peak)
         write_edf(folder / f"{name}.edf", [signal], start)
-        for suffix in ("stage", "respevt"):
-            shutil.copyfile(source / f"{name}_{suffix}.txt", folder / f"{name}_{suffix}.txt")
+        stages = np.full(len(whole), UCDDB_UNSCORED)
+        stages[epochs] = np.loadtxt(source / f"{name}_stage.txt", int)[epochs]
+        np.savetxt(folder / f"{name}_stage.txt", stages, fmt="%d")
+        shutil.copyfile(source / f"{name}_respevt.txt", folder / f"{name}_respevt.txt")
     return len(files)
 
 

@@ -1,9 +1,12 @@
 """Make one folder of small public sleep recordings: ``python -m launch.gather_public --help``.
 
-``--input`` has ``dynamo/`` (DYNAM-O: ``segment_data.mat`` and ``segment_stages.csv``),
-``sleep-edf/`` (``short_psg.edf``, ``short_psg.bdf``) and ``nox-a1/`` (``subject1.edf``). The
-recordings go to ``--output``, the segment of DYNAM-O as EDF with its scoring beside it. The labels
-of these montages are those of ``configs/pipelines/public_aliases.toml``.
+``--input`` has ``dynamo/`` (DYNAM-O: ``segment_data.mat`` and ``segment_stages.csv``), and for
+``--which=pieces`` (the default) ``sleep-edf/`` (``short_psg.edf``, ``short_psg.bdf``) and
+``nox-a1/`` (``subject1.edf``); for ``--which=one_eeg``, recordings of one scored EEG,
+``ucddb-eeg/``: ``NAME_eeg.npz`` with epochs of the EEG of nights of UCDDB, and the original
+``NAME_stage.txt`` and ``NAME_respevt.txt``. The recordings go to ``--output``, as EDF with their
+scoring beside them. The labels of these montages are those of
+``configs/pipelines/public_aliases.toml``.
 """
 
 import datetime
@@ -15,6 +18,7 @@ from absl import app, flags, logging
 
 INPUT = flags.DEFINE_string("input", None, "folder of public recordings")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the recordings, to write")
+WHICH = flags.DEFINE_enum("which", "pieces", ["pieces", "one_eeg"], "Which recordings.")
 
 FILES = {  # file of the public folder -> its name as a recording
     "sleep-edf/short_psg.edf": "sleep_edf_5min.edf",
@@ -23,6 +27,30 @@ FILES = {  # file of the public folder -> its name as a recording
 }
 DYNAMO_LABEL = "EEG DYNAM-O"
 DYNAMO_START = datetime.datetime(1985, 1, 1, 22, 0, 0)  # of no meaning: the source gives none
+UCDDB_LABEL = "EEG UCDDB"  # C3-A2 or C4-A1, which the source does not say
+UCDDB_UV = 125.0  # of a unit, so that deep sleep is about 40 uV; the header's unit is nominal
+UCDDB_UNSCORED = 8
+# Clock time at the start of each night of UCDDB, from its table of subjects.
+UCDDB_STARTS = {
+    "002": "00:11:04",
+    "005": "23:28:42",
+    "006": "23:57:14",
+    "007": "23:30:22",
+    "009": "22:35:22",
+    "010": "22:51:18",
+    "011": "22:47:38",
+    "013": "23:44:00",
+    "014": "23:37:59",
+    "017": "23:16:05",
+    "018": "23:49:02",
+    "019": "23:30:33",
+    "020": "23:48:21",
+    "021": "22:52:05",
+    "023": "22:55:51",
+    "025": "00:25:37",
+    "026": "22:58:13",
+    "027": "22:56:30",
+}
 
 
 def write_dynamo(source: pathlib.Path, folder: pathlib.Path) -> None:
@@ -44,19 +72,60 @@ def write_dynamo(source: pathlib.Path, folder: pathlib.Path) -> None:
     scoring.write_edf_annotations(folder / "dynamo-Hypnogram.edf", stages, start=DYNAMO_START)
 
 
+def write_ucddb(source: pathlib.Path, folder: pathlib.Path) -> int:
+    """Write nights of UCDDB as EDF, flat where an epoch is missing; and their scoring.
+
+    Stages of missing epochs are written as unscored: nothing is to be told from a flat line.
+
+    Returns:
+        How many.
+
+    Raises:
+        ValueError: there are none, or one whose start is not known.
+    """
+    import numpy as np
+
+    from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
+
+    files = sorted(source.glob("ucddb*_eeg.npz"))
+    if not files:
+        raise ValueError(f"{source} has no ucddbNNN_eeg.npz")
+    for file in files:
+        name = file.name.removesuffix("_eeg.npz")
+        if name[5:] not in UCDDB_STARTS:
+            raise ValueError(f"{file}: when this night began is not in UCDDB_STARTS")
+        with np.load(file, allow_pickle=False) as night:
+            eeg, epochs, rate_hz = night["eeg"], night["epoch"], int(night["rate_hz"])
+            whole = np.zeros((len(night["stage"]), eeg.shape[1]))
+            whole[epochs] = eeg * (float(night["step"]) * UCDDB_UV)
+        start = datetime.datetime.fromisoformat(f"1985-01-01T{UCDDB_STARTS[name[5:]]}")
+        peak = float(np.ceil(np.abs(whole).max()))
+        signal = EdfSignal(UCDDB_LABEL, "uV", rate_hz, whole.ravel(), -peak, peak)
+        write_edf(folder / f"{name}.edf", [signal], start)
+        stages = np.full(len(whole), UCDDB_UNSCORED)
+        stages[epochs] = np.loadtxt(source / f"{name}_stage.txt", int)[epochs]
+        np.savetxt(folder / f"{name}_stage.txt", stages, fmt="%d")
+        shutil.copyfile(source / f"{name}_respevt.txt", folder / f"{name}_respevt.txt")
+    return len(files)
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     source, folder = pathlib.Path(INPUT.value), pathlib.Path(OUTPUT.value)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, recording in FILES.items():
-            shutil.copyfile(source / name, folder / recording)
+        if WHICH.value == "one_eeg":
+            count = write_ucddb(source / "ucddb-eeg", folder)
+        else:
+            count = len(FILES)
+            for name, recording in FILES.items():
+                shutil.copyfile(source / name, folder / recording)
         write_dynamo(source / "dynamo", folder)
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1
-    print(f"{folder}: {len(FILES) + 1} recordings")
+    print(f"{folder}: {count + 1} recordings")
     return 0
 
 

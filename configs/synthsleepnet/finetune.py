@@ -9,7 +9,8 @@ The argument is ``size``, ``size,protocol``, ``size,protocol,task`` or
 epoch by epoch (the paper's linear probing); ``context`` (default), low-rank additions, a Mamba-2
 over 20 epochs and that head. The task is ``stage5`` by default, or one of apneas and hypopneas by
 epoch, such as ``apnea_only`` (rules: docs/data.md). Channels are those of ``pretrain.py``, whose
-run ``init_from`` names; a model of one channel type is fine-tuned by ``backbone.name=neuronet``.
+run ``init_from`` names, or one type of ``neuronet.py``, such as ``eeg``, and its run: stage 3 right
+after stage 1.
 Optimizer, batch, head and context stand here as the official code has them where nothing else is
 said; it chose checkpoints by the test people, here by the validation split.
 
@@ -62,7 +63,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         (size, SIZES, "size"),
         (protocol, PROTOCOLS, "protocol"),
         (task, TASKS, "task"),
-        (channels, pretrain.CHANNELS, "channels"),
+        (channels, {**pretrain.CHANNELS, **neuronet.TYPES}, "channels"),
     ):
         if value not in known:
             raise ValueError(f"no {what} {value!r}; use one of {sorted(known)}")
@@ -70,36 +71,41 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         raise ValueError(f"{arg!r} has more than size, protocol, task and channels")
     window, step, batch, steps, rate = RUNS[protocol][size]
     context, accelerator = protocol == "context", size not in ("test", "smoke", "demo")
-    before = pretrain.get_config(f"{size},{channels}").objective.model
+    alone = channels in neuronet.TYPES
+    stage = neuronet if alone else pretrain
+    before = stage.get_config(f"{size},{channels}").objective.model
     events = () if task == "stage5" else (task,)
 
     config = ml_collections.ConfigDict()
     config.seed = 777 if accelerator else 0
-    kept = (
-        "share",
-        "frozen_statistics",
-        "dim",
-        "depth",
-        "heads",
-        "decoder_dim",
-        "at_once",
-        "dtype",
-    )
+    kept = ("share", "frozen_statistics", "dim", "depth", "heads", "at_once")
     additions = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "stabilised": True, "start": "gaussian"}
+    additions = additions if context else None
+    encoder = neuronet.encoder(size)
+    if alone:
+        backbone = {
+            "name": "neuronet",
+            "encoder": {**encoder, "frame_lora": additions, "frozen_statistics": True},
+        }
+    else:
+        backbone = {
+            "name": "synthsleepnet",
+            "encoder": encoder,
+            "lora": {**before.lora, "dropout": 0.0},
+            "tuning": additions,
+            **{name: before[name] for name in kept},
+        }
     config.objective = {
         "name": "finetune",
         "backbone": {
-            "name": "synthsleepnet",
+            **backbone,
             "modalities": (),  # those of the data, by data.fill
-            "encoder": neuronet.encoder(size),
-            "lora": {**before.lora, "dropout": 0.0},
-            "tuning": additions if context else None,
             "remat": "all" if context and accelerator else "none",
-            **{name: before[name] for name in kept},
+            "dtype": before.dtype,
         },
         "train_backbone": False,  # in evaluation mode; its low-rank additions are trained
         "task": task,
-        "fusion": "mean",  # the channels are fused already
+        "fusion": "mean",  # of channels that are not fused already
         "head": "mlp",
         "head_dropout": 0.5,
         "modality_dropout": 0.0,
@@ -125,7 +131,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "recipe": "synthsleepnet",
         "window_tokens": window,
         "step_tokens": step,
-        "modalities": pretrain.CHANNELS[channels],
+        "modalities": stage.TYPES[channels] if alone else stage.CHANNELS[channels],
         "sites": (),  # all
         "events": events,
         "few_shot": 0.0,  # windows of training, or a share of them; 0: all

@@ -162,7 +162,7 @@ def synthsleepnet_entries(
         )
     yield from norm("network/joint/final_norm/norm", "multimodal_encoder_norm")
     yield from dense("network/decoder_embed", "decoder_embed")
-    yield Entry("params/network/mask_token", "mask_token", shape=(1, 1, -1))
+    yield Entry("params/network/mask_token/embedding", "mask_token", shape=(1, 1, -1))
     yield from norm("network/decoder_norm/norm", "multimodal_decoder_norm")
     yield from projector("network/fused_projector", "fusion_projector")
 

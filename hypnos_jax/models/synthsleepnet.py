@@ -82,6 +82,22 @@ class ChannelEmbedding(nn.Module):
         return keep_rows(x[:, 1:]).astype(jnp.float32) + table[None]
 
 
+class MaskToken(nn.Module):
+    """What stands for a hidden token; a module, so that it is there only where there are decoders.
+
+    Attributes:
+        dim: its width.
+    """
+
+    dim: int
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """Return [dim]."""
+        init = nn.with_logical_partitioning(INIT, ("embed",))
+        return self.param("embedding", init, (self.dim,))
+
+
 class Synthsleepnet(nn.Module):
     """The encoders, the joint transformer, and what they are pretrained by.
 
@@ -161,9 +177,7 @@ class Synthsleepnet(nn.Module):
         )
         width = next(iter(self.encoders.values())).dim
         self.decoder_embed = _linear(self.dim, self.decoder_dim, dtype)
-        self.mask_token = self.param(
-            "mask_token", nn.with_logical_partitioning(INIT, ("embed",)), (self.decoder_dim,)
-        )
+        self.mask_token = MaskToken(self.decoder_dim)
         layer = vit_layer(self.decoder_dim, self.decoder_heads, dtype)
         self.decoders = Transformer(self.decoder_depth, layer, norm=False, remat=self.remat)
         self.decoder_norm = LayerNorm(epsilon=EPSILON)
@@ -311,7 +325,7 @@ class Synthsleepnet(nn.Module):
     def _decode(self, pieces, mask):
         x = self.decoder_embed(pieces.astype(self.dtype)).astype(jnp.float32)
         fill = jax.vmap(TokenMask.fill, (1, 1, None), 1)
-        x = fill(mask, x, self.mask_token)
+        x = fill(mask, x, self.mask_token())
         x = keep_rows(x + positions(x.shape[2], self.decoder_dim)[None, None])
         x = self.decoder_norm(_each(lambda module, x: module(x), self.decoders, x))
         x = _each(lambda module, x: module(x), self.predictors, x.astype(self.dtype))

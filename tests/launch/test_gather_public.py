@@ -8,20 +8,44 @@ import numpy as np
 
 from data_pipelines.channels.resolve import load_aliases
 from data_pipelines.recordings.opening import open_recording
-from data_pipelines.scoring import read_scoring
+from data_pipelines.scoring import read_beside, read_scoring
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-def test_the_recordings_are_gathered_with_the_scoring_of_one(test_data, tmp_path):
-    command = [sys.executable, "-m", "launch.gather_public"]
-    command += [f"--input={test_data}", f"--output={tmp_path}"]
+def gather(*arguments):
+    command = [sys.executable, "-m", "launch.gather_public", *arguments]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+
+
+def test_the_recordings_are_gathered_with_the_scoring_of_one(test_data, tmp_path):
+    gather(f"--input={test_data}", f"--output={tmp_path}")
     names = ["dynamo.edf", "nox_a1_2min.edf", "sleep_edf_5min.edf", "sleep_edf_5min_bdf.bdf"]
     files = [path for path in tmp_path.iterdir() if "Hypnogram" not in path.name]
     assert sorted(path.name for path in files) == names
     labels = {label for path in files for label in open_recording(path).labels}
     aliases = load_aliases(ROOT / "configs/pipelines/public_aliases.toml")
-    assert {label for entries in aliases.values() for label in entries} <= labels
+    known = {label for entries in aliases.values() for label in entries}
+    assert known - labels == {"EEG UCDDB"}
     stages = read_scoring(tmp_path / "dynamo-Hypnogram.edf").stages
     assert len(stages) > 150 and np.isin(stages, [0, 1, 2, 3, 4]).mean() > 0.9
+
+
+def test_nights_of_one_eeg_lie_on_their_grid_beside_their_scoring(test_data, tmp_path):
+    ucddb = tmp_path / "public/ucddb-eeg"
+    ucddb.mkdir(parents=True)
+    (tmp_path / "public/dynamo").symlink_to(test_data / "dynamo")
+    for part in ("eeg.npz", "stage.txt", "respevt.txt"):
+        (ucddb / f"ucddb018_{part}").symlink_to(test_data / f"ucddb-eeg/ucddb018_{part}")
+    folder = tmp_path / "recordings"
+    gather("--which=one_eeg", f"--input={tmp_path / 'public'}", f"--output={folder}")
+    assert {path.name for path in folder.glob("*.edf")} >= {"dynamo.edf", "ucddb018.edf"}
+    night = open_recording(folder / "ucddb018.edf")
+    with np.load(ucddb / "ucddb018_eeg.npz") as file:
+        wanted = file["eeg"][100] * float(file["step"]) * 125
+        assert night.duration_s == 30 * len(file["stage"])
+    np.testing.assert_allclose(night.read(0, 3000, 3030), wanted, atol=0.1)
+    assert night.start_of_day_s == (23 * 60 + 49) * 60 + 2
+    found, _ = read_beside(folder / "ucddb018.edf", recording=night, code_book="ucddb")
+    assert len(found.stages) == 822
+    assert found.events and found.events[0].onset_s > 0

@@ -6,11 +6,11 @@ Ours is the step of ``hypnos_jax.train`` at size ``base`` in float32. The refere
 modules at the same sizes, rebuilt from the layers of ``torch.nn`` alone: a Python loop over the 27
 frames of an epoch, whose batch norms see one place of a frame at a time; blocks of ViT with
 PyTorch's own attention; one encoder a channel; low-rank additions; AdamW and a clip. Its parameters
-are counted against the published numbers. Each side is a process of its own, with a thread a core, and
-both take turns: the figure is the median over the pairs of the ratio of two turns that follow each
-other. A night is 960 epochs of four channels, scaled from ``--epochs``. ``stage2_legacy`` is ours as
-the official code has it: batch norms that drift, targets through which the gradient flows. Prints
-JSON objects, and a table.
+are counted against the published numbers. Each side is a process of its own, with a thread a core,
+and both take turns: the figure is the median over the pairs of the ratio of two turns that follow
+each other. A night is 960 epochs of four channels, scaled from ``--epochs``. ``stage2_legacy`` is
+ours as the official code has it: batch norms that drift, targets through which the gradient flows.
+Prints JSON objects, and a table.
 """
 
 import json
@@ -310,7 +310,7 @@ def ours(job: str) -> None:
             variables = nn.unbox(jax.jit(plan.init)(0))
 
             def embed(variables, batch):
-                return objective.apply(variables, batch, method="embed")[0]
+                return objective.apply(variables, batch, method="embed").rows
 
             traced = jax.jit(embed).trace(variables, batch)
         else:

@@ -41,10 +41,9 @@ def draw_table(rows: Sequence, path: str | os.PathLike, *, title: str = "") -> N
     size = (1.2 + sum(widths), 8.4)
     figure, axes = new_figure(2, len(questions), size, width_ratios=widths)
     for column, (question, own) in enumerate(questions.items()):
-        judged = "kappa" if find_task(own[0].setting.task).kind == "classes" else "auprc"
         for axis, metric, guess in (
             (axes[column], "accuracy", "majority_accuracy"),
-            (axes[len(questions) + column], judged, "prevalence"),
+            (axes[len(questions) + column], judged_by(own[0].setting.task), "prevalence"),
         ):
             _panel(axis, own, places[question], metric, guess, kinds, shares)
             axis.set_title(f"{places[question][0][0]}: {METRICS[metric]}", fontsize=10)
@@ -54,6 +53,11 @@ def draw_table(rows: Sequence, path: str | os.PathLike, *, title: str = "") -> N
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     save_figure(figure, path)
+
+
+def judged_by(task: str) -> str:
+    """Return the metric that tells most of a task: no share of a class makes it high."""
+    return "kappa" if find_task(task).kind == "classes" else "auprc"
 
 
 def _question(task: str) -> tuple | str:

@@ -18,10 +18,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data_pipelines.files import atomic_write
-from hypnos_jax.reports.answers_figure import draw_table
+from hypnos_jax.reports.answers_figure import draw_table, judged_by
 from hypnos_jax.reports.figures import METRICS, NAMES
 from hypnos_jax.runtime.files import write_json
-from hypnos_jax.tasks import find_task
 
 TESTED, PROBED = "downstream_test.json", "probe.json"
 COLUMNS = {
@@ -229,7 +228,7 @@ def _answers(rows: Sequence[Row]) -> list[str]:
             said = row.setting
             leak = "" if said.trained_on == "train" else f" ({LEAK})"
             shown = [short(said.channels), said.weights, said.trained + leak, share_of(said)]
-            best = find_task(task).metric
+            best = judged_by(task)
             lines.append(_line([*shown, *(_value(row.metrics.get(n), n == best) for n in columns)]))
         seeds = sorted({row.seeds for row in own})
         told = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))

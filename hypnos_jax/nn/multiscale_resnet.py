@@ -91,13 +91,13 @@ class ResidualBlock(nn.Module):
             x = Convolution(self.features, *shape, pad, self.dtype, name=f"{name}_conv")(x)
             return normalised(x, counted, f"{name}_norm", train)
 
-        y = elu(step(x, "first", self.kernel, self.stride))
+        y = jax.nn.elu(step(x, "first", self.kernel, self.stride))
         y = step(y, "second", self.kernel, 1)
         if self.squeeze:
             y = y * self._excitation(y)
         if self.stride > 1 or x.shape[-1] != self.features:
             x = step(x, "shortcut", 1, self.stride, pad=0)
-        return elu(y + x[:, : y.shape[1]])
+        return jax.nn.elu(y + x[:, : y.shape[1]])
 
     def _excitation(self, y):
         """One number from 0 to 1 a channel, [N, 1, C] (squeeze-and-excitation, 1709.01507)."""
@@ -147,7 +147,7 @@ class MultiscaleResnet(nn.Module):
         x = keep_rows(frames.reshape(rows * count, samples))[..., None]
         x = Convolution(self.stem, 7, 2, 3, self.dtype, name="stem_conv")(x)
         moving = train and not self.frozen_statistics
-        x = elu(normalised(x, counted, "stem_norm", moving))
+        x = jax.nn.elu(normalised(x, counted, "stem_norm", moving))
         x = _halved(x)
         ends = []
         for kernel in self.kernels:
@@ -167,7 +167,7 @@ class MultiscaleResnet(nn.Module):
             made = Linear(names, x.shape[-1], width, **options, initialiser=XAVIER, name=name)
             return keep_rows(made(x.astype(self.dtype), train=train)).astype(jnp.float32)
 
-        x = elu(layer("hidden", x, ("embed", "mlp")))
+        x = jax.nn.elu(layer("hidden", x, ("embed", "mlp")))
         return layer("out", x, ("mlp", "embed"))
 
 
@@ -175,28 +175,6 @@ def normalised(x: jax.Array, counted: jax.Array, name: str, train: bool) -> jax.
     """Return float32 [N, S, C], batch-normalised over frames and time."""
     counted = jnp.broadcast_to(counted[:, None], x.shape[:2])
     return BatchNorm(name=name)(keep_rows(x), counted, train=train)
-
-
-@jax.custom_vjp
-def elu(x: jax.Array) -> jax.Array:
-    """Return x where positive, else ``exp(x) - 1``.
-
-    On a CPU ``jax.nn.elu`` costs twice as much: ``expm1``, and ``exp`` anew for the gradient, which
-    is known from the result.
-    """
-    return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
-
-
-def _elu_forward(x):
-    y = elu(x)
-    return y, y
-
-
-def _elu_backward(y, gradient):
-    return (jnp.where(y > 0, gradient, gradient * (y + 1)),)
-
-
-elu.defvjp(_elu_forward, _elu_backward)
 
 
 def _halved(x):

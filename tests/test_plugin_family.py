@@ -296,6 +296,7 @@ def with_objective(source, folder, name):
     return folder
 
 
+@pytest.mark.slow
 def test_what_comes_from_elsewhere_imports_nothing(place, models, evil, monkeypatch):
     export = with_objective(models.export, evil.folder / "export", EVIL)
     store = evil.folder / "store"

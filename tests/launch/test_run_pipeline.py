@@ -320,6 +320,6 @@ def test_stage_1_reads_all_channels_of_its_type_and_stage_2_begins_from_it():
 def test_the_network_of_stage_3_has_the_sizes_of_stage_2s(size):
     before = load_config(f"configs/synthsleepnet/pretrain.py:{size}").objective.model
     after = load_config(f"configs/synthsleepnet/finetune.py:{size}").objective.backbone
-    sizes = ("encoder", "share", "dim", "depth", "heads", "decoder_dim", "dtype")
+    sizes = ("encoder", "share", "dim", "depth", "heads", "dtype")
     assert {k: before[k] for k in sizes} == {k: after[k] for k in sizes}
     assert before.lora.rank == after.lora.rank

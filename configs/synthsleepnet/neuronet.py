@@ -5,9 +5,10 @@
 
 The argument is ``size`` or ``size,type``; the type is ``eeg`` by default, or ``eog``, ``ecg`` or
 ``emg``. Its channels are pooled: one model reads C4 and C3. Sizes: ``test`` and ``smoke`` take a
-minute or two on a CPU, most of it compilation (smoke without any data too); ``demo`` learns on two cores; ``small`` is ours;
-``t`` and ``b`` are NeuroNet-T and -B; ``base`` is the first stage of SynthSleepNet. Optimizer,
-schedule, batch, masks and loss stand here as the official code has them where nothing else is said.
+minute or two on a CPU, most of it compilation (smoke without any data too); ``demo`` learns on two
+cores; ``small`` is ours; ``t`` and ``b`` are NeuroNet-T and -B; ``base`` is the first stage of
+SynthSleepNet. Optimizer, schedule, batch, masks and loss stand here as the official code has them
+where nothing else is said.
 
 Nights of Sleep-EDF are prepared by the recipe ``sleep_edfx``, and read by::
 

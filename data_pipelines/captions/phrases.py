@@ -15,9 +15,18 @@ from data_pipelines.captions.facts import SLOTS
 
 # Kinds of symbols. STATISTIC: the last part of a slot's name. SIDE: a position where the sentence
 # is about one. CUE: the sentence is about position. OCCURRENCE: the word "event" and the like.
-CHANNEL, STATISTIC, STAGE, EVENT, DIRECTION, POSITION, SIDE, CUE, NO, OCCURRENCE, FLAG, FILLER = (
-    "channel statistic stage event direction position side cue no occurrence flag filler".split()
-)
+CHANNEL = "channel"
+STATISTIC = "statistic"
+STAGE = "stage"
+EVENT = "event"
+DIRECTION = "direction"
+POSITION = "position"
+SIDE = "side"
+CUE = "cue"
+NO = "no"
+OCCURRENCE = "occurrence"
+FLAG = "flag"
+FILLER = "filler"
 Symbol = tuple[str, str | None]
 
 # A word with its digits and hyphens; a number; any other character.
@@ -86,14 +95,14 @@ _OCCURRENCES = ("event", "events", "disturbance", "disturbances", "disruption", 
 _ALONE = ("undisturbed", "uneventful", "uninterrupted", "event-free")  # "no event" in one word
 # Words of carriers and joints that mean nothing by themselves.
 _FILLERS = (
-    "a also an and are as at be been being both by characterized classified combined compared "
-    "consistent contains corresponds current detected displays during equals exhibits falls finally "
-    "for had has have having hz identified in includes including indicates is it its lastly mm more "
-    "minute ms near observed occurring occurs of on onset per percent plus presenting reaches "
-    "reading recorded recording relative remained remains respectively respiratory s second seconds "
-    "sec segment sits sleep stage stages starting stands stays the their this throughout to trace "
-    "tract value values via was were where which while with within bpm power band signal channel "
-    "entire whole duration lasting"
+    "a also an and are as at band be been being both bpm by channel characterized classified "
+    "combined compared consistent contains corresponds current detected displays duration "
+    "during entire equals exhibits falls finally for had has have having hz identified in "
+    "includes including indicates is it its lasting lastly minute mm more ms near observed "
+    "occurring occurs of on onset per percent plus power presenting reaches reading recorded "
+    "recording relative remained remains respectively respiratory s sec second seconds segment "
+    "signal sits sleep stage stages stands starting stays the their this throughout to trace "
+    "tract value values via was were where which while whole with within"
 )
 _NUMBERED = ("these 30 seconds", "this 30 second", "30 - second", "this 30 - second", "30 - s")
 

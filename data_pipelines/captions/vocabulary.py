@@ -75,6 +75,11 @@ class Vocabulary:
         """Return the ids of a text, without start and end."""
         return [self._id(token) for token in _tokens(text)]
 
+    def restored(self, text: str) -> str:
+        """Return a text with the spaces and the capitals of captions."""
+        known = ((token, self._id(token)) for token in _tokens(text))
+        return _spaced([t if i == self.unknown else self.words[i] for t, i in known])
+
     def encode(self, text: Caption | str, length: int) -> np.ndarray:
         """Return int32 [length]: start, the words, end, padding.
 

@@ -44,7 +44,8 @@ def lab(tmp_path, monkeypatch):
 
 def test_every_file_holds_a_whole_recipe():
     assert plugins.names("data_pipelines.recipes") == [
-        *("hypnos", "sleep2vec", "sleep_edfx", "synthsleepnet", "synthsleepnet_epochwise"),
+        *("hypnos", "sleep2vec", "sleep_edfx", "sleeplm"),
+        *("synthsleepnet", "synthsleepnet_epochwise"),
     ]
     for name in plugins.names("data_pipelines.recipes"):
         recipe = recipes.find_recipe(name)

@@ -166,8 +166,8 @@ def _clipped(events: Sequence[Event], epochs, night):
             from_s, to_s = start - epoch * EPOCH_S, stop - epoch * EPOCH_S
             low, high = max(from_s, 0.0), min(to_s, float(EPOCH_S))
             if high - low >= LEAST_OVERLAP_S - 1e-6:
-                interval = Interval(low, high, word, before=from_s < 0, after=to_s > EPOCH_S)
-                found[epoch].append(interval)
+                cut = {"before": bool(from_s < 0), "after": bool(to_s > EPOCH_S)}
+                found[epoch].append(Interval(float(low), float(high), word, **cut))
     return [
         tuple(sorted(own)) if own or (looked and epoch not in without_times) else None
         for epoch, own in enumerate(found)

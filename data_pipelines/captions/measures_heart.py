@@ -2,8 +2,8 @@
 
 R peaks are those of ``signals.heartbeats``. The rate is of the median interval between beats; RMSSD
 is of intervals from 0.33 to 2 s that are within 25 % of the running median of five. Gates: 5 beats
-for the rate, which may not be more than 25 % from a recorded heart rate; 10 beats, and 80 % of the
-intervals, for RMSSD; 80 % of the seconds for levels. All are ours.
+for the rate; 10 beats, and 80 % of the intervals, for RMSSD; neither where the rate is more than
+25 % from a recorded heart rate; 80 % of the seconds for levels. All are ours.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def measure(signals: NightSignals) -> tuple[dict[str, np.ndarray], dict[str, np.
         if "heart_rate" in signals.names:
             with np.errstate(invalid="ignore"):
                 recorded = found["heart_rate.mean"]
-                rate[np.abs(rate - recorded) > DISAGREEMENT * recorded] = np.nan
+                wrong = np.abs(rate - recorded) > DISAGREEMENT * recorded
+            rate[wrong] = rmssd[wrong] = np.nan
         found |= {"ecg.rate": rate, "ecg.rmssd": rmssd}
     return found, tracks
 

@@ -97,6 +97,18 @@ class FactsFile:
     def __setstate__(self, state):
         self.__init__(state["store"])
 
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where the files are."""
+        return self.store.path / FOLDER
+
+    def remove_others(self) -> None:
+        """Remove files of nights that the store holds no more."""
+        named = {_path(self.store, night) for night in self.store.nights}
+        for path in self.folder.glob("*.facts"):
+            if path not in named:
+                path.unlink()
+
     def has(self, night: NightEntry) -> bool:
         """Return whether the night has facts of this version; a damaged file counts as none."""
         try:

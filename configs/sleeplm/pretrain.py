@@ -88,6 +88,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "context": 0,  # of the data, by data.fill
             "reconstruct": True,
             "dropout": 0.1 if accelerator else 0.0,
+            "mask_absent": not released,
             "legacy_mask": released,
             "remat": "cheap" if accelerator else "none",
             "dtype": "bfloat16" if accelerator else "float32",
@@ -98,7 +99,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "pairing": "softmax",
         "multi_positive": False,
         "single_text": False,  # as the data have it, by data.fill
-        "channel_mask": not released,
         "channel_dropout": 0.0 if released else 0.1,
         "jitter": 0.1,
     }

@@ -150,7 +150,7 @@ class SleepLanguageModel(nn.Module):
         return self.decoder(hidden, memory, conditions)
 
     def caption_cost(self, hidden: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the sum of the labels' costs (nats), their number, and how many were likeliest.
+        """Return the sum of each row's costs (nats), and how many were likeliest, float32 [B] each.
 
         Args:
             hidden: of ``decode_hidden``, [B, S, D].

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax import losses
-from hypnos_jax.models.neuronet import night_signals
 from hypnos_jax.models.sleep_language_model import SleepLanguageModel
 from hypnos_jax.nn.dropout import keep_some
 from hypnos_jax.objectives import Embedding, Loss
@@ -30,8 +29,8 @@ class SleepLanguage(nn.Module):
     reconstruction``. The contrast is over the whole batch; the caption's is a mean over all its
     tokens, not over rows; the reconstruction's over all samples of the channels that are there.
 
-    Differs from the official model: channels that are missing are not attended to, nor drawn
-    again (``channel_mask``), and pads are hidden exactly (``model.legacy_mask``).
+    Differs from the official model: channels that are missing are not looked at, nor drawn again
+    (``model.mask_absent``), and pads are hidden exactly (``model.legacy_mask``).
 
     Attributes:
         model: keyword arguments of ``SleepLanguageModel``.
@@ -40,9 +39,8 @@ class SleepLanguage(nn.Module):
         multi_positive: epochs of equal stage and kinds of events are right answers too.
         single_text: the caption is the text of the contrast, whose pass through the text encoder
             serves both; as the official forward pass has it.
-        channel_mask: missing channels are masked; else they are zeros that are seen.
         channel_dropout: probability that a channel of a training row is left out; of the EEG and
-            EOG that are there, one stays. Only with ``channel_mask``.
+            EOG that are there, one stays.
         jitter: of the amplitude of each channel in training, as a share.
     """
 
@@ -53,7 +51,6 @@ class SleepLanguage(nn.Module):
     pairing: str = "softmax"
     multi_positive: bool = False
     single_text: bool = False
-    channel_mask: bool = True
     channel_dropout: float = 0.0
     jitter: float = 0.0
 
@@ -102,7 +99,7 @@ class SleepLanguage(nn.Module):
         signals, there = self._seen(batch)
         if train:
             signals, there = self._augmented(signals, there)
-        mask = there if self.channel_mask else None
+        mask = there if self.network.mask_absent else None
         shown = jnp.where(there[..., None], signals, 0.0)
         embedding, memory = self.network.encode_signals(shown, mask, train=train)
         text, hidden = self._texts(batch, train)
@@ -112,7 +109,7 @@ class SleepLanguage(nn.Module):
         nll, hits = self.network.caption_cost(hidden, ids[:, 1:])
         error = jnp.zeros(len(ids), jnp.float32)
         if self.reconstruction_weight:
-            drawn = self.network.reconstruct_signals(memory).astype(jnp.float32)
+            drawn = self.network.reconstruct_signals(memory, train=train)
             squares = jnp.square(drawn - signals).sum(-1)
             error = jnp.where(self._drawn(there), squares, 0.0).sum(-1)
         return {
@@ -163,13 +160,13 @@ class SleepLanguage(nn.Module):
 
     def _seen(self, batch):
         """Signals of epochs [B, C, T] as they were standardised, and which channels are there."""
-        signals, valid = night_signals(batch, self.modalities)
+        signals, valid = self.network.epoch_signals(batch)
         there = valid[:, 0] & (batch["weight"] > 0)[:, None]
         return signals[:, 0], there
 
     def _augmented(self, signals, there):
         names = [row["name"].partition("_")[0] for row in self.modalities]
-        if self.channel_dropout and self.channel_mask:
+        if self.channel_dropout:
             key, other = jax.random.split(self.make_rng("channels"))
             brain = jnp.asarray([name in BRAIN for name in names])[None]
             kept = keep_some(key, there & brain, self.channel_dropout)
@@ -212,15 +209,8 @@ class SleepLanguage(nn.Module):
         Args:
             batch: of ``modality_nights``.
         """
-        signals, there = night_signals(batch, self.modalities)
-        rows, flat = signals.shape[:2], there.reshape(-1, there.shape[2])
-        mask = flat if self.channel_mask else None
-        embedding, _ = self.network.encode_signals(
-            signals.reshape(-1, *signals.shape[2:]), mask, train=False
-        )
-        valid = there.any(-1)
-        embedding = jnp.where(valid[..., None], embedding.reshape(*rows, -1), 0.0)
-        return Embedding(embedding[:, :, None], valid[..., None])
+        rows, valid, _ = self.network.encode_tokens(batch)
+        return Embedding(jnp.where(valid[..., None], rows, 0.0), valid)
 
     def embed_text(self, ids: jax.Array) -> jax.Array:
         """Return embeddings of texts, float32 [B, Z] of length 1, of token ids int32 [B, X]."""

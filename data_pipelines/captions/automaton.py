@@ -23,6 +23,9 @@ from data_pipelines.captions.vocabulary import Vocabulary, closed
 Tables = Mapping[str, Any]
 _DIGITS = 10  # characters of times: digits 0 to 9, then the decimal point
 _POINT, _OTHER = 10, 11
+MIN_ROOM = 16  # words: the shortest caption of any modality has fewer
+_LONGEST_TIME = 4  # words: "29.9"
+_FAR = 10_000  # words to the end, where it cannot be reached
 _LAST = 300  # tenths of a second
 _COMPLETE = 1_000  # added to the value of a time whose last digit was read
 _START, _STOP, _AT = 1, 2, 3  # kinds of times: of an interval, and of a change
@@ -35,6 +38,7 @@ class Automaton:
         tables: arrays by name, with N nodes and V words:
             ``next`` int16 [N, V]: the node after a word; -1 where it may not follow.
             ``possible`` bool [N, 2**bits]: whether a node may be entered, by what is said already.
+            ``to_end`` int16 [N, 2**bits]: the fewest words from a node to the end, by what is said.
             ``said`` int32 [N]: bits that a node adds: it ends a sentence.
             ``clears`` bool [N]: whether a node sets the register to 0.
             ``kind`` int8 [N]: 1, 2 or 3 where a time is read: a start, a stop, a change.
@@ -68,15 +72,25 @@ class Automaton:
         return True
 
 
-def allowed(tables: Tables, state: Any) -> Any:
+def allowed(tables: Tables, state: Any, room: Any | None = None) -> Any:
     """Return bool [..., V]: the words that may follow a state int32 [..., 4].
 
     After the end only padding may follow. There is always a word that may.
+
+    Args:
+        tables: of the automaton.
+        state: int32 [..., 4].
+        room: int32 [...]: how many words more there is room for, the end included. Words after
+            which the caption could not be ended in it are not allowed then. At the start it must
+            be ``MIN_ROOM`` at least.
     """
     xp = state.__array_namespace__()
     node, digits, register, said = (state[..., place] for place in range(4))
     following = tables["next"][node]
     words = (following >= 0) & tables["possible"][following, said[..., None]]
+    if room is not None:
+        ends = tables["to_end"][following, said[..., None] | tables["said"][following]]
+        words = words & (ends < room[..., None])
     kind = tables["kind"][node]
     least = register + (kind == _STOP)
     times = tables["time_allowed"][digits, least, (kind != _START).astype("int32")]
@@ -141,10 +155,35 @@ def _tables(clauses: tuple[Clause, ...], vocabulary: Vocabulary) -> dict[str, np
         (((masks & c.says) != 0) & ((masks & c.needs) != c.needs) for c in clauses),
     )
     tables["possible"][done] = ~missing
+    tables["to_end"] = _to_end(tables, done)
     characters = [_word(vocabulary, character) for character in "0123456789."]
     tables["character"][characters] = np.arange(11)
     tables["time_next"], tables["time_allowed"] = _times()
     return tables
+
+
+def _to_end(tables: Tables, done: int) -> np.ndarray:
+    """Return ``to_end``: shortest paths over nodes and what is said, by relaxing all edges."""
+    sources, words = np.nonzero(tables["next"] >= 0)
+    timed = np.flatnonzero(tables["kind"])
+    sources = np.concatenate([sources, timed])
+    targets = np.concatenate([tables["next"][sources[: len(words)], words], tables["after"][timed]])
+    edges = np.unique(np.stack([sources, targets], 1), axis=0)
+    sources, targets = edges[edges[:, 0] != done].T
+    cost = np.where(tables["kind"][sources] > 0, _LONGEST_TIME, 1)[:, None]
+    firsts = np.flatnonzero(np.diff(sources, prepend=-1))
+    masks = np.arange(tables["possible"].shape[1])
+    said = masks | tables["said"][targets][:, None]
+    enters = tables["possible"][targets]
+    to_end = np.full(tables["possible"].shape, _FAR, np.int16)
+    to_end[done] = 0
+    while True:
+        ways = np.where(enters, to_end[targets[:, None], said] + cost, _FAR)
+        shorter = to_end.copy()
+        shorter[sources[firsts]] = np.minimum.reduceat(ways, firsts)
+        if (shorter == to_end).all():
+            return to_end
+        to_end = shorter
 
 
 def _word(vocabulary: Vocabulary, text: str) -> int:

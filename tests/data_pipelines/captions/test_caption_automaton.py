@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spoken_facts import FULL, facts
 
-from data_pipelines.captions.automaton import advance, allowed, automaton
+from data_pipelines.captions.automaton import MIN_ROOM, advance, allowed, automaton
 from data_pipelines.captions.facts import MODALITIES
 from data_pipelines.captions.grammar import render
 from data_pipelines.captions.parse import parse
@@ -29,21 +29,22 @@ def test_every_caption_is_accepted_by_its_own_modality_alone(facts, epoch, train
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_random_paths_end_in_captions_that_are_read_whole(modality):
+def test_random_paths_end_in_time_in_captions_that_are_read_whole(modality):
     machine, draws = automaton(modality), np.random.default_rng(0)
-    state, path = machine.start(64), []
-    for _ in range(400):
-        words = allowed(machine.tables, state)
+    room = draws.integers(MIN_ROOM, 200, 48)
+    room[:16] = MIN_ROOM
+    state, path = machine.start(48), []
+    for step in range(200):
+        words = allowed(machine.tables, state, np.maximum(room - step, 1))
         assert words.any(-1).all()  # there is always a way on
         # By a draw for each word, so that all that may follow are as likely.
         word = np.where(words, draws.random(words.shape), -1).argmax(-1).astype(np.int32)
         path.append(word)
         state = advance(machine.tables, state, word)
-    captions = [WORDS.decode(ids) for ids in np.stack(path, 1) if WORDS.eot in ids]
-    assert len(captions) > 32
-    for caption in captions:
-        found = parse(caption)
-        assert not found.unread, caption
+    for ids, most in zip(np.stack(path, 1), room):
+        assert WORDS.eot in ids[:most]
+        caption = WORDS.decode(ids)
+        assert not parse(caption).unread, caption
         assert machine.accepts(caption)
 
 

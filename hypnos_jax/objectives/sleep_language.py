@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from hypnos_jax import losses
 from hypnos_jax.models.sleep_language_model import SleepLanguageModel
-from hypnos_jax.nn.dropout import keep_some
 from hypnos_jax.objectives import Embedding, Loss
 
 LARGEST_SCALE = 100.0  # of cosines, as CLIP has it
@@ -165,22 +164,18 @@ class SleepLanguage(nn.Module):
         return signals[:, 0], there
 
     def _augmented(self, signals, there):
-        names = [row["name"].partition("_")[0] for row in self.modalities]
+        kinds = [row["name"].partition("_")[0] for row in self.modalities]
+        drawn = jax.random.uniform(self.make_rng("channels"), (2, *there.shape))  # one is compiled
         if self.channel_dropout:
-            key, other = jax.random.split(self.make_rng("channels"))
-            brain = jnp.asarray([name in BRAIN for name in names])[None]
-            kept = keep_some(key, there & brain, self.channel_dropout)
-            rest = jax.random.uniform(other, there.shape) >= self.channel_dropout
-            there &= jnp.where(brain, kept, rest)
-        if self.jitter:
-            codes = jnp.asarray([name in CODES for name in names])[None, :, None]
-            drawn = jax.random.uniform(
-                self.make_rng("channels"),
-                (*there.shape, 1),
-                minval=-self.jitter,
-                maxval=self.jitter,
+            brain = there & jnp.asarray([kind in BRAIN for kind in kinds])[None]
+            first = jnp.where(brain, drawn[0], -1.0)  # the last of them that would go stays
+            there &= (drawn[0] >= self.channel_dropout) | (
+                brain & (first == first.max(1, keepdims=True))
             )
-            signals *= jnp.where(codes, 1.0, 1.0 + drawn)
+        if self.jitter:
+            codes = jnp.asarray([kind in CODES for kind in kinds])[None]
+            louder = jnp.where(codes, 1.0, 1.0 + self.jitter * (2.0 * drawn[1] - 1.0))
+            signals *= louder[..., None]
         return signals, there
 
     def _drawn(self, there):

@@ -29,6 +29,8 @@ from typing import Any, Protocol, runtime_checkable
 import flax.struct
 import jax
 
+from hypnos_jax.program import Program
+
 Batch = dict[str, jax.Array]
 
 
@@ -199,3 +201,30 @@ class Retrieves(Protocol):
         self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
     ) -> jax.Array:
         """Return what is compared, float32 [B, L, Z] of length 1."""
+
+
+@runtime_checkable
+class EmbedsText(Protocol):
+    """A model that has texts where its signals are: a ``fused`` one, with rows of length 1.
+
+    Which tokenizer makes the ids is ``text`` of the model's config; see ``export.model``.
+    """
+
+    def embed_text(self, ids: jax.Array) -> jax.Array:
+        """Return float32 [B, D] of length 1, to be compared with rows of ``embed`` by products.
+
+        Args:
+            ids: int32 [B, X], token ids of texts, 0 behind the last.
+        """
+
+
+@runtime_checkable
+class HasPrograms(Protocol):
+    """A model that computes more than ``embed``, for use without this package."""
+
+    def programs(self, variables: Mapping[str, Any]) -> Mapping[str, Program]:
+        """Return the further programs that its exports hold, by name.
+
+        Args:
+            variables: shapes of its variables, ``jax.ShapeDtypeStruct``.
+        """

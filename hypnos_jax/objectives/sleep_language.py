@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax import losses
+from hypnos_jax.models.caption_programs import caption_programs, text_program
 from hypnos_jax.models.sleep_language_model import SleepLanguageModel
 from hypnos_jax.objectives import Embedding, Loss
+from hypnos_jax.program import Program
 
 LARGEST_SCALE = 100.0  # of cosines, as CLIP has it
 BRAIN = ("eeg", "eog")  # types of channels of which one at least stays
@@ -210,3 +212,12 @@ class SleepLanguage(nn.Module):
     def embed_text(self, ids: jax.Array) -> jax.Array:
         """Return embeddings of texts, float32 [B, Z] of length 1, of token ids int32 [B, X]."""
         return self.network.encode_text(ids)[0]
+
+    def programs(self, variables: dict[str, Any]) -> dict[str, Program]:
+        """Return ``embed_text``, ``caption_start`` and ``caption_step``; see
+        ``models/caption_programs.py``."""
+        projection = variables["params"]["network"]["text"]["projection"]
+        return {
+            "embed_text": text_program(self, self.model["context"], projection.shape[1]),
+            **caption_programs(self, variables),
+        }

@@ -28,7 +28,7 @@ _GROUPS = {
 _SPELT = {"apnea": ("apnea", "apneas", "apnoea", "apnoeas")}
 _SPELT["respiratory event"] = ("respiratory event", "respiratory events")
 _WITH = ("with", "but", ".", ";")  # after which a "no" is over
-_JOINTS = frozenset("and or with but epoch epochs find show me any . , ; : ? !".split())
+_JOINTS = (*("and", "or", "with", "but", "any", "epoch", "epochs"), *".,;:?!")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,9 +49,7 @@ class TextEmbeddings:
     def save(self, path: str | os.PathLike) -> None:
         """Write ``.npz`` (no pickle): ``rows``, ``texts``, ``model``; whole or not at all."""
         with atomic_write(path) as file:
-            np.savez(
-                file, rows=self.rows, texts=np.array(self.texts), model=np.array(self.model)
-            )
+            np.savez(file, rows=self.rows, texts=np.array(self.texts), model=np.array(self.model))
 
 
 class TextEmbedder:
@@ -107,12 +105,11 @@ class TextEmbedder:
         rows = np.concatenate(pieces) if pieces else np.zeros((0, 0), np.float32)
         return rows[: len(texts)]
 
-    def checked(self, text: str) -> str:
-        """Return a text with spaces as one, if a caption could contain it.
+    def cleaned(self, text: str) -> str:
+        """Return a text with spaces as one.
 
         Raises:
-            TextError: it is empty or too long, has control characters, or words that the model does
-                not know; the error says which are known.
+            TextError: it is empty or too long, or has control characters.
         """
         if len(text) > LONGEST:
             raise TextError(
@@ -124,8 +121,18 @@ class TextEmbedder:
         text = " ".join(text.split())
         if not any(c.isalpha() for c in text):
             raise TextError(f"{shown(text)} has no word. {self.known()}")
-        unknown = closed().unknown_words(text)
+        return text
+
+    def checked(self, text: str) -> str:
+        """Return a text as ``cleaned`` does, if a caption could contain it.
+
+        Raises:
+            TextError: as ``cleaned``; or it has words that no caption has, and then the error says
+                which are near, and what the model knows.
+        """
+        text = self.cleaned(text)
         # The published encoding spells any word, but has seen those of captions alone.
+        unknown = closed().unknown_words(text)
         if unknown:
             near = [
                 f"{shown(word)}" + (f" (near: {', '.join(own)})" if own else "")

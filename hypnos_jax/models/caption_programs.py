@@ -52,7 +52,7 @@ def caption_programs(module: nn.Module, variables: dict[str, Any]) -> dict[str, 
 
     def start(owner, inputs):
         own = owner.network
-        rows = len(inputs["ids"])
+        rows = inputs["ids"].shape[0]
         # As a batch of windows of one epoch; its samples are in standard units already.
         batch = {
             name: x[:, None]
@@ -72,7 +72,7 @@ def caption_programs(module: nn.Module, variables: dict[str, Any]) -> dict[str, 
     def step(owner, inputs):
         own = owner.network
         # The cache has keys and values of the memory, so the memory itself is not looked at.
-        memory = jnp.zeros((len(inputs["ids"]), 1, own.width), jnp.float32)
+        memory = jnp.zeros((inputs["ids"].shape[0], 1, own.width), jnp.float32)
         hidden = own.extend_caption(inputs["ids"][:, None], memory, None, inputs["place"])
         return own.logits(hidden[:, 0])
 

@@ -1,6 +1,12 @@
 """Find epochs by words: ``python -m launch.search --model=EXPORT --nights=STORE "QUESTION"``.
 
-Prints night, epoch, score, stage and events of the epochs that fit best, and writes to ``--output``
+Prints night, epoch, score, stage and events of the epochs that fit best, and writes to
+``--output`` the table (``hits.csv``), ``hits.json`` and a page with pictures (``hits.html``).
+``--like`` takes an epoch in place of a question. A question that names stages and events ("oxygen
+desaturation without arousal in REM") is asked in the words of captions; ``--literal`` embeds it as
+it stands. Words that no caption has are refused, with what the model knows.
+
+The first search of a model and a store embeds all epochs (an index in ``STORE/search`` or
 ``--index``), and goes on after an interruption; later ones read it.
 
 Exit codes: 0 done; 1 where the question, the model or the store cannot be used.

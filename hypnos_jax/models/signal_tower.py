@@ -24,7 +24,7 @@ from hypnos_jax.nn.transformer import Linear, RmsNorm, Transformer, rematerialis
 from hypnos_jax.sharding import keep_rows
 
 SAMPLES = 1920  # of an epoch of 30 s at 64 Hz
-RECONSTRUCTION_LAYERS, RECONSTRUCTION_DROPOUT = 2, 0.1  # fixed in the code
+RECONSTRUCTION_LAYERS = 2  # fixed in the code
 TORCH_EPSILON = 1e-5
 
 
@@ -127,7 +127,7 @@ class SignalDecoder(nn.Module):
     Attributes:
         channels, samples: of the signals.
         width: of the memory.
-        heads: of the layers.
+        heads, dropout: of the layers.
         remat, dtype: of the layers.
     """
 
@@ -135,6 +135,7 @@ class SignalDecoder(nn.Module):
     width: int
     heads: int
     samples: int = SAMPLES
+    dropout: float = 0.1
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
@@ -151,8 +152,8 @@ class SignalDecoder(nn.Module):
             "layer_scale": None,
             "bias": True,
             "epsilon": TORCH_EPSILON,
-            "dropout": RECONSTRUCTION_DROPOUT,
-            "inner_dropout": RECONSTRUCTION_DROPOUT,
+            "dropout": self.dropout,
+            "inner_dropout": self.dropout,
             "initialiser": STACKED_XAVIER,
             "attention_out": FAN_IN,
             "ffn_up": FAN_IN,

@@ -39,7 +39,7 @@ class SleepLanguageModel(nn.Module):
         conditions: what captions may be asked to speak of.
         prefix: conditions of one caption.
         reconstruct: have the part that rebuilds the signals.
-        dropout: rate in the signal tower.
+        dropout: rate in the signal tower and in what rebuilds the signals.
         mask_absent: nothing looks at channels that are absent. False is the released model, to
             which they are channels of zeros.
         legacy_mask: see ``TextEncoder``.
@@ -110,7 +110,9 @@ class SleepLanguageModel(nn.Module):
             **shared,
         )
         if self.reconstruct:
-            self.signal_decoder = SignalDecoder(len(self.modalities), **shared)
+            self.signal_decoder = SignalDecoder(
+                len(self.modalities), dropout=self.dropout, **shared
+            )
         self.logit_scale = self.param("logit_scale", lambda _: jnp.float32(math.log(1 / 0.07)))
 
     def encode_signals(
@@ -150,7 +152,7 @@ class SleepLanguageModel(nn.Module):
         return self.decoder(hidden, memory, conditions)
 
     def caption_cost(self, hidden: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the sum of the labels' costs (nats), their number, and how many were likeliest.
+        """Return the sum of each row's costs (nats), and how many were likeliest, float32 [B] each.
 
         Args:
             hidden: of ``decode_hidden``, [B, S, D].

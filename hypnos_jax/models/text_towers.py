@@ -223,7 +223,7 @@ class CaptionDecoder(nn.Module):
         return head_logits(flat, kernel, zeros).reshape(*hidden.shape[:-1], -1)
 
     def cost(self, hidden: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the sum of the labels' costs (nats), their number, and how many were likeliest.
+        """Return the sum of each row's costs (nats), and how many were likeliest, float32 [B] each.
 
         Args:
             hidden: what this decoder made, [B, S, D].
@@ -231,7 +231,7 @@ class CaptionDecoder(nn.Module):
         """
         nll, hit = chunked_cross_entropy(hidden.astype(self.dtype), self.head, labels)
         counted = (labels != PAD).astype(jnp.float32)
-        return (nll * counted).sum(), counted.sum(), (hit * counted).sum()
+        return (nll * counted).sum(1), (hit * counted).sum(1)
 
     def _vectors(self, conditions):
         """Float32 [B, P, D]; whatever is below 0 is none."""

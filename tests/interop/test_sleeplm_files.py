@@ -114,6 +114,7 @@ def test_a_checkpoint_may_lack_the_part_that_rebuilds_signals_and_nothing_else(
         read(tensors | {shared: tensors[shared] + 1})
 
 
+@pytest.mark.slow
 def test_a_file_of_pytorch_is_read(tensors, tmp_path):
     torch = pytest.importorskip("torch")
     file = tmp_path / "model_checkpoint.pt"

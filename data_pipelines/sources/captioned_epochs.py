@@ -199,6 +199,14 @@ class CaptionedEpochs(Source):
             "epochs_without_stage": left_out,
         }
 
+    def encode(self, texts: Sequence[Caption | str]) -> np.ndarray:
+        """Return the token ids of texts, int32 [N, X], as batches have them."""
+        return np.stack([self._tokenizer.encode(text, self._context) for text in texts])
+
+    def decode(self, ids: np.ndarray) -> list[str]:
+        """Return the texts of token ids [N, X], each up to its end."""
+        return [self._tokenizer.decode(own) for own in ids]
+
     def examples(self, first: int, stop: int) -> Batch:
         """Return training examples ``first`` to ``stop - 1``: words drawn by (seed, number)."""
         chosen, _ = self.draws(first, stop)

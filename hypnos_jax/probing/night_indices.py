@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.captions.facts import EPOCH_S, EVENTS, Interval
+from data_pipelines.captions.facts import EPOCH_S, EVENTS, STAGES, Facts, Interval
 from data_pipelines.captions.prompts import QUESTIONS
 from data_pipelines.scoring import Event
 from hypnos_jax.probing import task_metrics
@@ -48,6 +48,19 @@ def merged(epochs: Sequence[Sequence[Interval] | None]) -> list[Interval]:
                 own[event.kind] = len(found) - 1
         before = own
     return sorted(found)
+
+
+def night_of(epochs: Mapping[int, Facts], length: int) -> tuple[np.ndarray, list[Interval]]:
+    """Return the stages int [length] (-1 unknown) and the events of a night.
+
+    Args:
+        epochs: number of an epoch -> what is said of it; unsaid epochs have no event.
+        length: epochs of the night.
+    """
+    stages = np.full(length, -1)
+    for at, facts in epochs.items():
+        stages[at] = STAGES.index(facts.stage) if facts.stage else -1
+    return stages, merged([epochs[at].events if at in epochs else None for at in range(length)])
 
 
 def scored_events(events: Sequence[Event]) -> list[Interval]:

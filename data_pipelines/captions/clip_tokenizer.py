@@ -22,6 +22,7 @@ from data_pipelines.captions.grammar import Caption
 from data_pipelines.captions.vocabulary import closed
 
 MERGES = 48_894  # of the file's 262,145 lines
+SIZE = 2 * 256 + MERGES + 2  # ids: letters, letters that end a word, merges, start and end
 _FILE = "bpe_simple_vocab_16e6.txt.gz"
 # Words, single digits, and runs of other symbols.
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -34,7 +35,7 @@ class ClipTokenizer:
     """The byte-pair encoding of CLIP, with the interface of ``vocabulary.Vocabulary``.
 
     Attributes:
-        size: 49,408.
+        size: ``SIZE``: 49,408.
         pad, sot, eot: 0, 49,406, 49,407.
         identity: SHA-256 of the merges, in hexadecimal.
 

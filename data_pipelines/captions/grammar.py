@@ -35,7 +35,7 @@ KEEP = 0.8  # probability that a statistic is said in a training caption, of whi
 MOST_TRENDS = 2  # of a track in a training caption
 HEDGE = 0.25  # probability that a value of a training caption is a rounded integer
 HEDGED = ("brain", "heart")  # modalities with such values
-_LARGEST = 999.0  # number that captions have digits for
+_LARGEST = 999.99  # number that captions have digits for
 _LOW_SATURATION = 90.0  # %: below, the lowest saturation is what is worth saying of a heart
 
 Item = TypeVar("Item")
@@ -63,7 +63,7 @@ def render(
 ) -> Caption:
     """Say the facts of an epoch in words.
 
-    A number that cannot be printed (negative, not finite, above 999, or above 100 %) and an
+    A number that cannot be printed (negative, not finite, 1,000 or more, above 100 %) and an
     interval whose printed times are equal are left out.
 
     Args:
@@ -136,13 +136,9 @@ class _Writer:
         if modality == "stage_event":
             return self._stage_and_events(facts)
         channels: dict[str, list[str]] = {}
-        for name in facts.numbers:
-            if SLOTS[name].modality == modality:
-                channels.setdefault(SLOTS[name].channel, [])
-        # In the order of SLOTS, whatever the order of the facts.
-        for name, slot in SLOTS.items():
-            if name in facts.numbers and slot.channel in channels:
-                channels[slot.channel].append(name)
+        for name, slot in SLOTS.items():  # their order is that of captions
+            if slot.modality == modality and name in facts.numbers:
+                channels.setdefault(slot.channel, []).append(name)
         clauses = []
         for channel in dict.fromkeys(slot.channel for slot in SLOTS.values()):
             if channel in channels:
@@ -191,7 +187,8 @@ class _Writer:
         slot = SLOTS[name]
         label = self.draws.choose(wording.statistic_labels(name))
         relation = self.draws.choose(wording.RELATIONS)
-        if self.train and slot.modality in HEDGED and self.draws.happens(HEDGE):
+        hedged = self.train and slot.modality in HEDGED and self.draws.happens(HEDGE)
+        if hedged and round(value) <= _LARGEST:
             text = f"{self.draws.choose(wording.HEDGES)} {round(value)}"
         else:
             text = f"{abs(value):.{slot.decimals}f}"
@@ -299,13 +296,21 @@ def _sayable(facts: Facts) -> Facts:
         for name, value in facts.numbers.items()
         if math.isfinite(value) and 0 <= value <= (100 if SLOTS[name].unit == "%" else _LARGEST)
     }
-    trends = {track: tuple(filter(_lasts, items)) for track, items in facts.trends.items()}
-    events = facts.events and (tuple(filter(_lasts, facts.events)) or None)
-    return dataclasses.replace(facts, numbers=numbers, trends=trends, events=events)
+    trends = {track: _lasting(items) for track, items in facts.trends.items()}
+    changes = (change for change in facts.position_changes if 0 <= change.at_s <= EPOCH_S)
+    return dataclasses.replace(
+        facts,
+        numbers=numbers,
+        trends=trends,
+        position_changes=tuple(sorted(changes, key=lambda change: change.at_s)),
+        events=facts.events and (_lasting(facts.events) or None),
+    )
 
 
-def _lasts(interval: Interval) -> bool:
-    return 0 <= interval.start_s < interval.stop_s <= EPOCH_S
+def _lasting(intervals: Sequence[Interval]) -> tuple[Interval, ...]:
+    """Return the intervals that can be printed, by start."""
+    lasting = (item for item in intervals if 0 <= item.start_s < item.stop_s <= EPOCH_S)
+    return tuple(sorted(lasting, key=lambda item: item.start_s))
 
 
 def _without(facts: Facts, held_out: Sequence[str]) -> Facts:

@@ -160,12 +160,13 @@ def _clipped(events: Sequence[Event], epochs, night):
         start, stop = event.onset_s, event.onset_s + event.duration_s
         first, last = max(int(start // EPOCH_S), 0), min(int(stop // EPOCH_S), epochs - 1)
         for epoch in range(first, last + 1):
-            if event.value == "epoch":
-                without_times.add(epoch)
-                continue
             from_s, to_s = start - epoch * EPOCH_S, stop - epoch * EPOCH_S
             low, high = max(from_s, 0.0), min(to_s, float(EPOCH_S))
-            if high - low >= LEAST_OVERLAP_S - 1e-6:
+            if high - low < LEAST_OVERLAP_S - 1e-6:
+                continue
+            if event.value == "epoch":
+                without_times.add(epoch)
+            else:
                 cut = {"before": bool(from_s < 0), "after": bool(to_s > EPOCH_S)}
                 found[epoch].append(Interval(float(low), float(high), word, **cut))
     return [

@@ -77,14 +77,16 @@ def movements(left: EpochSignal, right: EpochSignal) -> dict[str, np.ndarray]:
     """Return the number of saccades of each epoch, and how the eyes' signals correlate.
 
     A saccade is a peak of the speed of left minus right (0.3-10 Hz) over four times its median of
-    the night; the eyes move together where the correlation is below -0.5.
+    the night, where left and right go opposite ways, as those of slow waves do not. The eyes move
+    together where the correlation is below -0.5.
     """
     rate, epochs = left.rate_hz, len(left.samples)
     good = clean(left) & clean(right)
     usable = good.mean(axis=1) >= 0.5
-    speed = np.abs(np.gradient(band_pass(left.flat - right.flat, rate, EOG_WHOLE)))
-    speed[~np.repeat(good.reshape(-1), rate)] = 0
-    measured = speed[np.repeat(good.reshape(-1), rate)]
+    of_left, of_right = (np.gradient(band_pass(x.flat, rate, EOG_WHOLE)) for x in (left, right))
+    speed, known = np.abs(of_left - of_right), np.repeat(good.reshape(-1), rate)
+    measured = speed[known]
+    speed[~known | (of_left * of_right >= 0)] = 0
     count = np.zeros(epochs)
     if len(measured):
         least = SACCADE_MADS * np.median(measured)

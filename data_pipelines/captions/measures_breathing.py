@@ -11,7 +11,6 @@ The flow's polarity is taken as AASM montages have it: inspiration is up.
 from __future__ import annotations
 
 import numpy as np
-import scipy.ndimage
 import scipy.signal
 
 from data_pipelines.captions.epoch_signals import (
@@ -31,7 +30,6 @@ NOISE_FLOOR = 0.05  # of the night's median standard deviation
 PROMINENCE_IQRS, APART_S = 0.3, 1.4
 FEWEST_FOR_RATE, FEWEST_FOR_VARIABILITY = 3, 4
 BEFORE_EPOCHS = 4  # 2 min, whose median is the usual size
-BASELINE_S, BASELINE_HZ = 10, 2
 SHORTEST_BREATH_S, LONGEST_BREATH_S = 0.4, 6.0  # of an inspiration
 
 
@@ -102,17 +100,14 @@ def of_breaths(band: np.ndarray, enough: np.ndarray) -> tuple[np.ndarray, np.nda
 def flatness(flow: np.ndarray, enough: np.ndarray) -> np.ndarray:
     """Return the mean over an epoch's inspirations of mean flow / peak flow, [E].
 
-    A sine has 2 / pi, a flat top 1. Inspirations lie between zero crossings of the flow without its
-    running median of 10 s.
+    A sine has 2 / pi, a flat top 1. Inspirations lie between zero crossings: what is breathed in is
+    breathed out, so that the flow above 0.05 Hz, as prepared, has its zero where air stands still.
+    (A running median of 10 s would follow a slow breath, and a sine had 0.5.)
 
     Args:
         flow: [T] at ``RATE_HZ``.
         enough: bool [E], the epochs to look at.
     """
-    coarse = slower(flow, RATE_HZ, BASELINE_HZ)
-    median = scipy.ndimage.median_filter(coarse, BASELINE_S * BASELINE_HZ + 1, mode="nearest")
-    centres = (np.arange(len(coarse)) + 0.5) * RATE_HZ / BASELINE_HZ - 0.5
-    flow = flow - np.interp(np.arange(len(flow)), centres, median)
     up = flow > 0
     starts = np.flatnonzero(~up[:-1] & up[1:])
     stops = np.flatnonzero(up[:-1] & ~up[1:])

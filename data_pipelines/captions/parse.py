@@ -24,7 +24,8 @@ from data_pipelines.captions.facts import (
 LIMIT = 100_000  # characters that are read: five captions have about 3,000
 _LONGEST_NUMBER = 12  # characters
 _SPACED_NUMBER = re.compile(r"(?<![a-z0-9])[0-9](?: ?[0-9])*(?: ?\. ?[0-9](?: ?[0-9])*)?")
-_SPACED_NAME = re.compile(r"(?<![a-z0-9])(n|c|e|spo|sao) ([1-4])(?![a-z0-9])")
+_SPACED_HYPHEN = re.compile(r"(?<=[a-z0-9]) - (?=[a-z0-9])")
+_SPACED_NAME = re.compile(r"(?<![a-z0-9])(n|c|e|spo|sao|(?<=-)a) ([1-4])(?![a-z0-9])")
 _DIGITS = frozenset("0123456789")
 _STOPS = frozenset(".!?")
 
@@ -50,6 +51,7 @@ def parse(text: str) -> Parsed:
     """
     reader = _Reader()
     head = unicodedata.normalize("NFKC", text[:LIMIT]).lower()[:LIMIT]
+    head = _SPACED_HYPHEN.sub("-", head)
     head = _SPACED_NAME.sub(r"\1\2", head)
     head = _SPACED_NUMBER.sub(lambda match: match.group().replace(" ", ""), head)
     words = phrases.tokens(head)

@@ -49,10 +49,10 @@ _EVENTS = {
     "Snore": ("snoring",),
 }
 _CHANNELS = {
-    "eog_e1": ("eog-l", "eog - l", "eog left", "left eye", "left eog channel", "e1", "e1-a2"),
-    "eog_e2": ("eog-r", "eog - r", "eog right", "right eye", "right eog channel", "e2", "e2-a1"),
-    "eeg_c3": ("c3", "c3-a2", "c3 - a2", "eeg c3-a2"),
-    "eeg_c4": ("c4", "c4-a1", "c4 - a1", "eeg c4-a1"),
+    "eog_e1": ("eog-l", "eog left", "left eye", "left eog channel", "e1", "e1-a2"),
+    "eog_e2": ("eog-r", "eog right", "right eye", "right eog channel", "e2", "e2-a1"),
+    "eeg_c3": ("c3", "c3-a2", "eeg c3-a2"),
+    "eeg_c4": ("c4", "c4-a1", "eeg c4-a1"),
     "ecg": ("ekg",),
     "heart_rate": ("hr", "heart-rate", "pulse", "pulse rate"),
     "spo2": ("spo2", "sao2", "blood oxygen", "blood oxygen saturation"),

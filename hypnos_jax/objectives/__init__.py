@@ -199,3 +199,27 @@ class Retrieves(Protocol):
         self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
     ) -> jax.Array:
         """Return what is compared, float32 [B, L, Z] of length 1."""
+
+
+@runtime_checkable
+class WritesCaptions(Protocol):
+    """A model that writes texts about its signals, word by word."""
+
+    def remember(self, batch: Batch) -> jax.Array:
+        """Return what it knows of each row's epoch while it writes, float32 [B, N, D]."""
+
+    def continue_caption(
+        self,
+        ids: jax.Array,
+        memory: jax.Array,
+        condition: jax.Array | None,
+        place: jax.Array | int,
+    ) -> jax.Array:
+        """Return scores of the next word, float32 [B, V]; the collection ``"cache"`` is mutable.
+
+        Args:
+            ids: int32 [B], a word.
+            memory: of ``remember``, the same in each call.
+            condition: int32 [B], what to speak of, with the first word; None later.
+            place: how many words came before.
+        """

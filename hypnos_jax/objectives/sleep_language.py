@@ -210,3 +210,24 @@ class SleepLanguage(nn.Module):
     def embed_text(self, ids: jax.Array) -> jax.Array:
         """Return embeddings of texts, float32 [B, Z] of length 1, of token ids int32 [B, X]."""
         return self.network.encode_text(ids)[0]
+
+    def remember(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Return what captions are written from, float32 [B, N, D]; see ``WritesCaptions``."""
+        signals, there = self._seen(batch)
+        mask = there if self.network.mask_absent else None
+        return self.network.encode_signals(jnp.where(there[..., None], signals, 0.0), mask)[1]
+
+    def continue_caption(
+        self,
+        ids: jax.Array,
+        memory: jax.Array,
+        condition: jax.Array | None,
+        place: jax.Array | int,
+    ) -> jax.Array:
+        """Return scores of the next word, float32 [B, V]; see ``WritesCaptions``."""
+        conditions = None
+        if condition is not None:
+            none = jnp.full((len(ids), self.network.prefix - 1), -1, jnp.int32)
+            conditions = jnp.concatenate([condition[:, None], none], 1)
+        hidden = self.network.extend_caption(ids[:, None], memory, conditions, place)
+        return self.network.logits(hidden[:, 0])

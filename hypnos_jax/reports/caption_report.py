@@ -128,8 +128,8 @@ def write(workdir: pathlib.Path, report: dict, store: NightStore, channels: Sequ
     says = [
         f"{report['epochs']} epochs of the {report['split']} nights, captions decoded"
         f" {'by the grammar' if report['constrained'] else 'greedily'} and read back by the parser."
-        " A number is right within 5 points of a percentage, 2 bpm, 10 ms, 0.5 s, 1 Hz, or 0.1 where it"
-        " has no unit.",
+        " A number is right within 5 points of a percentage, 2 bpm, 10 ms, 0.5 s, 1 Hz, or 0.1"
+        " where it has no unit.",
     ]
     if ONE_TO_BEAT in rows:
         worse = not_beaten(rows)

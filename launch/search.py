@@ -68,7 +68,7 @@ def report(search, answer) -> None:
     """Print what was found, and write it where that was asked for."""
     from data_pipelines.captions.grammar import render
     from hypnos_jax.reports import search_page
-    from hypnos_jax.reports.epoch_figure import draw_epoch
+    from hypnos_jax.reports.language_figures import draw_epoch
 
     rows = []
     for rank, found in enumerate(answer.found, 1):
@@ -111,7 +111,8 @@ def report(search, answer) -> None:
         found = answer.found[number]
         events = found.facts.events if found.facts is not None and found.facts.events else ()
         title = f"epoch {found.hit.epoch}, score {found.hit.score:.3f}"
-        draw_epoch(search.signals(found.hit), events, path, title=title)
+        lanes = {kind: ([e for e in events if e.kind == kind], ()) for kind in kinds_of(events)}
+        draw_epoch(search.signals(found.hit), lanes, path, title=title)
 
     if importlib.util.find_spec("matplotlib") is None:
         notes, draw = [*notes, "Pictures need matplotlib, which the extra `probe` installs."], None
@@ -120,6 +121,11 @@ def report(search, answer) -> None:
         output / "hits.html", shown, draw, asked=answer.asked, notes=notes, texts=answer.texts
     )
     print(f"{output}: hits.csv, hits.json, hits.html")
+
+
+def kinds_of(events) -> list[str]:
+    """The kinds of events, each once."""
+    return list(dict.fromkeys(event.kind for event in events))
 
 
 def notes_of(search, answer) -> list[str]:

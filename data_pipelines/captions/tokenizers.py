@@ -23,12 +23,13 @@ class TokenizerError(ValueError):
 
 
 def describe(kind: str, context: int, identity: str | None = None) -> dict[str, Any]:
-    """Return a model's ``text``; without an identity, that of the tokenizer as it is here."""
-    return {
-        "tokenizer": kind,
-        "context": context,
-        "identity": identity or _find(kind).identity,
-    }
+    """Return a model's ``text``.
+
+    Without an identity, it is that of the tokenizer as it is here; None where it is not installed.
+    """
+    with contextlib.suppress(ModuleNotFoundError):
+        identity = identity or _find(kind).identity
+    return {"tokenizer": kind, "context": context, "identity": identity}
 
 
 def open_tokenizer(text: Mapping[str, Any]) -> Vocabulary | ClipTokenizer:
@@ -39,7 +40,7 @@ def open_tokenizer(text: Mapping[str, Any]) -> Vocabulary | ClipTokenizer:
         ModuleNotFoundError: a package of it is not installed.
     """
     found = _find(text["tokenizer"])
-    if found.identity != text["identity"]:
+    if text["identity"] not in (None, found.identity):
         raise TokenizerError(
             f"the model was trained with the tokenizer {text['tokenizer']!r} of identity"
             f" {str(text['identity'])[:12]}...; here it is {found.identity[:12]}...: use the"

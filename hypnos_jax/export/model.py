@@ -263,7 +263,7 @@ def _from_published(path: str | pathlib.Path) -> LoadedModel:
     for name, own in parts.items():
         config = {"objective": own.objective, "data": {"name": "published", "signal_type": name}}
         tokenizers[name] = make_model(config, own.variables, 0, tokenizers={})
-    data = {"name": "published"} | ({"recipe": part.recipe} if part.recipe else {})
+    data = {"name": "published"} | ({"recipe": part.recipe} if part.recipe else {}) | part.text
     config = {"objective": part.objective, "data": data}
     return make_model(config, part.variables, 0, tokenizers=tokenizers)
 

@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from jax import export
 
 from data_pipelines import pipeline
+from hypnos_jax.export import text_programs
+from hypnos_jax.export.program import PLATFORMS, Array, NoProgramError, Program, Tensors
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 from hypnos_jax.models.token_chunks import ANEW_S, CHUNK_S, OVER_TIME
-from hypnos_jax.objectives import EmbedsInPieces, HasPrograms, Tokenizes
-from hypnos_jax.program import PLATFORMS, Array, NoProgramError, Program, Tensors
+from hypnos_jax.objectives import EmbedsInPieces, EmbedsText, Tokenizes, WritesCaptions
 
 SUFFIX = ".jaxexport"
 ENCODED_S = 64  # ours: seconds that pass a tokenizer at once
@@ -47,8 +48,8 @@ def programs_of(objective: nn.Module, config: dict[str, Any]) -> dict[str, Progr
         config: what ``config.json`` of its export says.
 
     Returns:
-        ``{"encode"}`` for a tokenizer, ``{"embed"}`` for any other model, and those that one lists
-        itself (``HasPrograms``).
+        ``{"encode"}`` for a tokenizer, ``{"embed"}`` for any other model; with ``embed_text`` where
+        it embeds texts, and ``caption_start`` and ``caption_step`` where it writes captions.
 
     Raises:
         NoProgramError: no source cuts single recordings for the model, or it sees what no piece can
@@ -59,8 +60,11 @@ def programs_of(objective: nn.Module, config: dict[str, Any]) -> dict[str, Progr
     if isinstance(objective, EmbedsInPieces):
         return {"embed": _backbone(objective, config["modalities"])}
     found = {"embed": _windows(objective, config)}
-    if isinstance(objective, HasPrograms):
-        found |= objective.programs(_variables(config))
+    if isinstance(objective, EmbedsText) and "text" in config:
+        context = config["text"]["context"]
+        found["embed_text"] = text_programs.embed_text(objective, _variables(config), context)
+    if isinstance(objective, WritesCaptions):
+        found |= text_programs.captions(objective, _variables(config), config["modalities"])
     return found
 
 

@@ -29,8 +29,6 @@ from typing import Any, Protocol, runtime_checkable
 import flax.struct
 import jax
 
-from hypnos_jax.program import Program
-
 Batch = dict[str, jax.Array]
 
 
@@ -219,12 +217,24 @@ class EmbedsText(Protocol):
 
 
 @runtime_checkable
-class HasPrograms(Protocol):
-    """A model that computes more than ``embed``, for use without this package."""
+class WritesCaptions(Protocol):
+    """A model that writes texts about its signals, word by word."""
 
-    def programs(self, variables: Mapping[str, Any]) -> Mapping[str, Program]:
-        """Return the further programs that its exports hold, by name.
+    def remember(self, batch: Batch) -> jax.Array:
+        """Return what it knows of each row's epoch while it writes, float32 [B, N, D]."""
+
+    def continue_caption(
+        self,
+        ids: jax.Array,
+        memory: jax.Array,
+        condition: jax.Array | None,
+        place: jax.Array | int,
+    ) -> jax.Array:
+        """Return scores of the next word, float32 [B, V]; the collection ``"cache"`` is mutable.
 
         Args:
-            variables: shapes of its variables, ``jax.ShapeDtypeStruct``.
+            ids: int32 [B], a word.
+            memory: of ``remember``, the same in each call.
+            condition: int32 [B], what to speak of, with the first word; None later.
+            place: how many words came before.
         """

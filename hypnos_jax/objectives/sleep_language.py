@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax import losses
-from hypnos_jax.models.caption_programs import caption_programs, text_program
 from hypnos_jax.models.sleep_language_model import SleepLanguageModel
 from hypnos_jax.objectives import Embedding, Loss
-from hypnos_jax.program import Program
 
 LARGEST_SCALE = 100.0  # of cosines, as CLIP has it
 BRAIN = ("eeg", "eog")  # types of channels of which one at least stays
@@ -213,11 +211,23 @@ class SleepLanguage(nn.Module):
         """Return embeddings of texts, float32 [B, Z] of length 1, of token ids int32 [B, X]."""
         return self.network.encode_text(ids)[0]
 
-    def programs(self, variables: dict[str, Any]) -> dict[str, Program]:
-        """Return ``embed_text``, ``caption_start`` and ``caption_step``; see
-        ``models/caption_programs.py``."""
-        projection = variables["params"]["network"]["text"]["projection"]
-        return {
-            "embed_text": text_program(self, self.model["context"], projection.shape[1]),
-            **caption_programs(self, variables),
-        }
+    def remember(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Return what captions are written from, float32 [B, N, D]; see ``WritesCaptions``."""
+        signals, there = self._seen(batch)
+        mask = there if self.network.mask_absent else None
+        return self.network.encode_signals(jnp.where(there[..., None], signals, 0.0), mask)[1]
+
+    def continue_caption(
+        self,
+        ids: jax.Array,
+        memory: jax.Array,
+        condition: jax.Array | None,
+        place: jax.Array | int,
+    ) -> jax.Array:
+        """Return scores of the next word, float32 [B, V]; see ``WritesCaptions``."""
+        conditions = None
+        if condition is not None:
+            none = jnp.full((ids.shape[0], self.network.prefix - 1), -1, jnp.int32)
+            conditions = jnp.concatenate([condition[:, None], none], 1)
+        hidden = self.network.extend_caption(ids[:, None], memory, conditions, place)
+        return self.network.logits(hidden[:, 0])

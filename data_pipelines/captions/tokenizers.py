@@ -1,7 +1,8 @@
 """Tokenizers of texts by name, and the check that a model is given the one it was trained with.
 
 A model's ``text`` is ``{"tokenizer", "context", "identity"}``: a key of ``TOKENIZERS``, token ids
-of a text, and the hash of the list of words or merges.
+of a text, and the hash of the list of words or merges; and of the closed vocabulary ``words``, that
+list, for whoever reads a model without this package.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ def describe(kind: str, context: int, identity: str | None = None) -> dict[str, 
 
     Without an identity, it is that of the tokenizer as it is here; None where it is not installed.
     """
+    text = {"tokenizer": kind, "context": context, "identity": identity}
     with contextlib.suppress(ModuleNotFoundError):
-        identity = identity or _find(kind).identity
-    return {"tokenizer": kind, "context": context, "identity": identity}
+        found = _find(kind)
+        text["identity"] = identity or found.identity
+        if isinstance(found, Vocabulary):
+            text["words"] = list(found.words)
+    return text
 
 
 def open_tokenizer(text: Mapping[str, Any]) -> Vocabulary | ClipTokenizer:

@@ -80,10 +80,7 @@ def of_beats(beats: np.ndarray, epochs: int) -> tuple[np.ndarray, np.ndarray]:
     rate, rmssd = np.full(epochs, np.nan), np.full(epochs, np.nan)
     if len(beats) < FEWEST_BEATS:
         return rate, rmssd
-    intervals = np.diff(beats)
-    usual = scipy.ndimage.median_filter(intervals, 5, mode="nearest")
-    regular = (intervals >= SHORTEST_S) & (intervals <= LONGEST_S)
-    regular &= np.abs(intervals - usual) < STEP_SHARE * usual
+    intervals, regular = _intervals(beats)
     edges = np.searchsorted(beats, np.arange(epochs + 1) * EPOCH_S)
     for epoch, (first, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         if stop - first < FEWEST_BEATS:
@@ -98,12 +95,21 @@ def of_beats(beats: np.ndarray, epochs: int) -> tuple[np.ndarray, np.ndarray]:
     return rate, rmssd
 
 
+def _intervals(beats):
+    """Intervals between beats in s, and which of them are plausible."""
+    intervals = np.diff(beats)
+    if not len(intervals):
+        return intervals, np.zeros(0, bool)
+    usual = scipy.ndimage.median_filter(intervals, 5, mode="nearest")
+    regular = (intervals >= SHORTEST_S) & (intervals <= LONGEST_S)
+    return intervals, regular & (np.abs(intervals - usual) < STEP_SHARE * usual)
+
+
 def rate_track(beats: np.ndarray, epochs: int) -> np.ndarray:
-    """Return the heart rate between beats, [E, 120] at 4 Hz; NaN where the next beat is too far."""
+    """Return the rate of the plausible intervals, [E, 120] at 4 Hz; NaN where none is near."""
     at = np.arange(epochs * EPOCH_S * BEAT_TRACK_HZ) / BEAT_TRACK_HZ
     values = np.full(len(at), np.nan)
-    intervals = np.diff(beats)
-    plausible = (intervals >= SHORTEST_S) & (intervals <= LONGEST_S)
+    intervals, plausible = _intervals(beats)
     times = beats[1:][plausible]
     if len(times) > 1:
         values = np.interp(at, times, 60 / intervals[plausible], left=np.nan, right=np.nan)

@@ -84,6 +84,8 @@ class Recipe:
         provenance: Further facts of all stores of the recipe.
         stand_ins: Whether, in a cohort that lacks a channel, the nearest one recorded may stand
             for it (``table.CohortLabel``), such as Fpz-Cz for C3-M2 in Sleep-EDF.
+        absent_rows: Whether a row that no night of a store has may be read all the same, as absent
+            everywhere: for models whose rows are fixed.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Recipe:
     ]
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stand_ins: bool = True
+    absent_rows: bool = False
 
     @property
     def identity(self) -> dict:

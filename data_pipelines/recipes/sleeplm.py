@@ -53,4 +53,5 @@ RECIPE = Recipe(
     make=make_modalities,
     provenance={"normalisation": "z/1"},
     stand_ins=False,
+    absent_rows=True,
 )

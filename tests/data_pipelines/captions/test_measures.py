@@ -146,6 +146,13 @@ def test_beats_that_are_few_irregular_or_contradict_the_recorded_rate_say_nothin
     assert np.isfinite(found["ecg.rmssd"]).tolist() == [True, False, True]
 
 
+def test_an_extra_beat_moves_no_derived_heart_rate():
+    beats = np.r_[0.4:90:0.8]
+    track = measures_heart.rate_track(np.sort(np.r_[beats, 40.8]), EPOCHS)
+    assert np.nanmin(track) == pytest.approx(75, abs=0.1)
+    assert np.nanmax(track) == pytest.approx(75, abs=0.1)
+
+
 def test_levels_are_of_plausible_seconds_and_need_four_fifths_of_them():
     spo2 = np.tile(np.r_[np.full(15, 97.0), np.full(15, 93.0)], EPOCHS)
     spo2[30:36], spo2[60:67] = 20.0, 127.0

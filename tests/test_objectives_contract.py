@@ -31,7 +31,10 @@ OBJECTIVES = sorted(
     path.stem for path in (ROOT / "hypnos_jax/objectives").glob("*.py") if path.stem != "__init__"
 )
 # With files of their own under tests/objectives: the whole suite asks the contract of them too.
-TESTED = {"dash_infonce", "finetune", "masked_autoencoding", "masked_prediction", "rq_next_token"}
+TESTED = {
+    *("dash_infonce", "finetune", "masked_autoencoding", "masked_prediction", "rq_next_token"),
+    "sleep_language",
+}
 ROWS, STEPS = 8, 20
 # At 1e-3 without warm-up a tokenizer is chaotic: a change of 1e-7 of its first parameters, on one
 # device, moves losses by 4e-4 within 20 steps while every code stays the same; at 1e-4 by 2e-7.

@@ -315,7 +315,7 @@ EXCLUDING_WORDS = {
 
 
 # Positions of the body, in the order of the codes of SleepLM's official code (0 right ... 4
-# upright), which takes those of SHHS, CFS and CCSHS as they are.
+# upright). That SHHS, CFS and CCSHS have the same codes is inferred: check a night of theirs.
 POSITIONS = ("right", "left", "supine", "prone", "upright")
 
 

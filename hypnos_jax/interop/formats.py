@@ -15,7 +15,7 @@ from typing import Any
 
 from hypnos_jax.interop.torch_file import is_torch_file
 
-NAMES = ("hypnos", "sleep2vec", "synthsleepnet")
+NAMES = ("hypnos", "sleep2vec", "synthsleepnet", "sleeplm")
 
 
 class FormatError(ValueError):

@@ -189,6 +189,16 @@ class SleepLanguageModel(nn.Module):
         """Return float32 [B, C, S] of memories [B, N, D]; ``train`` draws dropout."""
         return self.signal_decoder(memory, train=train)
 
+    def whole(self) -> None:
+        """Pass one epoch of zeros through all parts, so that all parameters are made."""
+        ids = jnp.zeros((1, self.context), jnp.int32)
+        _, memory = self.encode_signals(jnp.zeros((1, len(self.modalities), SAMPLES)))
+        hidden = self.encode_text(ids)[1]
+        made = self.decode_hidden(hidden, memory, jnp.zeros((1, self.prefix), jnp.int32))
+        self.caption_cost(made, ids)
+        if self.reconstruct:
+            self.reconstruct_signals(memory)
+
     def epoch_signals(
         self, batch: dict[str, jax.Array], kept: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:

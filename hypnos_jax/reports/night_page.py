@@ -29,6 +29,10 @@ TITLES = {
     "stage_event": "Stage and events",
     "global": "In short",
 }
+WRITTEN = {  # words of names of numbers as they are written
+    **{word: word.upper() for word in ("ahi", "odi", "rem", "t90", "n1", "n2", "n3", "w", "r")},
+    "spo2": "SpO2",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +97,8 @@ def _numbers(summary):
     rows = []
     for name, number in summary.items():
         value = "-" if number.value is None else f"{number.value:.1f}"
-        rows.append([name.replace("_", " "), value, number.unit, number.rule])
+        title = " ".join(WRITTEN.get(word, word) for word in name.split("_"))
+        rows.append([title, value, number.unit, number.rule])
     return rows
 
 

@@ -66,6 +66,7 @@ mean = (rows * valid).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)  # [tokens,
 )
 
 TEXTS = """\
+
 words, context = config["text"]["words"], config["text"]["context"]
 numbers = {word.lower(): number for number, word in enumerate(words)}
 START, END, UNKNOWN = 1, 2, 3

@@ -24,7 +24,7 @@ from data_pipelines.captions.parse import parse
 from data_pipelines.labels import stages as scored_stages
 from data_pipelines.recipes.hypnos import EIGHT
 from hypnos_jax.probing import caption_rivals, caption_scores, hand_features, night_indices
-from hypnos_jax.probing.caption_writer import CaptionWriter
+from hypnos_jax.probing.caption_writer import EpochWriter
 from hypnos_jax.probing.captioned_epochs import Epochs, epoch_batches, joined, read_epochs
 from hypnos_jax.reports import caption_report
 from hypnos_jax.runtime import distributed
@@ -81,7 +81,7 @@ class Captions:
         self.rivals, self.fit_epochs = tuple(rivals), fit_epochs
         self.beside, self.examples = dict(beside or {}), examples
         self.batch_size = batch_size
-        self.writer = CaptionWriter(context, split, constrained=constrained)
+        self.writer = EpochWriter(context, split, constrained=constrained)
 
     def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
         """Yield ``<row>/<metric>`` of the model and its rivals (``caption_scores.score``),

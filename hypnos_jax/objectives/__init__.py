@@ -203,23 +203,14 @@ class Retrieves(Protocol):
 
 @runtime_checkable
 class WritesCaptions(Protocol):
-    """A model that writes texts about its signals, word by word."""
+    """A model that writes texts about its signals, word by word.
+
+    Attributes:
+        caption_network: the unbound module that writes (``inference/caption_decoding.py``), whose
+            parameters are those below ``network``.
+    """
+
+    caption_network: Any
 
     def remember(self, batch: Batch) -> jax.Array:
-        """Return what it knows of each row's epoch while it writes, float32 [B, N, D]."""
-
-    def continue_caption(
-        self,
-        ids: jax.Array,
-        memory: jax.Array,
-        condition: jax.Array | None,
-        place: jax.Array | int,
-    ) -> jax.Array:
-        """Return scores of the next word, float32 [B, V]; the collection ``"cache"`` is mutable.
-
-        Args:
-            ids: int32 [B], a word.
-            memory: of ``remember``, the same in each call.
-            condition: int32 [B], what to speak of, with the first word; None later.
-            place: how many words came before.
-        """
+        """Return what captions of each row's epoch are written from, float32 [B, N, D]."""

@@ -217,17 +217,7 @@ class SleepLanguage(nn.Module):
         mask = there if self.network.mask_absent else None
         return self.network.encode_signals(jnp.where(there[..., None], signals, 0.0), mask)[1]
 
-    def continue_caption(
-        self,
-        ids: jax.Array,
-        memory: jax.Array,
-        condition: jax.Array | None,
-        place: jax.Array | int,
-    ) -> jax.Array:
-        """Return scores of the next word, float32 [B, V]; see ``WritesCaptions``."""
-        conditions = None
-        if condition is not None:
-            none = jnp.full((len(ids), self.network.prefix - 1), -1, jnp.int32)
-            conditions = jnp.concatenate([condition[:, None], none], 1)
-        hidden = self.network.extend_caption(ids[:, None], memory, conditions, place)
-        return self.network.logits(hidden[:, 0])
+    @property
+    def caption_network(self) -> SleepLanguageModel:
+        """The network by itself; see ``WritesCaptions``."""
+        return SleepLanguageModel(**self.model)

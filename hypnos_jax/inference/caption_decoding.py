@@ -93,6 +93,8 @@ class CaptionWriter:
         if decoding.official and (decoding.beams > 1 or grammar):
             raise ValueError("official=True takes neither beams nor a grammar")
         shortest = max(decoding.shortest, OFFICIAL_SHORTEST if decoding.official else 0)
+        if not decoding.official and shortest >= length:
+            raise ValueError(f"shortest={shortest} leaves no place for the end in length={length}")
         decoding = dataclasses.replace(decoding, length=length, shortest=shortest)
         calls = (grammar.allowed, grammar.advance) if grammar else (None, None)
         self._given = None

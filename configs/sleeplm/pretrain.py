@@ -43,6 +43,39 @@ RUNS = {
     "small": (256, 20_000, 5e-4, 500),
     "base": (1024, 150_000, 3e-4, 2000),
 }
+# What reads, writes and finds captions, as jobs: epochs that are enough for a size.
+JUDGES = {
+    "test": {
+        "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 24, "draws": 20},
+        "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (8, 24)},
+        "captions": {
+            "type": "captions",
+            "every": "job",
+            "epochs": 8,
+            "nights": 1,
+            "fit_epochs": 64,
+            "examples": 2,
+            "batch_size": 8,
+        },
+    },
+    "tiny": {
+        "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 2000},
+        "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (200, 1000)},
+        "captions": {"type": "captions", "every": "job", "epochs": 256, "nights": 8},
+    },
+    "small": {
+        "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 20_000},
+        "text_retrieval": {"type": "text_retrieval", "every": "job"},
+        "captions": {
+            "type": "captions",
+            "every": "job",
+            "epochs": 2000,
+            "nights": 50,
+            "fit_epochs": 20_000,
+        },
+    },
+}
+JUDGES["smoke"] = JUDGES["test"]
 
 
 def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
@@ -126,6 +159,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         b2=0.98,
         weight_decay=0.1 if accelerator else 0.01,
         ema_decay=0.9999 if accelerator else 0.0,
+        freeze=(),  # parameters that stay as they are, such as "network/signals"
     )
     config.optim.eps = 1e-6
     config.optim.end_scale = 1e-2
@@ -151,5 +185,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "tasks": ("staging", "apnea_only", "hypopnea_only"),  # where nights have such labels
             "fractions": (0.01, 0.05, 1.0),  # of the people of training
         },
+        **JUDGES[size if size in JUDGES else "small"],
     }
     return config.lock()

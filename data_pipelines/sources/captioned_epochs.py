@@ -17,7 +17,7 @@ from data_pipelines.captions.facts import MODALITIES, Facts
 from data_pipelines.captions.grammar import Caption, render
 from data_pipelines.captions.parse import meaning
 from data_pipelines.captions.side_file import FactsFile
-from data_pipelines.captions.vocabulary import closed
+from data_pipelines.captions.vocabulary import Vocabulary, closed
 from data_pipelines.labels import stages
 from data_pipelines.pipeline import (
     Batch,
@@ -198,6 +198,15 @@ class CaptionedEpochs(Source):
             "token_s": TOKEN_S,
             "epochs_without_stage": left_out,
         }
+
+    def encode(self, texts: Sequence[Caption | str]) -> np.ndarray:
+        """Return the token ids of texts, int32 [N, X], as batches have them."""
+        return np.stack([self._tokenizer.encode(text, self._context) for text in texts])
+
+    @property
+    def tokenizer(self) -> Vocabulary | clip_tokenizer.ClipTokenizer:
+        """What makes token ids of texts, and texts of them."""
+        return self._tokenizer
 
     def examples(self, first: int, stop: int) -> Batch:
         """Return training examples ``first`` to ``stop - 1``: words drawn by (seed, number)."""

@@ -199,3 +199,18 @@ class Retrieves(Protocol):
         self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
     ) -> jax.Array:
         """Return what is compared, float32 [B, L, Z] of length 1."""
+
+
+@runtime_checkable
+class WritesCaptions(Protocol):
+    """A model that writes texts about its signals, word by word.
+
+    Attributes:
+        caption_network: the unbound module that writes (``inference/caption_decoding.py``), whose
+            parameters are those below ``network``.
+    """
+
+    caption_network: Any
+
+    def remember(self, batch: Batch) -> jax.Array:
+        """Return what captions of each row's epoch are written from, float32 [B, N, D]."""

@@ -210,3 +210,14 @@ class SleepLanguage(nn.Module):
     def embed_text(self, ids: jax.Array) -> jax.Array:
         """Return embeddings of texts, float32 [B, Z] of length 1, of token ids int32 [B, X]."""
         return self.network.encode_text(ids)[0]
+
+    def remember(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Return what captions are written from, float32 [B, N, D]; see ``WritesCaptions``."""
+        signals, there = self._seen(batch)
+        mask = there if self.network.mask_absent else None
+        return self.network.encode_signals(jnp.where(there[..., None], signals, 0.0), mask)[1]
+
+    @property
+    def caption_network(self) -> SleepLanguageModel:
+        """The network by itself; see ``WritesCaptions``."""
+        return SleepLanguageModel(**self.model)

@@ -24,7 +24,7 @@ from data_pipelines.captions.parse import parse
 from data_pipelines.labels import stages as scored_stages
 from data_pipelines.recipes.hypnos import EIGHT
 from hypnos_jax.probing import caption_rivals, caption_scores, hand_features, night_indices
-from hypnos_jax.probing.caption_writer import CaptionWriter
+from hypnos_jax.probing.caption_writer import EpochWriter
 from hypnos_jax.probing.captioned_epochs import Epochs, epoch_batches, joined, read_epochs
 from hypnos_jax.reports import caption_report
 from hypnos_jax.runtime import distributed
@@ -81,7 +81,7 @@ class Captions:
         self.rivals, self.fit_epochs = tuple(rivals), fit_epochs
         self.beside, self.examples = dict(beside or {}), examples
         self.batch_size = batch_size
-        self.writer = CaptionWriter(context, split, constrained=constrained)
+        self.writer = EpochWriter(context, split, constrained=constrained)
 
     def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
         """Yield ``<row>/<metric>`` of the model and its rivals (``caption_scores.score``),
@@ -104,10 +104,11 @@ class Captions:
             if told is not None:
                 texts[name] = [caption_rivals.captions_of(own, self.modalities) for own in told]
         rows, missing = {}, []
-        references = [str(text) for name in self.modalities for text in found.captions((name,))]
+        references = {name: list(map(str, found.captions((name,)))) for name in self.modalities}
+        flat_references = [text for own in references.values() for text in own]
         for name, own in texts.items():
             flat = [captions[modality] for modality in self.modalities for captions in own]
-            words, missing = caption_scores.text_scores(references, flat)
+            words, missing = caption_scores.text_scores(flat_references, flat)
             rows[name] = {**caption_scores.score(found.facts, own), **words}
             self.context.heartbeat()
         nights = self._judge_nights(variables, train)
@@ -119,7 +120,7 @@ class Captions:
             "missing": missing,
             "rows": rows | others,
             "nights": nights,
-            "examples": self._examples(found, said),
+            "examples": self._examples(found, references, said),
         }
         if distributed.is_first():
             workdir = self.context.workdir
@@ -176,14 +177,12 @@ class Captions:
         for batch, keep, epochs in epoch_batches(
             self.context, variables, self.split, self.batch_size, None if self.nights else 0
         ):
-            nights |= {night.recording: night for night in epochs.nights}
-            if len(nights) > self.nights and not {*list(nights)[: self.nights]} & {
-                night.recording for night in epochs.nights
-            }:
-                break
             texts = self.writer.write(variables, batch, "stage_event")
             said += [texts[i] for i in keep]
             parts.append(epochs)
+            nights |= {night.recording: night for night in epochs.nights}
+            if len(nights) > self.nights:  # night by night: those before the newest are whole
+                break
         if not said:
             return {}
         found = joined(parts)
@@ -213,7 +212,7 @@ class Captions:
             "shown": caption_report.shown_night(*shown),
         }
 
-    def _examples(self, found: Epochs, said) -> list[dict]:
+    def _examples(self, found: Epochs, references, said) -> list[dict]:
         """Epochs that are drawn: of every stage in turn, those with most events first."""
         order = sorted(range(len(said)), key=lambda i: -len(found.facts[i].events or ()))
         by_stage = {}
@@ -229,7 +228,7 @@ class Captions:
             {
                 "recording": found.nights[i].recording,
                 "epoch": int(found.start[i]),
-                "reference": {name: str(found.captions((name,))[i]) for name in self.modalities},
+                "reference": {name: texts[i] for name, texts in references.items()},
                 "said": said[i],
                 "lanes": caption_report.lanes_of(
                     found.facts[i], [parse(text).facts for text in said[i].values()]

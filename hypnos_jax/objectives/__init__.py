@@ -218,10 +218,17 @@ class EmbedsText(Protocol):
 
 @runtime_checkable
 class WritesCaptions(Protocol):
-    """A model that writes texts about its signals, word by word."""
+    """A model that writes texts about its signals, word by word.
+
+    Attributes:
+        caption_network: the unbound module that writes (``inference/caption_decoding.py``), whose
+            parameters are those below ``network``.
+    """
+
+    caption_network: Any
 
     def remember(self, batch: Batch) -> jax.Array:
-        """Return what it knows of each row's epoch while it writes, float32 [B, N, D]."""
+        """Return what captions of each row's epoch are written from, float32 [B, N, D]."""
 
     def continue_caption(
         self,

@@ -217,6 +217,11 @@ class SleepLanguage(nn.Module):
         mask = there if self.network.mask_absent else None
         return self.network.encode_signals(jnp.where(there[..., None], signals, 0.0), mask)[1]
 
+    @property
+    def caption_network(self) -> SleepLanguageModel:
+        """The network by itself; see ``WritesCaptions``."""
+        return SleepLanguageModel(**self.model)
+
     def continue_caption(
         self,
         ids: jax.Array,

@@ -1,12 +1,17 @@
 """Questions in words, and what a text says beside what was measured."""
 
+import csv
+import json
+
 import pytest
 
+from data_pipelines.captions import epoch_table
 from data_pipelines.captions.agreement import differences
 from data_pipelines.captions.facts import MODALITIES, Facts, Interval
 from data_pipelines.captions.grammar import render
 from data_pipelines.captions.parse import parse
 from data_pipelines.captions.question import Question, read_question
+from hypnos_jax.reports.night_page import write_page
 
 DESATURATION, AROUSAL = ("Oxygen Desaturation",), ("Arousal",)
 
@@ -101,3 +106,25 @@ def test_captions_of_the_facts_do_not_differ_from_them(modality):
 )
 def test_what_differs_is_told(modality, text, differ):
     assert differences(parse(text), FACTS, modality) == differ
+
+
+def test_what_a_model_wrote_stands_beside_the_facts_and_is_marked_and_escaped(tmp_path):
+    captions = {
+        name: str(render(FACTS, name, recording="a", epoch=0)) for name in epoch_table.CAPTIONS
+    }
+    rows = [epoch_table.Row(epoch, FACTS, captions, ()) for epoch in range(3)]
+    wrong = {"stage_event": "<script>1</script> The sleeper is in REM sleep."}
+    made = epoch_table.with_generated(rows, [captions | wrong, None])
+    assert made[0].differences[0] == "stage R said, N2 scored"
+    assert made[1:] == rows[1:]
+    epoch_table.write_table(tmp_path / "epochs.csv", made)
+    epoch_table.write_json(tmp_path / "epochs.json", made, {})
+    write_page(tmp_path / "night.html", made, {}, None)
+    with open(tmp_path / "epochs.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["generated.stage_event"] for row in table] == [wrong["stage_event"], "", ""]
+    document = json.loads((tmp_path / "epochs.json").read_text())["epochs"]
+    assert document[0]["generated_differs"] == list(made[0].differences)
+    page = (tmp_path / "night.html").read_text()
+    assert "<script>1" not in page and "&lt;script&gt;1" in page
+    assert "stage R said, N2 scored" in page and "model&#39;s guesses" in page.replace("'", "&#39;")

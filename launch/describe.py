@@ -5,6 +5,9 @@ made of, and flags; ``epochs.json``, the same as one document; and ``night.html`
 night's numbers, its hypnogram and the captions. Stages and events are those of a scoring beside the
 recording, or of ``--scoring``. No file names the recording, its person or its date.
 
+With ``--model`` a model's captions stand beside those of the facts, and where they differ from what
+was measured or scored they are marked: they are guesses.
+
 Exit codes: 0 done; 1 where the recording or its scoring cannot be read.
 """
 
@@ -21,6 +24,7 @@ FORMAT = flags.DEFINE_enum("format", "csv", ["csv", "parquet"], "Of the table.")
 MAINS_HZ = flags.DEFINE_enum("mains_hz", None, ["50", "60"], "Mains frequency; default: inferred.")
 ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
+MODEL = flags.DEFINE_string("model", None, "An export or a run whose captions stand beside.")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
 
 
@@ -64,6 +68,9 @@ def describe(path: pathlib.Path, output: pathlib.Path) -> None:
     if not facts.epochs:
         raise ValueError(f"{path.name} is shorter than an epoch of 30 s")
     rows = epoch_table.rows_of(facts, night.recording)
+    generated = []
+    if MODEL.value is not None:
+        rows, generated = with_captions(rows, night)
     summary = summarise(night, facts)
     scored = None
     if "scoring" in night.metadata:
@@ -75,6 +82,7 @@ def describe(path: pathlib.Path, output: pathlib.Path) -> None:
     notes += [] if scored else ["No scoring was found: stages and events are not said."]
     differ = sum(flag.startswith("caption differs") for row in rows for flag in row.flags)
     notes += [f"{differ} captions, read back, differ from their facts."] if differ else []
+    notes += generated
     output.mkdir(parents=True, exist_ok=True)
     epoch_table.write_table(output / f"epochs.{FORMAT.value}", rows, FORMAT.value)
     epoch_table.write_json(output / "epochs.json", rows, summary)
@@ -86,6 +94,24 @@ def describe(path: pathlib.Path, output: pathlib.Path) -> None:
         f"{output}: {facts.epochs} epochs described with {share:.0f} % of the numbers that captions"
         f" can say (epochs.{FORMAT.value}, epochs.json, night.html)"
     )
+
+
+def with_captions(rows, night):
+    """The rows with the model's captions, and sentences about them."""
+    from data_pipelines.captions import epoch_table
+    from hypnos_jax import checkpoint
+    from hypnos_jax.inference.captioner import Captioner  # imports start jax
+    from hypnos_jax.runtime import compile_cache
+
+    checkpoint.quiet()
+    compile_cache.keep()
+    rows = epoch_table.with_generated(rows, Captioner(MODEL.value).write(night.channels))
+    written = [row for row in rows if row.generated]
+    differ = sum(bool(row.differences) for row in written)
+    return rows, [
+        f"A model wrote captions of {len(written)} epochs; in {differ} they differ from what was"
+        " measured or scored, and are marked."
+    ]
 
 
 if __name__ == "__main__":

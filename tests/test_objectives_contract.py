@@ -22,7 +22,7 @@ from hypnos_jax.batch import batch_spec, load_source
 from hypnos_jax.export.model import make_model
 from hypnos_jax.export.programs import programs_of
 from hypnos_jax.inference.embed import open_embedder
-from hypnos_jax.objectives import Embedding, Objective, Tokenizes
+from hypnos_jax.objectives import Embedding, EmbedsText, Objective, Tokenizes, WritesCaptions
 from hypnos_jax.probing.frozen_features import night_features
 from hypnos_jax.step import cut, make_train_step
 
@@ -270,7 +270,10 @@ def test_it_is_probed_embedded_and_exported_or_refused_by_name(subject):
     if isinstance(objective, Tokenizes):  # it has codes to give, not rows
         assert set(programs) == {"encode"}
         return
-    assert set(programs) == {"embed"}
+    texts = {"embed_text"} if isinstance(objective, EmbedsText) else set()
+    if isinstance(objective, WritesCaptions):
+        texts |= {"caption_start", "caption_step"}
+    assert set(programs) == {"embed", *texts}
     assert programs["embed"].outputs["rows"].shape[2:] == subject.embed_shape[2:]
     assert set(features) == {night.recording for night in subject.store.nights}
     assert features[night.recording].shape == (

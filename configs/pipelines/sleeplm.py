@@ -64,7 +64,8 @@ def prepare(
     if data:
         return [Step("prepare_nights", "prepare_nights", {"input": data, **store}, "nights", 60)]
     people = {"output": "{output}/recordings", "nights": nights, "seed": 0, "hours": hours}
-    store = {"input": "{output}/recordings", **store}
+    # Without the cohort, nobody would know what the codes of a position mean.
+    store = {"input": "{output}/recordings", **store, "cohort": "synthetic"}
     return [
         Step("synthesize", "synthesize", people | {"jobs": jobs}, "recordings", 60),
         Step("prepare_nights", "prepare_nights", store, "nights", 60),

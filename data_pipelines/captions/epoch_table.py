@@ -9,13 +9,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.captions import measures
+from data_pipelines.captions.agreement import differences
 from data_pipelines.captions.facts import MODALITIES, SLOTS, Facts, Interval
 from data_pipelines.captions.grammar import render
 from data_pipelines.captions.measures import NightFacts
@@ -40,12 +42,16 @@ class Row:
         flags: what keeps something from being said: "no stage", "no position", "events not
             scored", "gated: <slot>", and "caption differs: <name>" where a caption, read back, says
             something else than the facts.
+        generated: name in ``MODALITIES`` -> what a model wrote, where one was asked.
+        differences: where that is otherwise than the facts; see ``agreement.differences``.
     """
 
     epoch: int
     facts: Facts
     captions: Mapping[str, str]
     flags: tuple[str, ...]
+    generated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    differences: tuple[str, ...] = ()
 
 
 def rows_of(facts: NightFacts, recording: str) -> list[Row]:
@@ -68,6 +74,26 @@ def rows_of(facts: NightFacts, recording: str) -> list[Row]:
         flags += [f"caption differs: {name}" for name in differ]
         rows.append(Row(epoch, own, captions, tuple(flags)))
     return rows
+
+
+def with_generated(rows: list[Row], texts: Sequence[Mapping[str, str] | None]) -> list[Row]:
+    """Return the rows with what a model wrote of each epoch, and where it differs.
+
+    Args:
+        rows: an epoch each.
+        texts: modality -> text of each epoch; None where the model had no signal. Epochs at the end
+            may be missing.
+    """
+    found = []
+    for row, own in itertools.zip_longest(rows, texts[: len(rows)]):
+        own = own or {}
+        differ = [
+            phrase
+            for name, text in own.items()
+            for phrase in differences(parse(text), row.facts, name)
+        ]
+        found.append(dataclasses.replace(row, generated=own, differences=tuple(differ)))
+    return found
 
 
 def _said(facts: Facts, modality: str) -> Facts:
@@ -103,12 +129,19 @@ def write_json(path: pathlib.Path, rows: list[Row], summary: Mapping[str, Number
                 "captions": dict(row.captions),
                 "facts": dataclasses.asdict(row.facts),
                 "flags": list(row.flags),
+                **_generated(row),
             }
             for row in rows
         ],
     }
     with atomic_write(path, "w") as file:
         json.dump(document, file, indent=1, allow_nan=False)
+
+
+def _generated(row: Row) -> dict:
+    if not row.generated:
+        return {}
+    return {"generated": dict(row.generated), "generated_differs": list(row.differences)}
 
 
 def _columns(rows: list[Row]) -> dict[str, list]:
@@ -132,6 +165,10 @@ def _columns(rows: list[Row]) -> dict[str, list]:
         for row in rows
     ]
     columns["flags"] = ["; ".join(row.flags) for row in rows]
+    if any(row.generated for row in rows):
+        for name in MODALITIES:
+            columns[f"generated.{name}"] = [row.generated.get(name) for row in rows]
+        columns["generated_differs"] = ["; ".join(row.differences) for row in rows]
     return columns
 
 

@@ -17,7 +17,8 @@ from data_pipelines.captions.facts import MODALITIES, Facts
 from data_pipelines.captions.grammar import Caption, render
 from data_pipelines.captions.parse import meaning
 from data_pipelines.captions.side_file import FactsFile
-from data_pipelines.captions.vocabulary import Vocabulary, closed
+from data_pipelines.captions.tokenizers import TOKENIZERS
+from data_pipelines.captions.vocabulary import Vocabulary
 from data_pipelines.labels import stages
 from data_pipelines.pipeline import (
     Batch,
@@ -42,7 +43,6 @@ from data_pipelines.windows import (
 QUERY = ("stage_event", "brain")  # what is said of an epoch that is sought, one after the other
 SINGLE_TEXT = (0.15, 0.15, 0.15, 0.15, 0.4)  # weights of MODALITIES where one text serves both
 CONTEXT = 256  # of the published tokenizer's text encoder
-TOKENIZERS = {"closed": closed, "clip": clip_tokenizer.ClipTokenizer}
 
 
 def open_source(

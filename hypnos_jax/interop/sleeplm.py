@@ -94,7 +94,8 @@ def read(path: str | os.PathLike) -> tuple[Part, dict[str, Part]]:
             "%s has no signal_decoder: the model that is read does not rebuild signals", path
         )
     variables = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return Part({"name": OBJECTIVES[0], "model": model}, variables, RECIPE.name), {}
+    text = {"tokenizer": "clip", "context": model["context"]}
+    return Part({"name": OBJECTIVES[0], "model": model}, variables, RECIPE.name, text), {}
 
 
 def write(

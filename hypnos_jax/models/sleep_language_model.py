@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from hypnos_jax.models.modality_towers import dequantized
 from hypnos_jax.models.signal_tower import SAMPLES, SignalDecoder, SignalTower
 from hypnos_jax.models.text_towers import CaptionDecoder, TextEncoder
+from hypnos_jax.nn.in_turn import in_turn
 
 
 class SleepLanguageModel(nn.Module):
@@ -43,6 +44,7 @@ class SleepLanguageModel(nn.Module):
         mask_absent: nothing looks at channels that are absent. False is the released model, to
             which they are channels of zeros.
         legacy_mask: see ``TextEncoder``.
+        at_once: epochs that ``encode_tokens`` takes at a time, out of training.
         remat: see ``nn.transformer.rematerialised``.
         dtype: of the products; parameters, norms, softmax and costs are float32.
     """
@@ -66,6 +68,7 @@ class SleepLanguageModel(nn.Module):
     dropout: float = 0.1
     mask_absent: bool = True
     legacy_mask: bool = False
+    at_once: int = 64
     remat: str = "none"
     dtype: str = "float32"
 
@@ -233,7 +236,15 @@ class SleepLanguageModel(nn.Module):
         """Return an embedding for each epoch, float32 [B, L, 1, Z]; see ``hypnos_jax.models``."""
         signals, valid = self.epoch_signals(batch, kept)
         rows, there = (x.reshape(-1, *x.shape[2:]) for x in (signals, valid))
-        found, _ = self.encode_signals(rows, there if self.mask_absent else None, train=train)
+
+        def call(module, rows, there):
+            mask = there if module.mask_absent else None
+            return module.encode_signals(rows, mask, train=train)[0]
+
+        if train or rows.shape[0] <= self.at_once or self.is_initializing():
+            found = call(self, rows, there)
+        else:
+            found = in_turn(call, self, (rows, there), self.at_once)
         return found.reshape(*valid.shape[:2], 1, -1), valid.any(2, keepdims=True), None
 
 

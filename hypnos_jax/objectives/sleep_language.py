@@ -221,3 +221,18 @@ class SleepLanguage(nn.Module):
     def caption_network(self) -> SleepLanguageModel:
         """The network by itself; see ``WritesCaptions``."""
         return SleepLanguageModel(**self.model)
+
+    def continue_caption(
+        self,
+        ids: jax.Array,
+        memory: jax.Array,
+        condition: jax.Array | None,
+        place: jax.Array | int,
+    ) -> jax.Array:
+        """Return scores of the next word, float32 [B, V]; see ``WritesCaptions``."""
+        conditions = None
+        if condition is not None:
+            none = jnp.full((ids.shape[0], self.network.prefix - 1), -1, jnp.int32)
+            conditions = jnp.concatenate([condition[:, None], none], 1)
+        hidden = self.network.extend_caption(ids[:, None], memory, conditions, place)
+        return self.network.logits(hidden[:, 0])

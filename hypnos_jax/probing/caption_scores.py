@@ -15,11 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from data_pipelines.captions import phrases
+from data_pipelines.captions.agreement import TOLERANCES, iou, matched
 from data_pipelines.captions.facts import SLOTS, Facts, Interval
 from data_pipelines.captions.parse import parse
 
-# Ours: how far from the fact a number may be to count as right, by its unit.
-TOLERANCES = {"%": 5.0, "bpm": 2.0, "ms": 10.0, "s": 0.5, "Hz": 1.0, "": 0.1}
 OVERLAPS = (0.3, 0.5)  # intersection over union from which an event is found
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
@@ -160,30 +159,6 @@ def interval_scores(
         "there": there,
         "said": said,
     }
-
-
-def matched(there: Sequence[Interval], said: Sequence[Interval]) -> list[tuple[Interval, Interval]]:
-    """Return pairs of one kind that overlap, the largest overlap first, each interval once."""
-    offers = [
-        (-iou(a, b), i, j)
-        for i, a in enumerate(there)
-        for j, b in enumerate(said)
-        if a.kind == b.kind and iou(a, b) > 0
-    ]
-    pairs, taken, given = [], set(), set()
-    for _, i, j in sorted(offers):
-        if i not in taken and j not in given:
-            taken.add(i)
-            given.add(j)
-            pairs.append((there[i], said[j]))
-    return pairs
-
-
-def iou(a: Interval, b: Interval) -> float:
-    """Return intersection over union of two intervals of any kind."""
-    shared = min(a.stop_s, b.stop_s) - max(a.start_s, b.start_s)
-    union = max(a.stop_s, b.stop_s) - min(a.start_s, b.start_s)
-    return max(shared, 0.0) / union if union > 0 else 0.0
 
 
 def leaked(text: str, modality: str) -> tuple[int, int]:

@@ -78,6 +78,7 @@ def write_page(
             picture=picture,
             numbers=[["", "value", "", "how it is counted"], *_numbers(summary)],
             epochs=[_shown(row) for row in rows],
+            generated=any(row.generated for row in rows),
             columns=[TITLES[name] for name in CAPTIONS],
         )
     with atomic_write(path, "w") as file:
@@ -109,4 +110,6 @@ def _shown(row: Row) -> dict:
         "stage": row.facts.stage or "-",
         "captions": [row.captions[name] for name in CAPTIONS],
         "flags": "; ".join(row.flags),
+        "generated": [row.generated.get(name, "") for name in CAPTIONS],
+        "differences": list(row.differences),
     }

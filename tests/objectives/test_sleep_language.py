@@ -218,6 +218,15 @@ def test_words_that_come_later_tell_a_place_nothing(subject):
     assert np.abs(first[3:] - second[3:]).max() > 1e-3
 
 
+def test_many_epochs_pass_in_pieces(subject):
+    run = lambda at_once: jax.jit(
+        functools.partial(
+            subject.objective.clone(model={**TINY, "at_once": at_once}).apply, method="embed"
+        )
+    )(subject.variables, subject.batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), run(3), run(64))
+
+
 def test_channels_are_left_out_in_training(subject):
     objective = subject.objective.clone(channel_dropout=0.9, jitter=0.1)
     signals, there = jnp.ones((50, 3, 4)), jnp.ones((50, 3), bool).at[0, 1].set(False)

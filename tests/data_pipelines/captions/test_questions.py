@@ -1,0 +1,103 @@
+"""Questions in words, and what a text says beside what was measured."""
+
+import pytest
+
+from data_pipelines.captions.agreement import differences
+from data_pipelines.captions.facts import MODALITIES, Facts, Interval
+from data_pipelines.captions.grammar import render
+from data_pipelines.captions.parse import parse
+from data_pipelines.captions.question import Question, read_question
+
+DESATURATION, AROUSAL = ("Oxygen Desaturation",), ("Arousal",)
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        (
+            "oxygen desaturation without arousal in REM",
+            Question("R", (DESATURATION,), AROUSAL),
+        ),
+        ("REM sleep.", Question("R")),
+        ("arousal or hypopnea", Question(wanted=(("Arousal", "Hypopnea"),))),
+        ("deep sleep without any event", Question("N3", nothing=True)),
+        ("no arousal but with hypopnea", Question(wanted=(("Hypopnea",),), unwanted=AROUSAL)),
+        ("delta share of 70 %", None),  # more than stage and events
+        ("arousal without arousal", None),
+        ("N2 and N3", None),
+        ("<script>alert(1)</script>", None),
+        ("", None),
+        ("hypopnea " * 200_000, None),
+    ],
+)
+def test_what_a_question_asks_for(text, found):
+    assert read_question(text) == found
+
+
+def test_a_question_is_said_as_captions_say_it():
+    question = read_question("apnea without arousal in N2")
+    kinds = set()
+    for caption in question.captions():
+        read = parse(str(caption))
+        assert read.unread == ()
+        assert question.agrees(read.facts)
+        kinds |= {event.kind for event in read.facts.events}
+    assert kinds == {"Obstructive Apnea", "Central Apnea", "Mixed Apnea"}
+    assert {parse(str(c)).facts.events for c in read_question("N2").captions()} == {None}
+
+
+def test_an_epoch_is_what_is_asked_for_or_not_or_unknown():
+    question = Question("R", (DESATURATION,), AROUSAL)
+    falls = Interval(2, 20, "Oxygen Desaturation")
+    assert question.agrees(Facts(stage="R", events=(falls,)))
+    assert not question.agrees(Facts(stage="R", events=(falls, Interval(5, 9, "Arousal"))))
+    assert not question.agrees(Facts(stage="N2", events=(falls,)))
+    assert question.agrees(Facts(stage="R", events=None)) is None
+    assert question.agrees(Facts(events=(falls,))) is None
+
+
+FACTS = Facts(
+    {"eeg_c3.delta": 48.0, "spo2.min": 94.0, "airflow.rate": 14.2},
+    {"spo2": (Interval(1.9, 20.6, "decreasing"),)},
+    position="supine",
+    stage="N2",
+    events=(Interval(4.0, 12.0, "Hypopnea"),),
+)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_captions_of_the_facts_do_not_differ_from_them(modality):
+    text = str(render(FACTS, modality, recording="a", epoch=3))
+    assert differences(parse(text), FACTS, modality) == []
+
+
+@pytest.mark.parametrize(
+    "modality, text, differ",
+    [
+        ("brain", "EEG C3: delta share of 52.90%.", []),  # within 5 points
+        (
+            "brain",
+            "EEG C3: delta share of 53.10%.",
+            ["eeg_c3.delta 53.10 % said, 48.00 measured"],
+        ),
+        (
+            "brain",
+            "EEG C4: delta share of 48.00%.",
+            ["eeg_c4.delta 48.00 % said, not measured"],
+        ),
+        ("heart", "SpO2: minimum of 91.00%.", ["spo2.min 91.00 % said, 94.00 measured"]),
+        (
+            "stage_event",
+            "The sleeper is in REM sleep. Hypopnea: 5.0 to 12.0 s. Arousal: 3.0 to 9.0 s.",
+            ["stage R said, N2 scored", "Arousal 3.0-9.0 s said, not scored"],
+        ),
+        (
+            "stage_event",
+            "The sleeper is in stage N2. No scored event.",
+            ["Hypopnea 4.0-12.0 s scored, not said"],
+        ),
+        ("position_muscle", "The body is prone.", ["prone said, supine measured"]),
+    ],
+)
+def test_what_differs_is_told(modality, text, differ):
+    assert differences(parse(text), FACTS, modality) == differ

@@ -95,6 +95,7 @@ def test_pools_share_no_epoch_and_are_spread():
     assert all(np.diff(pool).min() >= 3 for pool in pools)
 
 
+@pytest.mark.slow
 def test_captions_are_scored_beside_rivals(evaluation):
     found = run(evaluation, "captions")
     report = json.loads((evaluation[2] / "captions_test.json").read_text())

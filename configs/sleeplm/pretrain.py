@@ -31,7 +31,7 @@ CHANNELS = {"ten": TEN, "twelve": (*TEN, "heart_rate", "spo2")}
 SIZES = {
     "test": (16, 2, 64, 8, 1, 16, 1, 1, 96),
     "smoke": (32, 2, 64, 16, 1, 32, 1, 1, 128),
-    "tiny": (128, 4, 32, 64, 2, 128, 2, 2, 192),
+    "tiny": (128, 4, 64, 64, 2, 128, 2, 2, 176),
     "small": (384, 6, 16, 128, 3, 384, 6, 6, 192),
     "base": (768, 12, 16, 256, 3, 512, 12, 12, 256),
 }
@@ -39,10 +39,43 @@ SIZES = {
 RUNS = {
     "test": (8, 20, 1e-3, 5),
     "smoke": (8, 40, 1e-3, 5),
-    "tiny": (32, 600, 2e-3, 50),
+    "tiny": (32, 400, 2e-3, 40),
     "small": (256, 20_000, 5e-4, 500),
     "base": (1024, 150_000, 3e-4, 2000),
 }
+# What reads, writes and finds captions, as jobs: epochs that are enough for a size.
+JUDGES = {
+    "test": {
+        "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 24, "draws": 20},
+        "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (8, 24)},
+        "captions": {
+            "type": "captions",
+            "every": "job",
+            "epochs": 8,
+            "nights": 1,
+            "fit_epochs": 64,
+            "examples": 2,
+            "batch_size": 8,
+        },
+    },
+    "tiny": {
+        "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 2000},
+        "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (200, 1000)},
+        "captions": {"type": "captions", "every": "job", "epochs": 256, "nights": 8},
+    },
+    "small": {
+        "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 20_000},
+        "text_retrieval": {"type": "text_retrieval", "every": "job"},
+        "captions": {
+            "type": "captions",
+            "every": "job",
+            "epochs": 2000,
+            "nights": 50,
+            "fit_epochs": 20_000,
+        },
+    },
+}
+JUDGES["smoke"] = JUDGES["test"]
 
 
 def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
@@ -88,6 +121,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "context": 0,  # of the data, by data.fill
             "reconstruct": True,
             "dropout": 0.1 if accelerator else 0.0,
+            "mask_absent": not released,
             "legacy_mask": released,
             "remat": "cheap" if accelerator else "none",
             "dtype": "bfloat16" if accelerator else "float32",
@@ -98,7 +132,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "pairing": "softmax",
         "multi_positive": False,
         "single_text": False,  # as the data have it, by data.fill
-        "channel_mask": not released,
         "channel_dropout": 0.0 if released else 0.1,
         "jitter": 0.1,
     }
@@ -126,6 +159,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         b2=0.98,
         weight_decay=0.1 if accelerator else 0.01,
         ema_decay=0.9999 if accelerator else 0.0,
+        freeze=(),  # parameters that stay as they are, such as "network/signals"
     )
     config.optim.eps = 1e-6
     config.optim.end_scale = 1e-2
@@ -151,5 +185,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "tasks": ("staging", "apnea_only", "hypopnea_only"),  # where nights have such labels
             "fractions": (0.01, 0.05, 1.0),  # of the people of training
         },
+        **JUDGES[size if size in JUDGES else "small"],
     }
     return config.lock()

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from data_pipelines.channels import table
+
 EPOCH_S = 30.0
 # The five captions of an epoch, in the order of the official conditions.
 MODALITIES = ("brain", "heart", "respiratory", "position_muscle", "stage_event")
 STAGES = ("W", "N1", "N2", "N3", "R")
-POSITIONS = ("right", "left", "supine", "prone", "upright")  # by the official codes, 0 to 4
+POSITIONS = table.POSITIONS  # by the official codes, 0 to 4
 TREND_STEP_S = 0.9375  # bounds of trends are multiples of 30 s / 32
 # Word of an event in captions -> kinds of ``scoring.Event`` that it stands for.
 EVENTS: dict[str, tuple[str, ...]] = {

@@ -1,8 +1,10 @@
 """The channels of SleepLM (Xu et al. 2026, arXiv 2602.23605): rates, bands, what each is made of.
 
-The ten of the released model at 64 Hz in its order, and the two that its captions speak of and it
-does not see. Bands, filters and the scaling by night are inferred: neither paper nor code says
-them. Body position keeps its code (``captions.facts.POSITIONS``, -1 unknown).
+The ten of the released model in its order: nine waveforms at 64 Hz and the position of the body,
+which keeps its integer code (``channels.table.POSITIONS``, -1 unknown); and the two that its
+captions speak of and it does not see. These three have a sample a second. Bands, filters and the
+z-score by recording are inferred: neither paper nor code says them. A store for captions wants all
+twelve.
 """
 
 from data_pipelines.recipes import Recipe, Row
@@ -10,25 +12,38 @@ from data_pipelines.signals.modalities import make_modalities
 
 TOKEN_S = 30  # a token is an AASM epoch
 VERSION = 1
-RATE_HZ = 64
+RATE_HZ, NUMBER_HZ = 64, 1
 
-BREATH, EYE_OR_BRAIN = (0.05, 5.0), (0.3, 31.0)
+_BREATH, _HEAD, _HEART, _CHIN = (0.05, 5.0), (0.3, 31.0), (0.5, 31.0), (10.0, 31.0)
+
+
+def _wave(name, band_hz, unit="uV", made_of=()):
+    return Row(name, RATE_HZ, made_of or (name,), "waveform", band_hz, scaling="z", unit=unit)
+
+
+def _number(name, unit):
+    return Row(name, NUMBER_HZ, (name,), "level", scaling="fixed", unit=unit)
+
+
 ROWS: dict[str, Row] = {
     row.name: row
     for row in (
-        Row("ecg", RATE_HZ, ("ecg",), "waveform", (0.5, 31.0), unit="uV"),
-        Row("resp_abd", RATE_HZ, ("resp_abd",), "waveform", BREATH),
-        Row("resp_thx", RATE_HZ, ("resp_thx",), "waveform", BREATH),
-        Row("airflow", RATE_HZ, ("airflow", "nasal_pressure"), "waveform", BREATH),
-        Row("eog_e1", RATE_HZ, ("eog_e1",), "waveform", EYE_OR_BRAIN, unit="uV"),
-        Row("eog_e2", RATE_HZ, ("eog_e2",), "waveform", EYE_OR_BRAIN, unit="uV"),
-        Row("eeg_c3", RATE_HZ, ("eeg_c3",), "waveform", EYE_OR_BRAIN, unit="uV"),
-        Row("eeg_c4", RATE_HZ, ("eeg_c4",), "waveform", EYE_OR_BRAIN, unit="uV"),
-        Row("emg_chin", RATE_HZ, ("emg_chin",), "waveform", (10.0, 31.0), unit="uV"),
+        _wave("ecg", _HEART),
+        _wave("resp_abd", _BREATH, ""),
+        _wave("resp_thx", _BREATH, ""),
+        _wave("airflow", _BREATH, "", ("airflow", "nasal_pressure")),
+        _wave("eog_e1", _HEAD),
+        _wave("eog_e2", _HEAD),
+        _wave("eeg_c3", _HEAD),
+        _wave("eeg_c4", _HEAD),
+        _wave("emg_chin", _CHIN),
+        Row("position", NUMBER_HZ, ("position",), "code", scaling="code"),
+        _number("heart_rate", "bpm"),
+        _number("spo2", "%"),
     )
 }
-TEN = tuple(ROWS)
-TWELVE = TEN
+TWELVE = tuple(ROWS)
+TEN = TWELVE[:10]
 RECIPE = Recipe(
     name="sleeplm",
     version=VERSION,
@@ -38,4 +53,5 @@ RECIPE = Recipe(
     make=make_modalities,
     provenance={"normalisation": "z/1"},
     stand_ins=False,
+    absent_rows=True,
 )

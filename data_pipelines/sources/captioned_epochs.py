@@ -12,11 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.captions import clip_tokenizer, vocabulary
+from data_pipelines.captions import clip_tokenizer
 from data_pipelines.captions.facts import MODALITIES, Facts
-from data_pipelines.captions.grammar import render
+from data_pipelines.captions.grammar import Caption, render
 from data_pipelines.captions.parse import meaning
 from data_pipelines.captions.side_file import FactsFile
+from data_pipelines.captions.tokenizers import TOKENIZERS
+from data_pipelines.captions.vocabulary import Vocabulary
 from data_pipelines.labels import stages
 from data_pipelines.pipeline import (
     Batch,
@@ -41,7 +43,6 @@ from data_pipelines.windows import (
 QUERY = ("stage_event", "brain")  # what is said of an epoch that is sought, one after the other
 SINGLE_TEXT = (0.15, 0.15, 0.15, 0.15, 0.4)  # weights of MODALITIES where one text serves both
 CONTEXT = 256  # of the published tokenizer's text encoder
-TOKENIZERS = {"closed": vocabulary.Vocabulary, "clip": clip_tokenizer.ClipTokenizer}
 
 
 def open_source(
@@ -142,11 +143,11 @@ def describe_paper(recipe: str = "sleeplm") -> dict:
 
 def write_tiny(folder, seed: int, recipe: str = "sleeplm") -> None:
     """Write a tiny store of simulated signals with facts."""
-    from data_pipelines.captions.side_file import write_facts
+    from data_pipelines.captions.store_facts import measure_store
     from data_pipelines.synthetic import write_tiny_modalities  # only where no data are given
 
     write_tiny_modalities(folder, seed=seed, recipe=recipe)
-    write_facts(NightStore(folder), progress=False)
+    measure_store(NightStore(folder))
 
 
 def tiny(recipe: str = "sleeplm") -> dict:
@@ -197,6 +198,15 @@ class CaptionedEpochs(Source):
             "token_s": TOKEN_S,
             "epochs_without_stage": left_out,
         }
+
+    def encode(self, texts: Sequence[Caption | str]) -> np.ndarray:
+        """Return the token ids of texts, int32 [N, X], as batches have them."""
+        return np.stack([self._tokenizer.encode(text, self._context) for text in texts])
+
+    @property
+    def tokenizer(self) -> Vocabulary | clip_tokenizer.ClipTokenizer:
+        """What makes token ids of texts, and texts of them."""
+        return self._tokenizer
 
     def examples(self, first: int, stop: int) -> Batch:
         """Return training examples ``first`` to ``stop - 1``: words drawn by (seed, number)."""
@@ -273,9 +283,7 @@ class CaptionedEpochs(Source):
                 )
                 for name in names
             ]
-            whole = captions[0]
-            for caption in captions[1:]:
-                whole = whole + caption
+            whole = Caption(tuple(clause for caption in captions for clause in caption.clauses))
             return self._tokenizer.encode(whole, self._context)
 
         caption = say([MODALITIES[place]])

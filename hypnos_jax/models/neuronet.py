@@ -301,8 +301,6 @@ def night_signals(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the signals of a batch of nights side by side, and where they hold signal.
 
-    A channel of fewer samples than another, which must be a multiple, has each several times.
-
     Args:
         batch: ``signal/<name>`` int16 [B, L, S] of each channel, ``scale`` float32 [B, M],
             ``valid`` bool [B, L, M] and ``present`` bool [B, M].
@@ -314,13 +312,10 @@ def night_signals(
     """
     valid = batch["valid"] & batch["present"][:, None]
     valid = valid if kept is None else valid & kept
-    longest = max(row["frames"] for row in modalities)
-    signals = []
-    for i, row in enumerate(modalities):
-        signal = dequantized(batch[f"signal/{row['name']}"], batch["scale"][:, i])
-        if row["frames"] < longest:
-            signal = jnp.repeat(signal, longest // row["frames"], axis=-1)
-        signals.append(signal)
+    signals = [
+        dequantized(batch[f"signal/{row['name']}"], batch["scale"][:, i])
+        for i, row in enumerate(modalities)
+    ]
     return jnp.where(valid[..., None], jnp.stack(signals, axis=2), 0.0), valid
 
 

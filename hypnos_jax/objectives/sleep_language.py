@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax import losses
-from hypnos_jax.models.neuronet import night_signals
 from hypnos_jax.models.sleep_language_model import SleepLanguageModel
-from hypnos_jax.nn.dropout import keep_some
 from hypnos_jax.objectives import Embedding, Loss
 
 LARGEST_SCALE = 100.0  # of cosines, as CLIP has it
@@ -30,8 +28,8 @@ class SleepLanguage(nn.Module):
     reconstruction``. The contrast is over the whole batch; the caption's is a mean over all its
     tokens, not over rows; the reconstruction's over all samples of the channels that are there.
 
-    Differs from the official model: channels that are missing are not attended to, nor drawn
-    again (``channel_mask``), and pads are hidden exactly (``model.legacy_mask``).
+    Differs from the official model: channels that are missing are not looked at, nor drawn again
+    (``model.mask_absent``), and pads are hidden exactly (``model.legacy_mask``).
 
     Attributes:
         model: keyword arguments of ``SleepLanguageModel``.
@@ -40,9 +38,8 @@ class SleepLanguage(nn.Module):
         multi_positive: epochs of equal stage and kinds of events are right answers too.
         single_text: the caption is the text of the contrast, whose pass through the text encoder
             serves both; as the official forward pass has it.
-        channel_mask: missing channels are masked; else they are zeros that are seen.
         channel_dropout: probability that a channel of a training row is left out; of the EEG and
-            EOG that are there, one stays. Only with ``channel_mask``.
+            EOG that are there, one stays.
         jitter: of the amplitude of each channel in training, as a share.
     """
 
@@ -53,7 +50,6 @@ class SleepLanguage(nn.Module):
     pairing: str = "softmax"
     multi_positive: bool = False
     single_text: bool = False
-    channel_mask: bool = True
     channel_dropout: float = 0.0
     jitter: float = 0.0
 
@@ -102,7 +98,7 @@ class SleepLanguage(nn.Module):
         signals, there = self._seen(batch)
         if train:
             signals, there = self._augmented(signals, there)
-        mask = there if self.channel_mask else None
+        mask = there if self.network.mask_absent else None
         shown = jnp.where(there[..., None], signals, 0.0)
         embedding, memory = self.network.encode_signals(shown, mask, train=train)
         text, hidden = self._texts(batch, train)
@@ -112,7 +108,7 @@ class SleepLanguage(nn.Module):
         nll, hits = self.network.caption_cost(hidden, ids[:, 1:])
         error = jnp.zeros(len(ids), jnp.float32)
         if self.reconstruction_weight:
-            drawn = self.network.reconstruct_signals(memory).astype(jnp.float32)
+            drawn = self.network.reconstruct_signals(memory, train=train)
             squares = jnp.square(drawn - signals).sum(-1)
             error = jnp.where(self._drawn(there), squares, 0.0).sum(-1)
         return {
@@ -163,27 +159,23 @@ class SleepLanguage(nn.Module):
 
     def _seen(self, batch):
         """Signals of epochs [B, C, T] as they were standardised, and which channels are there."""
-        signals, valid = night_signals(batch, self.modalities)
+        signals, valid = self.network.epoch_signals(batch)
         there = valid[:, 0] & (batch["weight"] > 0)[:, None]
         return signals[:, 0], there
 
     def _augmented(self, signals, there):
-        names = [row["name"].partition("_")[0] for row in self.modalities]
-        if self.channel_dropout and self.channel_mask:
-            key, other = jax.random.split(self.make_rng("channels"))
-            brain = jnp.asarray([name in BRAIN for name in names])[None]
-            kept = keep_some(key, there & brain, self.channel_dropout)
-            rest = jax.random.uniform(other, there.shape) >= self.channel_dropout
-            there &= jnp.where(brain, kept, rest)
-        if self.jitter:
-            codes = jnp.asarray([name in CODES for name in names])[None, :, None]
-            drawn = jax.random.uniform(
-                self.make_rng("channels"),
-                (*there.shape, 1),
-                minval=-self.jitter,
-                maxval=self.jitter,
+        kinds = [row["name"].partition("_")[0] for row in self.modalities]
+        drawn = jax.random.uniform(self.make_rng("channels"), (2, *there.shape))  # one is compiled
+        if self.channel_dropout:
+            brain = there & jnp.asarray([kind in BRAIN for kind in kinds])[None]
+            first = jnp.where(brain, drawn[0], -1.0)  # the last of them that would go stays
+            there &= (drawn[0] >= self.channel_dropout) | (
+                brain & (first == first.max(1, keepdims=True))
             )
-            signals *= jnp.where(codes, 1.0, 1.0 + drawn)
+        if self.jitter:
+            codes = jnp.asarray([kind in CODES for kind in kinds])[None]
+            louder = jnp.where(codes, 1.0, 1.0 + self.jitter * (2.0 * drawn[1] - 1.0))
+            signals *= louder[..., None]
         return signals, there
 
     def _drawn(self, there):
@@ -212,16 +204,35 @@ class SleepLanguage(nn.Module):
         Args:
             batch: of ``modality_nights``.
         """
-        signals, there = night_signals(batch, self.modalities)
-        rows, flat = signals.shape[:2], there.reshape(-1, there.shape[2])
-        mask = flat if self.channel_mask else None
-        embedding, _ = self.network.encode_signals(
-            signals.reshape(-1, *signals.shape[2:]), mask, train=False
-        )
-        valid = there.any(-1)
-        embedding = jnp.where(valid[..., None], embedding.reshape(*rows, -1), 0.0)
-        return Embedding(embedding[:, :, None], valid[..., None])
+        rows, valid, _ = self.network.encode_tokens(batch)
+        return Embedding(jnp.where(valid[..., None], rows, 0.0), valid)
 
     def embed_text(self, ids: jax.Array) -> jax.Array:
         """Return embeddings of texts, float32 [B, Z] of length 1, of token ids int32 [B, X]."""
         return self.network.encode_text(ids)[0]
+
+    def remember(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Return what captions are written from, float32 [B, N, D]; see ``WritesCaptions``."""
+        signals, there = self._seen(batch)
+        mask = there if self.network.mask_absent else None
+        return self.network.encode_signals(jnp.where(there[..., None], signals, 0.0), mask)[1]
+
+    @property
+    def caption_network(self) -> SleepLanguageModel:
+        """The network by itself; see ``WritesCaptions``."""
+        return SleepLanguageModel(**self.model)
+
+    def continue_caption(
+        self,
+        ids: jax.Array,
+        memory: jax.Array,
+        condition: jax.Array | None,
+        place: jax.Array | int,
+    ) -> jax.Array:
+        """Return scores of the next word, float32 [B, V]; see ``WritesCaptions``."""
+        conditions = None
+        if condition is not None:
+            none = jnp.full((ids.shape[0], self.network.prefix - 1), -1, jnp.int32)
+            conditions = jnp.concatenate([condition[:, None], none], 1)
+        hidden = self.network.extend_caption(ids[:, None], memory, conditions, place)
+        return self.network.logits(hidden[:, 0])

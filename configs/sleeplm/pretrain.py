@@ -31,7 +31,7 @@ CHANNELS = {"ten": TEN, "twelve": (*TEN, "heart_rate", "spo2")}
 SIZES = {
     "test": (16, 2, 64, 8, 1, 16, 1, 1, 96),
     "smoke": (32, 2, 64, 16, 1, 32, 1, 1, 128),
-    "tiny": (128, 4, 64, 64, 2, 128, 2, 2, 176),
+    "tiny": (64, 4, 64, 32, 2, 64, 2, 2, 160),
     "small": (384, 6, 16, 128, 3, 384, 6, 6, 192),
     "base": (768, 12, 16, 256, 3, 512, 12, 12, 256),
 }
@@ -39,7 +39,7 @@ SIZES = {
 RUNS = {
     "test": (8, 20, 1e-3, 5),
     "smoke": (8, 40, 1e-3, 5),
-    "tiny": (32, 400, 2e-3, 40),
+    "tiny": (32, 1500, 7e-4, 40),
     "small": (256, 20_000, 5e-4, 500),
     "base": (1024, 150_000, 3e-4, 2000),
 }
@@ -113,6 +113,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "conv_dim": conv,
             "blocks": blocks,
             "ffn_ratio": 3.0,
+            "start": "released" if published else "wide",
             "memory_tokens": 32 if accelerator else 16,
             "embed_dim": embed,
             "text_layers": text_layers,

@@ -26,6 +26,14 @@ from hypnos_jax.sharding import keep_rows
 SAMPLES = 1920  # of an epoch of 30 s at 64 Hz
 RECONSTRUCTION_LAYERS = 2  # fixed in the code
 TORCH_EPSILON = 1e-5
+# How a tower begins: the standard deviations of the channels' table and of the poolers' queries, and
+# the initialiser of the blocks' kernels. As released, a token is nine tenths its channel's own vector
+# and the poolers average all tokens, so that all epochs look alike at first (cosines of 0.99): small
+# batches then make them the same. Wide is ours.
+STARTS = {
+    "released": (1.0, 0.02, FAN_IN),
+    "wide": (0.3, 1.0, nn.initializers.variance_scaling(1.0, "fan_in", "uniform")),
+}
 
 
 def torch_linear(inputs: int, outputs: int, dtype: jnp.dtype, name: str | None = None) -> Linear:
@@ -49,6 +57,7 @@ class SignalTower(nn.Module):
         memory_tokens: N.
         embed_dim: Z.
         dropout: rate; see ``PostNormLayer``.
+        start: how it begins; a key of ``STARTS``.
         remat: what of a block is recomputed; see ``rematerialised``.
         dtype: of the products.
     """
@@ -63,6 +72,7 @@ class SignalTower(nn.Module):
     memory_tokens: int
     embed_dim: int
     dropout: float = 0.0
+    start: str = "released"
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
@@ -78,8 +88,11 @@ class SignalTower(nn.Module):
             train: draw dropout.
 
         Raises:
-            ValueError: other channels than ``channels``, or no whole patches.
+            ValueError: other channels than ``channels``, no whole patches, or an unknown start.
         """
+        if self.start not in STARTS:
+            raise ValueError(f"model.start={self.start!r}; it is one of {sorted(STARTS)}")
+        of_channels, of_queries, of_kernels = STARTS[self.start]
         rows, channels, samples = signals.shape
         if channels != self.channels or samples % self.patch:
             raise ValueError(
@@ -89,7 +102,9 @@ class SignalTower(nn.Module):
         x = signals.reshape(rows, channels, -1, self.patch).astype(self.dtype)
         x = torch_linear(self.patch, self.conv_dim, self.dtype, "patch_conv")(x)
         x = torch_linear(self.conv_dim, self.width, self.dtype, "patch_embed")(x)
-        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("channels", "embed"))
+        init = nn.with_logical_partitioning(
+            nn.initializers.normal(of_channels), ("channels", "embed")
+        )
         table = self.param("channel_embedding", init, (channels, self.width))
         x = keep_rows(x.astype(jnp.float32) + table[None, :, None])
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None,))
@@ -102,6 +117,7 @@ class SignalTower(nn.Module):
             "heads": self.heads,
             "ffn_dim": int(self.width * self.ffn_ratio),
             "dropout": self.dropout,
+            "initialiser": of_kernels,
             "dtype": self.dtype,
         }
         for i in range(self.blocks):
@@ -111,10 +127,13 @@ class SignalTower(nn.Module):
         seen = mask
         if mask is not None:
             seen = jnp.repeat(mask, x.shape[1] // channels, axis=1)[:, None]
-        whole = AttentionPooler(1, self.heads, dtype=self.dtype, name="embedding_pooler")(x, seen)
-        memory = AttentionPooler(
-            self.memory_tokens, self.heads, dtype=self.dtype, name="memory_pooler"
-        )(x, seen)
+        pooler = {
+            "heads": self.heads,
+            "initialiser": nn.initializers.normal(of_queries),
+            "dtype": self.dtype,
+        }
+        whole = AttentionPooler(1, **pooler, name="embedding_pooler")(x, seen)
+        memory = AttentionPooler(self.memory_tokens, **pooler, name="memory_pooler")(x, seen)
         pool = pooling_attention(self.heads, self.dtype, "pool")
         found = pool(whole, memory=memory)[:, 0]
         embedding = torch_linear(self.width, self.embed_dim, self.dtype, "embed")(found)

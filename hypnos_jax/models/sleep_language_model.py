@@ -31,7 +31,7 @@ class SleepLanguageModel(nn.Module):
         width, heads: of all towers.
         patch: samples of a patch.
         conv_dim: width of a patch before its projection.
-        blocks, ffn_ratio: of the signal tower; see ``SignalTower``.
+        blocks, ffn_ratio, start: of the signal tower; see ``SignalTower``.
         memory_tokens: N.
         embed_dim: Z.
         text_layers, decoder_layers: of the text encoder, and of the decoder.
@@ -56,6 +56,7 @@ class SleepLanguageModel(nn.Module):
     conv_dim: int = 256
     blocks: int = 3
     ffn_ratio: float = 3.0
+    start: str = "released"
     memory_tokens: int = 32
     embed_dim: int = 512
     text_layers: int = 12
@@ -91,6 +92,7 @@ class SleepLanguageModel(nn.Module):
             conv_dim=self.conv_dim,
             blocks=self.blocks,
             ffn_ratio=self.ffn_ratio,
+            start=self.start,
             memory_tokens=self.memory_tokens,
             embed_dim=self.embed_dim,
             dropout=self.dropout,

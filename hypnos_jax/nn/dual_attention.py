@@ -31,12 +31,14 @@ class PostNormLayer(nn.Module):
         ffn_dim: hidden width.
         dropout: rate on attention weights, on the hidden layer and on the position-wise network's
             output.
+        initialiser: of all kernels.
         dtype: of the matrix products; the stream and the norms stay float32.
     """
 
     heads: int
     ffn_dim: int
     dropout: float = 0.0
+    initialiser: Callable = FAN_IN
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -61,7 +63,7 @@ class PostNormLayer(nn.Module):
             rope=True,
             bias="out",
             dropout=self.dropout,
-            initialiser=FAN_IN,
+            initialiser=self.initialiser,
             fan_in_bias=True,
             dtype=self.dtype,
             name="attention",
@@ -72,7 +74,7 @@ class PostNormLayer(nn.Module):
             "swiglu",
             self.ffn_dim,
             self.dtype,
-            initialiser=FAN_IN,
+            initialiser=self.initialiser,
             dropout=self.dropout,
             name="ffn",
         )

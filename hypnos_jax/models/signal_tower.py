@@ -26,10 +26,10 @@ from hypnos_jax.sharding import keep_rows
 SAMPLES = 1920  # of an epoch of 30 s at 64 Hz
 RECONSTRUCTION_LAYERS = 2  # fixed in the code
 TORCH_EPSILON = 1e-5
-# How a tower begins: the standard deviations of the channels' table and of the poolers' queries, and
-# the initialiser of the blocks' kernels. As released, a token is nine tenths its channel's own vector
-# and the poolers average all tokens, so that all epochs look alike at first (cosines of 0.99): small
-# batches then make them the same. Wide is ours.
+# How a tower begins: standard deviations of the channels' table and the poolers' queries, and the
+# initialiser of the blocks' kernels. As released, a token is nine tenths its channel's own vector,
+# and the poolers average all tokens, so that all epochs look alike at first (cosines of 0.99), and
+# small batches make them the same. Wide is ours.
 STARTS = {
     "released": (1.0, 0.02, FAN_IN),
     "wide": (0.3, 1.0, nn.initializers.variance_scaling(1.0, "fan_in", "uniform")),

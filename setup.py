@@ -50,6 +50,14 @@ setup(
         "interop": [
             "huggingface_hub>=0.30",  # published weights by hub id; files need nothing more
         ],
+        "clip": [  # the published tokenizer of captions; models of our own need none of it
+            "tokenizers>=0.20",  # byte-pair encoding
+            "open_clip_torch>=2.20",  # carries CLIP's merges, the one file of it that is read
+        ],
+        "captions": [  # scores of common words, beside those of the facts that captions say
+            "sacrebleu>=2.4",  # BLEU and chrF
+            "rouge-score>=0.1.2",  # ROUGE-L
+        ],
         # eval jobs on runs behind a URL; beside it the package of your store, such as gcsfs or s3fs
         "remote": ["fsspec>=2024.12"],
         "slurm": ["submitit>=1.5.4"],  # sweeps on Slurm: arrays, requeueing when preempted

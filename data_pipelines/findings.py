@@ -26,6 +26,7 @@ KINDS = {
     "foreign_montage": "recordings whose electrodes are named by another system",
     "refused_channel": "channels without contact, or that are not what their labels say",
     "repaired_unit": "channels whose unit or polarity was corrected",
+    "position_code": "codes of body positions that the site's table does not know",
     "person": "people without a night, nights without a person",
     "linked_folder": "folders and recordings that are links",
 }

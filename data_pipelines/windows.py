@@ -7,6 +7,7 @@ import dataclasses
 import fnmatch
 
 import numpy as np
+from absl import logging
 
 from data_pipelines.pipeline import (
     EmptySplitError,
@@ -144,7 +145,8 @@ def modalities_of(
 ) -> list[Row]:
     """Return the modalities of a store in their canonical order; only those named, where any are.
 
-    A name may be a pattern, such as ``"eeg_*"``: of those modalities all that the store has.
+    A name may be a pattern, such as ``"eeg_*"``: of those modalities all that the store has. Where
+    the recipe has ``absent_rows``, one that is named in full need not be in the store.
 
     Raises:
         PipelineError: the store holds no modalities, or not these, or at other rates, or was
@@ -164,7 +166,10 @@ def modalities_of(
             f"{source} reads modalities, and {store.path} holds the channels {sorted(there)};"
             " prepare the recordings with launch.prepare_nights --recipe=sleep2vec"
         )
-    known = [row for name, row in recipe.rows.items() if name in there]
+    may_lack = set(names) if recipe.absent_rows else set()
+    known = [row for name, row in recipe.rows.items() if name in there or name in may_lack]
+    if lacking := sorted(row.name for row in known if row.name not in there):
+        logging.warning("no night of %s has %s: absent throughout", store.path, lacking)
     for name in names:
         if not fnmatch.filter([row.name for row in known], name):
             raise PipelineError(
@@ -172,7 +177,7 @@ def modalities_of(
             )
     chosen = [row for row in known if any(fnmatch.fnmatchcase(row.name, n) for n in names or "*")]
     for row in chosen:
-        if there[row.name] != row.rate_hz:
+        if there.get(row.name, row.rate_hz) != row.rate_hz:
             raise PipelineError(
                 f"{store.path}: {row.name} at {there[row.name]} Hz, not {row.rate_hz} Hz"
             )

@@ -215,6 +215,74 @@ def nt_xent(
     return jnp.where(counted, cost, 0.0), jnp.where(counted, hit, 0.0)
 
 
+def pairing(
+    x: jax.Array,
+    y: jax.Array,
+    counted: jax.Array,
+    *,
+    scale: jax.Array | float,
+    alike: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return what it costs each row to find its partner, both ways: the contrast of CLIP.
+
+    CLIP is arXiv 2103.00020. ``-log softmax_j(scale cos(x_i, y_j))`` at the partner, or the mean of
+    it over all rows that are ``alike``; the mean of both ways, in float32.
+
+    Args:
+        x, y: [N, Z] each, of any length; row i belongs to row i.
+        counted: bool [N]; other rows are no negatives, and cost 0.
+        scale: of cosines.
+        alike: bool [N, N], symmetric, rows that are right answers too; each is alike itself.
+
+    Returns:
+        float32 [N], in nats; and the share of both ways, float32 [N], in which the partner is the
+        nearest (ties are its own).
+    """
+    own = jnp.eye(len(x), dtype=bool)
+    right = (own if alike is None else alike | own) & counted[None]
+    shares = right / jnp.maximum(right.sum(1, keepdims=True), 1)
+
+    def one_way(x, y):
+        # The anchors' rows stay where they are on a mesh; all others come to them.
+        cosines = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+        there = jnp.where(counted[None], cosines, -1.0)
+        logits = jnp.where(counted[None], scale * cosines, jnp.finfo(jnp.float32).min)
+        kept = jax.nn.log_softmax(logits, axis=1)
+        cost = -jnp.where(right, shares * kept, 0.0).sum(1)
+        return cost, (jnp.diagonal(cosines) >= there.max(1)).astype(jnp.float32)
+
+    x, y = unit(x), unit(y)
+    cost, hit = (0.5 * (a + b) for a, b in zip(one_way(x, y), one_way(y, x)))
+    return jnp.where(counted, cost, 0.0), jnp.where(counted, hit, 0.0)
+
+
+def sigmoid_pairing(
+    x: jax.Array,
+    y: jax.Array,
+    counted: jax.Array,
+    *,
+    scale: jax.Array | float,
+    bias: jax.Array | float,
+    alike: jax.Array | None = None,
+) -> jax.Array:
+    """Return what it costs to tell each row's partners from all others: SigLIP, arXiv 2303.15343.
+
+    ``sum_j log(1 + exp(-z_ij (scale cos(x_i, y_j) + bias)))``, z being 1 for partners, else -1.
+
+    Args:
+        x, y, counted, alike: as ``pairing`` has them.
+        scale, bias: of cosines.
+
+    Returns:
+        float32 [N], in nats.
+    """
+    own = jnp.eye(len(x), dtype=bool)
+    sign = jnp.where(own if alike is None else alike | own, 1.0, -1.0)
+    cosines = jnp.matmul(unit(x), unit(y).T, precision=jax.lax.Precision.HIGHEST)
+    cost = jax.nn.softplus(-sign * (scale * cosines + bias))
+    return jnp.where(counted[:, None] & counted[None], cost, 0.0).sum(1)
+
+
 def hidden_error(predicted: jax.Array, target: jax.Array, hidden: jax.Array) -> jax.Array:
     """Return [N]: mean squared error of the hidden tokens of each row, over their features.
 

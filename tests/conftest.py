@@ -2,7 +2,8 @@
 
 Compiling is most of what these tests do, and nothing runs for long. So programs, here and in the
 commands that tests start, are compiled without costly optimisations (the step of a tiny model in
-half the time), and what one process has compiled the others read.
+half the time) and by the emitters of LLVM code that compile faster (that step in half the time
+again), and what one process has compiled the others read.
 """
 
 import collections
@@ -18,6 +19,7 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # LLVM's costly passes
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from hypnos_jax import losses
 
+info_nce = jax.jit(losses.info_nce)
+dash_weights = jax.jit(losses.dash_weights, static_argnames=("missing", "form"))
+
 # Four windows, two tokens, three features, not of unit length.
 A = np.float32(
     [
@@ -42,14 +45,14 @@ UNKNOWN = (-1, -1, -1, -1)
 def weights_of(facts=None, counted=(True,) * 4, **options):
     facts = FACTS | (facts or {})
     arrays = (jnp.asarray(facts[name], jnp.int32) for name in FACTS)
-    return losses.dash_weights(*arrays, jnp.asarray(counted), **options)
+    return dash_weights(*arrays, jnp.asarray(counted), **options)
 
 
 def mean_loss(x=A, y=B, weights=None, same=None, **options):
     counted = np.ones(x.shape[:2], bool)
     options = {"temperature": 0.2, "hard_scale": 0.1, **options}
     ways = [
-        losses.info_nce(*pair, counted, weights=weights, same=same, **options)[0].mean()
+        info_nce(*pair, counted, weights=weights, same=same, **options)[0].mean()
         for pair in ((x, y), (y, x))
     ]
     return 0.5 * (ways[0] + ways[1])
@@ -121,7 +124,7 @@ def test_worked_costs_of_each_anchor():
     weights, same = weights_of()
     there = np.ones((4, 2), bool)
     options = {"temperature": 0.2, "weights": weights, "same": same, "hard_scale": 0.1}
-    one, _ = losses.info_nce(A, B, there, **options)
+    one, _ = info_nce(A, B, there, **options)
     expected = [
         [0.022591, 0.807886],
         [0.713021, 0.101665],
@@ -129,12 +132,12 @@ def test_worked_costs_of_each_anchor():
         [0.033695, 1.034369],
     ]
     np.testing.assert_allclose(one, expected, atol=2e-6)
-    other, _ = losses.info_nce(B, A, there, **options)
+    other, _ = info_nce(B, A, there, **options)
     np.testing.assert_allclose(other[:, 0], [0.0599, 0.056657, 0.719587, 0.786634], atol=2e-6)
 
 
 def test_worked_gradients():
-    grads = jax.grad(lambda a, b: dash(a, b), argnums=(0, 1))(A, B)
+    grads = jax.jit(jax.grad(lambda a, b: dash(a, b), argnums=(0, 1)))(A, B)
     norms = [float(jnp.linalg.norm(g.reshape(-1))) for g in grads]
     assert norms == pytest.approx([0.418625, 0.663459], abs=2e-6)
 
@@ -169,12 +172,13 @@ def test_a_plain_loop_agrees(seed, shape):
     x, y = rng.normal(size=(2, *shape)).astype(np.float32)
     rows = shape[0]
     facts = [rng.integers(-1, high, rows) for high in (90, 2, 3, 3)]
-    weights, same = losses.dash_weights(*map(jnp.asarray, facts), jnp.ones(rows, bool))
+    weights, same = dash_weights(*map(jnp.asarray, facts), jnp.ones(rows, bool))
     options = {"temperature": 0.2, "weights": weights, "same": same, "hard_scale": 0.1}
-    found, _ = losses.info_nce(x, y, np.ones(shape[:2], bool), **options)
-    expected = loop(x.astype(float), y.astype(float), np.asarray(weights), same, 0.2, 0.1)
+    found, _ = info_nce(x, y, np.ones(shape[:2], bool), **options)
+    weights, same = np.asarray(weights), np.asarray(same)
+    expected = loop(x.astype(float), y.astype(float), weights, same, 0.2, 0.1)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    negatives = ~np.eye(rows, dtype=bool) & ~np.asarray(same)
+    negatives = ~np.eye(rows, dtype=bool) & ~same
     for i in np.flatnonzero(negatives.any(1)):
         assert float(weights[i][negatives[i]].mean()) == pytest.approx(1, abs=1e-5)
 
@@ -189,10 +193,10 @@ def test_what_is_not_counted_is_nobodys_negative():
     weights, same = weights_of(counted=counted)
     there = np.repeat(counted[:, None], 2, 1)
     options = {"temperature": 0.2, "hard_scale": 0.1}
-    found, hits = losses.info_nce(A, B, there, weights=weights, same=same, **options)
+    found, hits = info_nce(A, B, there, weights=weights, same=same, **options)
     arrays = (jnp.asarray(few[name], jnp.int32) for name in FACTS)
-    weights, same = losses.dash_weights(*arrays, jnp.ones(3, bool))
-    alone, _ = losses.info_nce(
+    weights, same = dash_weights(*arrays, jnp.ones(3, bool))
+    alone, _ = info_nce(
         A[counted], B[counted], there[counted], weights=weights, same=same, **options
     )
     np.testing.assert_allclose(found[counted], alone, rtol=1e-5)
@@ -203,8 +207,8 @@ def test_what_is_not_counted_is_nobodys_negative():
 def test_the_nearest_is_found_by_cosine_alone():
     own = np.broadcast_to(np.eye(5, dtype=np.float32)[:, None], (5, 3, 5))
     there = np.ones((5, 3), bool)
-    assert losses.info_nce(own, own, there, temperature=0.2)[1].all()
-    assert not losses.info_nce(own, np.roll(own, 1, 0), there, temperature=0.2)[1].any()
+    assert info_nce(own, own, there, temperature=0.2)[1].all()
+    assert not info_nce(own, np.roll(own, 1, 0), there, temperature=0.2)[1].any()
 
 
 def test_an_unknown_age_or_sex_may_count_as_an_average_one():
@@ -218,7 +222,7 @@ def test_an_unknown_age_or_sex_may_count_as_an_average_one():
 
 def test_zeros_have_a_gradient():
     zeros = jnp.zeros((3, 2, 4))
-    grads = jax.grad(lambda x: mean_loss(x, zeros))(zeros)
+    grads = jax.jit(jax.grad(lambda x: mean_loss(x, zeros)))(zeros)
     assert np.isfinite(grads).all()
 
 

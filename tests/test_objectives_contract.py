@@ -22,7 +22,7 @@ from hypnos_jax.batch import batch_spec, load_source
 from hypnos_jax.export.model import make_model
 from hypnos_jax.export.programs import programs_of
 from hypnos_jax.inference.embed import open_embedder
-from hypnos_jax.objectives import Embedding, Objective, Tokenizes
+from hypnos_jax.objectives import Embedding, EmbedsText, Objective, Tokenizes, WritesCaptions
 from hypnos_jax.probing.frozen_features import night_features
 from hypnos_jax.step import cut, make_train_step
 
@@ -31,7 +31,10 @@ OBJECTIVES = sorted(
     path.stem for path in (ROOT / "hypnos_jax/objectives").glob("*.py") if path.stem != "__init__"
 )
 # With files of their own under tests/objectives: the whole suite asks the contract of them too.
-TESTED = {"dash_infonce", "finetune", "masked_autoencoding", "masked_prediction", "rq_next_token"}
+TESTED = {
+    *("dash_infonce", "finetune", "masked_autoencoding", "masked_prediction", "rq_next_token"),
+    "sleep_language",
+}
 ROWS, STEPS = 8, 20
 # At 1e-3 without warm-up a tokenizer is chaotic: a change of 1e-7 of its first parameters, on one
 # device, moves losses by 4e-4 within 20 steps while every code stays the same; at 1e-4 by 2e-7.
@@ -267,7 +270,10 @@ def test_it_is_probed_embedded_and_exported_or_refused_by_name(subject):
     if isinstance(objective, Tokenizes):  # it has codes to give, not rows
         assert set(programs) == {"encode"}
         return
-    assert set(programs) == {"embed"}
+    texts = {"embed_text"} if isinstance(objective, EmbedsText) else set()
+    if isinstance(objective, WritesCaptions):
+        texts |= {"caption_start", "caption_step"}
+    assert set(programs) == {"embed", *texts}
     assert programs["embed"].outputs["rows"].shape[2:] == subject.embed_shape[2:]
     assert set(features) == {night.recording for night in subject.store.nights}
     assert features[night.recording].shape == (

@@ -14,13 +14,10 @@ import errno
 import fcntl
 import json
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
 import pathlib
 import re
 import shutil
-import threading
 import traceback
 import typing
 
@@ -35,6 +32,7 @@ from data_pipelines.builders.pending_nights import (
 from data_pipelines.builders.sealing import seal
 from data_pipelines.files import atomic_write, remove_partials
 from data_pipelines.store import FORMAT, KINDS, NightStore, StoreError
+from data_pipelines.workers import open_pool
 
 DOUBTFUL = "--strict: "  # what the reason begins with where a night was rejected for its findings
 
@@ -191,11 +189,7 @@ def _prepare(task, pending, jobs, run_all, progress):
                 task(pair)
                 bar.update()
             return
-        context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(
-            min(jobs, len(todo)), mp_context=context, initializer=_end_with_parent
-        )
-        with pool:
+        with open_pool(min(jobs, len(todo))) as pool:
             futures = [pool.submit(task, pair) for pair in todo]
             try:
                 for future in concurrent.futures.as_completed(futures):
@@ -208,17 +202,6 @@ def _prepare(task, pending, jobs, run_all, progress):
                 ) from None
             finally:
                 pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent():
-    """End this worker when its parent is gone; a killed parent would leave it waiting for ever."""
-    sentinel = multiprocessing.parent_process().sentinel
-
-    def watch():
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _collect(work, pending):

@@ -116,7 +116,7 @@ class PrepareRecording:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise RecordingError(f"{recording.name}: no usable channel ({reasons})")
         subject = self.subject_of(pending)
-        findings = [*quality.findings, *facts.pop("findings")]
+        findings = [*quality.findings, *told.pop("findings", ()), *facts.pop("findings")]
         qc = {
             "mains_hz": mains_hz,
             "mains_from": _mains_from(self.mains_hz, quality.mains_hz),

@@ -63,6 +63,8 @@ class Binding:
             an electrode less the wanted mastoid, nor what a user's alias file says.
         reference_scale: Factor that brings the reference into the electrode's unit, where the file
             does not say both units; None where it does.
+        codes: Pairs of a number that the channel holds and the word of ``table.POSITIONS`` that it
+            stands for; None where nobody says what its numbers mean.
     """
 
     channel: str
@@ -75,6 +77,7 @@ class Binding:
     notes: tuple[str, ...] = ()
     inferred: bool = False
     reference_scale: float | None = None
+    codes: tuple[tuple[float, str], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +120,8 @@ def resolve(
     Args:
         labels: The labels in file order.
         aliases: ``{channel name: [entry, ...]}`` as :func:`load_aliases` returns it; an entry is a
-            label, or ``{"label": ..., "minus": ..., "invert": ...}``. They come before the table.
+            label, or ``{"label": ..., "minus": ..., "invert": ..., "codes": ...}``. They come
+            before the table.
         cohort: A name of ``COHORTS`` whose generic labels have documented meanings.
         unreadable: ``{index: reason}`` of labels to leave out (``Recording.unreadable``), so that
             the next best channel takes the place.
@@ -198,10 +202,12 @@ def load_aliases(path) -> dict[str, list]:
     """Read a user's aliases from a JSON or TOML file of ``channel name -> list of entries``.
 
     An entry is a label, or a table with ``label`` and optionally ``minus`` (a label to subtract)
-    and ``invert`` (true for a derivation of the other sign)::
+    and ``invert`` (true for a derivation of the other sign), and for the position of the body what
+    its numbers mean (``table.POSITIONS``)::
 
         eeg_c3 = ["Kanal 1"]
         emg_chin = [{label = "X5", minus = "X6"}]
+        position = [{label = "Lage", codes = {1 = "supine", 2 = "left", 3 = "right"}}]
 
     Raises:
         AliasError: The file cannot be read or parsed, or says something that :func:`resolve`
@@ -242,11 +248,13 @@ def _check_aliases(aliases) -> dict[str, list[dict]]:
             claim = {"label": entry} if isinstance(entry, str) else entry
             if not isinstance(claim, collections.abc.Mapping):
                 raise AliasError(f"{channel}: {entry!r} is neither a label nor a table")
-            unknown = set(claim) - {"label", "minus", "invert"}
+            unknown = set(claim) - {"label", "minus", "invert", "codes"}
             if unknown:
                 raise AliasError(
-                    f"{channel}: unknown key {sorted(unknown)[0]!r}; use label, minus, invert"
+                    f"{channel}: unknown key {sorted(unknown)[0]!r}; use label, minus, invert,"
+                    " codes"
                 )
+            _codes_of(channel, claim)
             for key in ("label", "minus"):
                 value = claim.get(key, "x")
                 if not isinstance(value, str) or not normalise(value):
@@ -258,6 +266,23 @@ def _check_aliases(aliases) -> dict[str, list[dict]]:
                 raise AliasError(f"{claim['label']!r} is claimed by both {owner} and {channel}")
             claims.setdefault(channel, []).append(dict(claim))
     return claims
+
+
+def _codes_of(channel, claim):
+    """The codes of a position as pairs; None where the entry has none."""
+    codes = claim.get("codes")
+    if codes is None:
+        return None
+    wrong = f"{channel}: codes are a table of number -> one of {', '.join(table.POSITIONS)}"
+    if channel != "position" or not isinstance(codes, collections.abc.Mapping):
+        raise AliasError(f"{wrong}, of position alone, not {codes!r}")
+    try:
+        pairs = tuple((float(code), word) for code, word in codes.items())
+    except ValueError:
+        raise AliasError(f"{wrong}, not {codes!r}") from None
+    if not pairs or any(word not in table.POSITIONS for _, word in pairs):
+        raise AliasError(f"{wrong}, not {codes!r}")
+    return pairs
 
 
 def _offer_claims(labels, claims, unread, offer) -> set[int]:
@@ -288,6 +313,7 @@ def _offer_claims(labels, claims, unread, offer) -> set[int]:
                         None if reference is None else labels[reference],
                         scale=-1.0 if entry.get("invert") else 1.0,
                         how=how,
+                        codes=_codes_of(channel, entry),
                     ),
                 )
     return claimed
@@ -318,6 +344,7 @@ def _cohort_binding(labels, i, special, unread) -> Binding:
         how=how,
         notes=(special.note,),
         inferred=special.stand_in,
+        codes=special.codes,
     )
 
 

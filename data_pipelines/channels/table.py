@@ -314,18 +314,25 @@ EXCLUDING_WORDS = {
 }
 
 
+# Positions of the body, in the order of the codes of SleepLM's official code (0 right ... 4
+# upright). That SHHS, CFS and CCSHS have the same codes is inferred: check a night of theirs.
+POSITIONS = ("right", "left", "supine", "prone", "upright")
+
+
 @dataclasses.dataclass(frozen=True)
 class CohortLabel:
     """Meaning of a label in one cohort.
 
     ``channel`` None says that it is none of the channels; ``minus`` is a label to subtract;
-    ``stand_in`` says that it is not the channel itself but the nearest one recorded.
+    ``stand_in`` says that it is not the channel itself but the nearest one recorded; ``codes`` are
+    the numbers of a position and their words.
     """
 
     channel: str | None
     note: str
     minus: str | None = None
     stand_in: bool = False
+    codes: tuple[tuple[float, str], ...] | None = None
 
 
 def _chin(cohort: str) -> dict[str, CohortLabel]:
@@ -336,6 +343,12 @@ def _chin_pair(cohort: str) -> dict[str, CohortLabel]:
     return {"EMG1": CohortLabel("emg_chin", f"chin electrode in {cohort}", minus="EMG2")}
 
 
+def _position(note: str, words: tuple[str, ...] = POSITIONS) -> dict[str, CohortLabel]:
+    """The labels of a position, whose codes 0, 1, ... are these words."""
+    meaning = CohortLabel("position", note, codes=tuple(enumerate(words)))
+    return dict.fromkeys(("Position", "Body Position", "Pos"), meaning)
+
+
 # Cohorts whose generic labels are documented. Lower-case name -> label -> meaning.
 COHORTS: dict[str, dict[str, CohortLabel]] = {
     "shhs": _chin("SHHS")
@@ -343,7 +356,8 @@ COHORTS: dict[str, dict[str, CohortLabel]] = {
     | dict.fromkeys(
         _labels("EEG(sec) | EEG2 | EEG sec | EEG 2"), CohortLabel("eeg_c3", "C3-A2 in SHHS")
     )
-    | {"AUX": CohortLabel("airflow", "airflow in part of SHHS")},
+    | {"AUX": CohortLabel("airflow", "airflow in part of SHHS")}
+    | _position("codes of SHHS"),
     "mesa": _chin("MESA")
     | {
         "EEG1": CohortLabel(None, "Fz-Cz in MESA, which is no channel of any model here"),
@@ -353,9 +367,13 @@ COHORTS: dict[str, dict[str, CohortLabel]] = {
         "Aux_AC": CohortLabel("airflow", "thermistor in MESA"),
         "Leg": CohortLabel(None, "a 32-Hz piezo sensor in MESA, not an EMG"),
     },
-    "cfs": _chin_pair("CFS"),
-    "ccshs": _chin_pair("CCSHS"),
+    "cfs": _chin_pair("CFS") | _position("codes of CFS"),
+    "ccshs": _chin_pair("CCSHS") | _position("codes of CCSHS"),
     "slpdb": _chin("the MIT-BIH polysomnographic database"),
+    # What data_pipelines.synthetic writes.
+    "synthetic": _position(
+        "codes of simulated recordings", ("upright", "supine", "left", "right", "prone")
+    ),
     # C3-M2, C4-M1 and E1-M2 were not recorded; these are the nearest ones.
     "sleep_edf": {
         "EEG Fpz-Cz": CohortLabel("eeg_c3", "stand-in: Fpz-Cz, not C3-M2", stand_in=True),

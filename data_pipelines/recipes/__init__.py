@@ -45,7 +45,8 @@ class Row:
         made: How it is made, a word that the recipe's ``make`` knows.
         band_hz: Of its filter; None leaves that side open.
         scaling: What its samples are: ``robust_z``, ``robust_iqr`` (in interquartile ranges of
-            the night around its median), ``rolling_z``, ``fixed`` (a fixed centre and scale).
+            the night around its median), ``z`` (mean and standard deviation of the night),
+            ``rolling_z``, ``fixed`` (a fixed centre and scale), ``code`` (whole numbers).
         unit: Of the signal before it is scaled; "" where a site's own.
         id: Row of the family's channel embedding, where it has one.
     """
@@ -77,10 +78,14 @@ class Recipe:
         sets: Name -> names of rows; the first is the family's own choice.
         make: ``(rows, recording, quality, mains_hz) -> (signals, facts, refused)``: name ->
             :class:`~data_pipelines.store.ChannelSignal` of what could be made; what the manifest
-            says of them under ``qc``; and name -> reason of what could not.
+            says of them under ``qc`` (``findings`` among it join those of the night, and
+            ``scaling`` is name -> centre and scale, which give the unit back); and name -> reason
+            of what could not.
         provenance: Further facts of all stores of the recipe.
         stand_ins: Whether, in a cohort that lacks a channel, the nearest one recorded may stand
             for it (``table.CohortLabel``), such as Fpz-Cz for C3-M2 in Sleep-EDF.
+        absent_rows: Whether a row that no night of a store has may be read all the same, as absent
+            everywhere: for models whose rows are fixed.
     """
 
     name: str
@@ -94,6 +99,7 @@ class Recipe:
     ]
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stand_ins: bool = True
+    absent_rows: bool = False
 
     @property
     def identity(self) -> dict:

@@ -48,7 +48,7 @@ ROWS: dict[str, Modality] = {
         _wave("ecg", "ecg_original", 128, ("ecg",), (0.5, 40.0)),
         _wave("eog", "eog_original", 128, ("eog_e1", "eog_e2", "eog_horizontal"), (0.3, 35.0)),
         _wave("emg", "emg_original", 128, ("emg_chin",), (10.0, 60.0)),
-        Modality("spo2", 4, ("spo2",), "saturation", scaling="fixed", unit="%", keys=("spo2",)),
+        Modality("spo2", 4, ("spo2",), "level", scaling="fixed", unit="%", keys=("spo2",)),
         _wave("belt", "resp_original", 4, ("resp_abd", "resp_thx"), (0.05, None), ""),
         _wave("airflow", "resp_nasal_original", 4, ("airflow", "nasal_pressure"), (0.05, None), ""),
         _wave("ppg", "ppg", 100, ("ppg",), (0.1, 30.0), ""),

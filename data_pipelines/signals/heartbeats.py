@@ -59,7 +59,8 @@ def find_r_peaks(signal: np.ndarray, rate_hz: int) -> np.ndarray:
     band = scipy.signal.sosfiltfilt(sections, signal)
     slope = np.gradient(band) ** 2
     width = max(3, round(0.12 * rate_hz)) | 1
-    energy = np.sqrt(scipy.ndimage.uniform_filter1d(slope, width))
+    # The running sum of the filter may end a rounding below zero.
+    energy = np.sqrt(np.maximum(scipy.ndimage.uniform_filter1d(slope, width), 0.0))
     # A beat every 2 s at least: the largest value within 2 s is a beat's, artifacts apart; the
     # median of it over 10 s forgets a single artifact.
     near = scipy.ndimage.maximum_filter1d(energy, 2 * rate_hz + 1)

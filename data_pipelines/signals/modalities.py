@@ -8,14 +8,19 @@ inputs' names and rates (arXiv 2602.13857; ``normalisation: robust_z/1``). The w
 - ``ibi``: intervals between R peaks in seconds, interpolated to 4 Hz, as
   ``(interval - median of the night) / 0.1 s``, clipped at 20;
 - ``resp``: a belt or a flow at 4 Hz, 0.05-0.7 Hz; without any, the height of the R peaks;
-- ``spo2``: readings below 50 or above 100 take the value before them; ``(x - 95) / 5``;
+- ``level``: readings of oxygen or of the heart rate; one out of ``LEVELS``' bounds takes the value
+  before it; ``(x - 95) / 5`` in per cent, ``(x - 65) / 15`` in beats a minute;
+- ``code``: the position of the body as its place in ``table.POSITIONS``, held; -1 where the sensor
+  says nothing, or what the site's table of codes does not know;
 - ``actigraphy``: the length of the acceleration's vector;
 - ``fir``: the zero-phase FIR of :mod:`.fir` on the whole signal at its own rate, which is over at
   half of the row's rate, then polyphase resampling;
 - ``fir_epochwise``: FFT resampling of every epoch for itself, then the FIR on every epoch for
   itself, as the official code of SynthSleepNet does; what is left of the last epoch is not valid.
 
-Rows of ``scaling`` ``robust_iqr`` are ``(x - median) / interquartile range``, clipped at 20 too.
+Rows of ``scaling`` ``robust_iqr`` are ``(x - median) / interquartile range``, those of ``z`` are
+``(x - mean) / standard deviation``; clipped at 20 too. What was subtracted and what was divided by
+is kept under ``scaling`` in ``qc``, so that units can be had back.
 
 Gaps are bridged for the filters; a second is 0 and not valid where half of it or more is missing,
 where the sensor gave one constant value, or where a derived number has nothing near to stand on.
@@ -31,6 +36,8 @@ from collections.abc import Callable
 import numpy as np
 import scipy.signal
 
+from data_pipelines.channels.table import POSITIONS
+from data_pipelines.findings import Finding
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.recordings.opening import read_channel
 from data_pipelines.signals import causal
@@ -47,10 +54,13 @@ IQRS = {"robust_z": IQR_TO_STD, "robust_iqr": 1.0}
 FILTER_ORDER = 4  # ours, as everywhere here; it acts twice
 BEAT_RATE_HZ = 128  # R peaks are as exact at 128 Hz as at 360 (0.8 ms)
 LONGEST_BEATLESS_S = 5  # ours: between two intervals with nothing to interpolate from
-LONGEST_HELD_S = 30  # ours: how long a reading of oxygen stands for those that are missing
+LONGEST_HELD_S = 30  # ours: how long a reading stands for those that are missing
+UNKNOWN_CODE = -1
+CODE_TOLERANCE = 0.25  # ours: of a code that a converter's steps moved
 # One constant value, by what a row's name begins with; else 60 s.
 FLAT_S = {"eeg": 5, "eog": 5, "emg": 5, "ecg": 5, "ppg": 5}
-SPO2_BOUNDS, SPO2_CENTRE, SPO2_SCALE = (50.0, 100.0), 95.0, 5.0
+# Channel -> plausible readings, centre, scale.
+LEVELS = {"spo2": ((50.0, 100.0), 95.0, 5.0), "heart_rate": ((30.0, 220.0), 65.0, 15.0)}
 IBI_SCALE_S = 0.1
 BEAT_BAND_HZ = (0.5, 40.0)  # of the ECG whose R peaks are measured
 
@@ -60,10 +70,20 @@ Read = Callable[[str], tuple[np.ndarray, fractions.Fraction]]
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """A modality of a night, and the canonical channels it was made of."""
+    """A modality of a night, and the canonical channels it was made of.
+
+    Attributes:
+        signal: of the night, scaled.
+        channels: canonical names.
+        centre, scale: ``samples * scale + centre`` is in the channel's unit, where not clipped.
+        findings: what a user should look at.
+    """
 
     signal: ChannelSignal
-    channels: tuple[str, ...]
+    channels: tuple[str, ...] = ()
+    centre: float = 0.0
+    scale: float = 1.0
+    findings: tuple[Finding, ...] = ()
 
 
 def make_modalities(rows, recording, quality, mains_hz):
@@ -76,15 +96,18 @@ def make_modalities(rows, recording, quality, mains_hz):
     def read(name):
         return read_channel(recording, quality.channels[name].binding)
 
-    signals, made_of, refused = {}, {}, {}
+    codes = {name: quality.channels[name].binding.codes for name in usable}
+    signals, made_of, scaling, findings, refused = {}, {}, {}, [], {}
     for row in rows:
         try:
-            made = make_modality(row, read, usable)
+            made = make_modality(row, read, usable, codes)
         except (RecordingError, UnusableSignal) as error:
             refused[row.name] = str(error)
             continue
         if made is not None:
             signals[row.name], made_of[row.name] = made.signal, list(made.channels)
+            scaling[row.name] = [float(made.centre), float(made.scale)]
+            findings += made.findings
     found = {
         name: quality.channels[name].to_json()
         for name in dict.fromkeys(channel for of in made_of.values() for channel in of)
@@ -92,16 +115,18 @@ def make_modalities(rows, recording, quality, mains_hz):
     for name, checked in quality.channels.items():
         if checked.status == "refused":
             refused[name] = "; ".join(checked.notes)
-    return signals, {"channels": found, "made_of": made_of}, refused
+    told = {"channels": found, "made_of": made_of, "scaling": scaling, "findings": findings}
+    return signals, told, refused
 
 
-def make_modality(modality, read: Read, usable: list[str]) -> Made | None:
+def make_modality(modality, read: Read, usable: list[str], codes=None) -> Made | None:
     """Make one modality of a recording.
 
     Args:
         modality: a ``recipes.Row``; its ``made`` is a key of ``MAKERS``, or ``magnitude``.
         read: canonical channel -> its whole signal and native rate.
         usable: canonical channels that can be read.
+        codes: canonical channel -> what its codes mean, see ``resolve.Binding``.
 
     Returns:
         The modality over the whole seconds of its signal; None where no channel serves.
@@ -112,11 +137,15 @@ def make_modality(modality, read: Read, usable: list[str]) -> Made | None:
     there = [channel for channel in modality.made_of if channel in usable]
     reasons = []
     if modality.made == "magnitude" and there:
-        return Made(_magnitude(modality, [read(channel) for channel in there]), tuple(there))
+        made = _magnitude(modality, [read(channel) for channel in there])
+        return dataclasses.replace(made, channels=tuple(there))
     for channel in there:
-        make = MAKERS[modality.made]
         try:
-            return Made(make(modality, channel, *read(channel)), (channel,))
+            if modality.made == "code":
+                made = _code(modality, channel, *read(channel), (codes or {}).get(channel))
+            else:
+                made = MAKERS[modality.made](modality, channel, *read(channel))
+            return dataclasses.replace(made, channels=(channel,))
         except UnusableSignal as error:
             reasons.append(str(error))
     if reasons:
@@ -183,8 +212,7 @@ def _interbeat(modality, channel, signal, sfreq):
     values, valid = _interpolate(modality, peaks[1:][plausible], intervals[plausible], valid)
     by_second = values.reshape(len(valid), -1)
     tracks, _ = causal.amplitude_tracks(by_second, valid)
-    values = (values - np.median(by_second[valid])) / IBI_SCALE_S
-    return _signal(modality, values, valid, tracks)
+    return _signal(modality, values, valid, tracks, np.median(by_second[valid]), IBI_SCALE_S)
 
 
 def _beats(channel, signal, sfreq):
@@ -214,9 +242,9 @@ def _interpolate(modality, times, values, valid):
     return np.interp(at, times, values), valid
 
 
-def _saturation(modality, channel, signal, sfreq):
+def _level(modality, channel, signal, sfreq):
     seconds = _seconds(channel, signal, sfreq)
-    low, high = SPO2_BOUNDS
+    (low, high), centre, scale = LEVELS[channel]
     with np.errstate(invalid="ignore"):
         missing = ~((signal >= low) & (signal <= high))
     rate = modality.rate_hz
@@ -232,7 +260,36 @@ def _saturation(modality, channel, signal, sfreq):
     if not valid.any():
         raise UnusableSignal(f"{channel} has no second from {low:g} to {high:g}")
     tracks, _ = causal.amplitude_tracks(values.reshape(seconds, rate), valid)
-    return _signal(modality, (values - SPO2_CENTRE) / SPO2_SCALE, valid, tracks)
+    return _signal(modality, values, valid, tracks, centre, scale)
+
+
+def _code(modality, channel, signal, sfreq, codes):
+    """Places in ``POSITIONS``; -1 where the reading is none, or one that the site does not know."""
+    if codes is None:
+        raise UnusableSignal(
+            f"{channel}: what its codes mean is not known; name the cohort, or give the channel"
+            " `codes` in an alias file"
+        )
+    seconds, rate = _seconds(channel, signal, sfreq), modality.rate_hz
+    at = np.array([int(i * fractions.Fraction(sfreq) / rate) for i in range(seconds * rate)])
+    readings = np.asarray(signal, np.float64)[at]
+    values = np.full(len(readings), float(UNKNOWN_CODE))
+    for code, position in codes:
+        near = np.abs(readings - code) <= CODE_TOLERANCE  # NaN is near nothing
+        values[near] = POSITIONS.index(position)
+    unknown = np.isfinite(readings) & (values == UNKNOWN_CODE)
+    if (values == UNKNOWN_CODE).all():
+        raise UnusableSignal(f"{channel} has no code that the site's table knows")
+    findings = []
+    for code in np.unique(np.rint(readings[unknown])):
+        lasts = float((np.rint(readings[unknown]) == code).sum()) / rate
+        note = f"{channel}: code {code:g} is no known position, for {lasts:g} s"
+        findings.append(Finding("position_code", f"{code:g}", note, seconds=lasts))
+    # Unknown is a code of its own: every second has one.
+    valid = np.ones(seconds, bool)
+    tracks, _ = causal.amplitude_tracks(values.reshape(seconds, rate), valid)
+    made = _signal(modality, values, valid, tracks)
+    return dataclasses.replace(made, findings=tuple(findings))
 
 
 def _magnitude(modality, readings):
@@ -251,7 +308,7 @@ MAKERS = {
     "fir_epochwise": _fir_epochwise,
     "breathing": _breathing,
     "interbeat": _interbeat,
-    "saturation": _saturation,
+    "level": _level,
 }
 
 
@@ -311,18 +368,22 @@ def band_pass(
 
 
 def _scaled(modality, signal, valid):
-    """Robust z-score of the valid seconds, clipped."""
+    """The signal by the row's scaling of its valid seconds, clipped."""
     by_second = signal.reshape(len(valid), modality.rate_hz)
     tracks, std = causal.amplitude_tracks(by_second, valid)
-    lower, median, upper = np.percentile(by_second[valid], (25, 50, 75))
-    # Half of the samples may be one value, in a sensor that rests; its swings are then the scale.
-    scale = IQRS[modality.scaling] * (upper - lower) or std
+    if modality.scaling == "z":
+        centre, scale = by_second[valid].mean(), std
+    else:
+        lower, centre, upper = np.percentile(by_second[valid], (25, 50, 75))
+        # Half of the samples may be one value, in a sensor that rests; its swings are the scale.
+        scale = IQRS[modality.scaling] * (upper - lower) or std
     if not scale > 0:
         raise UnusableSignal(f"{modality.name} is flat")
-    return _signal(modality, (signal - median) / scale, valid, tracks)
+    return _signal(modality, signal, valid, tracks, centre, scale)
 
 
-def _signal(modality, samples, valid, tracks):
-    samples = np.clip(samples, -CLIP, CLIP).astype(np.float32)
+def _signal(modality, values, valid, tracks, centre=0.0, scale=1.0):
+    samples = np.clip((values - centre) / scale, -CLIP, CLIP).astype(np.float32)
     samples *= np.repeat(valid, modality.rate_hz)
-    return ChannelSignal(modality.name, modality.rate_hz, samples, valid, tracks)
+    signal = ChannelSignal(modality.name, modality.rate_hz, samples, valid, tracks)
+    return Made(signal, centre=centre, scale=scale)

@@ -7,11 +7,7 @@ import dataclasses
 import datetime
 import json
 import math
-import multiprocessing
-import multiprocessing.connection
-import os
 import pathlib
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +19,7 @@ from data_pipelines.synthetic.night import simulate_night
 from data_pipelines.synthetic.scoring_files import SUFFIXES, write_scoring
 from data_pipelines.synthetic.sites import SITES, channels_of, record, site_named
 from data_pipelines.synthetic.subjects import draw_subject, stream
+from data_pipelines.workers import open_pool
 
 SECOND_NIGHT_SHARE = 0.3  # ours: of the subjects, how many stay for a second night
 BLANK_DATE = datetime.date(1985, 1, 1)  # what anonymised EDF files commonly have
@@ -216,12 +213,7 @@ def write_cohort(
         for one in planned:
             finished(write_night_files(output, one))
     else:
-        pool = concurrent.futures.ProcessPoolExecutor(
-            min(jobs, len(planned)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_end_with_parent,
-        )
-        with pool:
+        with open_pool(min(jobs, len(planned))) as pool:
             futures = [pool.submit(write_night_files, output, one) for one in planned]
             try:
                 for future in concurrent.futures.as_completed(futures):
@@ -234,17 +226,6 @@ def write_cohort(
             finally:
                 pool.shutdown(cancel_futures=True)
     return [one.recording for one in planned]
-
-
-def _end_with_parent():
-    """End this worker when its parent is gone; a killed parent would leave it waiting for ever."""
-    sentinel = multiprocessing.parent_process().sentinel
-
-    def watch():
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _claim(output, seed, hours, labelled):

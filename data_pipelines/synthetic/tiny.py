@@ -8,6 +8,7 @@ from data_pipelines.builders.night_builder import write_store
 from data_pipelines.recipes import find_recipe, hypnos
 from data_pipelines.scoring import Event
 from data_pipelines.signals.causal import amplitude_tracks, preprocess_channel
+from data_pipelines.signals.modalities import LEVELS
 from data_pipelines.store import EPOCH_S, ChannelSignal, Night, TokenNight
 from data_pipelines.synthetic.night import simulate_night
 from data_pipelines.synthetic.subjects import draw_subject, stream
@@ -175,6 +176,7 @@ def write_tiny_modalities(
                 for at in np.flatnonzero(where).tolist()
             ],
             metadata=metadata,
+            qc={"scaling": {name: _scaling(made_by.rows[name]) for name in channels}},
         )
 
     write_store(
@@ -193,8 +195,14 @@ def write_tiny_modalities(
 
 
 def _sinusoids(modality, latent, rng):
-    """A modality as amplitudes of sinusoids under noise, scaled as prepared ones are."""
+    """A modality as amplitudes of sinusoids under noise, scaled as prepared ones are.
+
+    One of codes follows the last of the latent numbers.
+    """
     rate, tokens = modality.rate_hz, len(latent)
+    if modality.scaling == "code":
+        codes = np.digitize(latent[:, -1], (-1.0, 0.0, 1.0)).astype(np.float32)
+        return _signal(modality, np.repeat(codes, modality.frames), tokens)
     # Whole cycles a second, or a token: the same amplitudes give the same token.
     highest = min(12.0, rate / 3)
     frequencies = np.linspace(0.1, 1.0, 6) * highest
@@ -202,10 +210,20 @@ def _sinusoids(modality, latent, rng):
     waves = np.sin(2 * np.pi * np.round(frequencies * EPOCH_S) / EPOCH_S * at[:, None])
     samples = latent @ waves.T / np.sqrt(3)
     samples = (samples + rng.standard_normal(samples.shape)) / np.sqrt(2)
-    samples = samples.astype(np.float32).reshape(-1)
+    return _signal(modality, samples.astype(np.float32).reshape(-1), tokens)
+
+
+def _signal(modality, samples, tokens):
     seconds = tokens * EPOCH_S
-    tracks, _ = amplitude_tracks(samples.reshape(seconds, rate), np.ones(seconds, bool))
-    return ChannelSignal(modality.name, rate, samples, np.ones(seconds, bool), tracks)
+    tracks, _ = amplitude_tracks(samples.reshape(seconds, modality.rate_hz), np.ones(seconds, bool))
+    return ChannelSignal(modality.name, modality.rate_hz, samples, np.ones(seconds, bool), tracks)
+
+
+def _scaling(modality):
+    """Centre and scale that give a modality an amplitude in its unit, as ``qc`` says them."""
+    if modality.scaling == "fixed" and modality.made_of[0] in LEVELS:
+        return [*LEVELS[modality.made_of[0]][1:]]
+    return [0.0, 20.0 if modality.unit == "uV" else 1.0]
 
 
 class _Language:

@@ -145,7 +145,7 @@ def card(config: dict, run: dict | None, *, name: str) -> str:
     environment.filters["json"] = lambda value, indent=None: json.dumps(value, indent=indent)
     licence = config["licence"] or UNSPECIFIED
     return environment.get_template("card.md").render(
-        config={"programs": {}, **config},
+        config={"programs": {}, "text": None, **config},
         run=run,
         name=name,
         front=yaml.safe_dump(_front(config, licence), sort_keys=False, allow_unicode=True),

@@ -35,11 +35,13 @@ import safetensors
 import safetensors.numpy
 
 import hypnos_jax
+from data_pipelines.captions import tokenizers as text_tokenizers
 from data_pipelines.recipes import find_recipe, recipe_of_model
 from data_pipelines.recipes.hypnos import ROWS
 from hypnos_jax import checkpoint, plugins
 from hypnos_jax.config import frozen
 from hypnos_jax.interop import formats, hypnos
+from hypnos_jax.objectives import EmbedsText
 from hypnos_jax.runtime import seals
 from hypnos_jax.runtime.tensor_files import TensorFile
 
@@ -128,6 +130,7 @@ def describe(
     step: int,
     store: pathlib.Path,
     recipe: dict | None = None,
+    vocabulary: str | None = None,
 ) -> dict[str, Any]:
     """Return what an export says of a run's model, but for its tensors.
 
@@ -138,6 +141,8 @@ def describe(
         store: folder of the data.
         recipe: {name, version} of the data's; by default that of ``config.data.recipe``, or else of
             models that read such rows.
+        vocabulary: identity of the tokenizer of the data's texts; by default of the one that is
+            here.
 
     Returns:
         ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
@@ -145,7 +150,8 @@ def describe(
         model of one signal; ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess}
         of all that it may read, none for towers, whose modalities are made of several; ``recipe``
         {name, version} of what prepares recordings for it (``data_pipelines.recipes``); ``title``
-        and ``embedding`` {token_s, causal, fused, seen}, of the objective; ``data`` {name,
+        and ``embedding`` {token_s, causal, fused, seen}, of the objective; ``text`` {tokenizer,
+        context, identity} of a model that embeds texts (``captions.tokenizers``); ``data`` {name,
         manifest_sha256, ...}; ``seed``, ``step``, ``hypnos_jax``; and of ``make_model`` ``tensors``
         {name: [type, shape]}, ``tokenizers`` {signal type: checksum}, ``checksum``.
     """
@@ -170,10 +176,20 @@ def describe(
             "fused": getattr(objective, "fused", False),
             "seen": getattr(objective, "seen", ""),
         },
+        **_text(objective, data, vocabulary),
         "data": {**data, "manifest_sha256": _manifest_digest(store)},
         "seed": config.get("seed", 0),
         "step": step,
         "hypnos_jax": hypnos_jax.__version__,
+    }
+
+
+def _text(objective, data, vocabulary) -> dict[str, Any]:
+    """What turns texts into what the model reads, where it reads texts."""
+    if not isinstance(objective, EmbedsText) or "tokenizer" not in data:
+        return {}
+    return {
+        "text": text_tokenizers.describe(data["tokenizer"], data["context"], vocabulary),
     }
 
 
@@ -211,6 +227,7 @@ def make_model(
     store: str | os.PathLike | None = None,
     tokenizers: dict[str, LoadedModel] | None = None,
     recipe: dict | None = None,
+    vocabulary: str | None = None,
 ) -> LoadedModel:
     """Return the model that a run's config and variables are.
 
@@ -220,14 +237,15 @@ def make_model(
         step: updates made.
         store: folder of the data it was trained on; ``config.data.path`` by default.
         tokenizers: signal type -> tokenizer; by default those in the store.
-        recipe: as for ``describe``.
+        recipe, vocabulary: as for ``describe``.
 
     Raises:
-        ModelError: the config's objective cannot be built.
+        ModelError: the config's objective cannot be built, or the tokenizer of its texts is another
+            one here.
     """
     store = pathlib.Path(store or config["data"].get("path") or "/no/store")
     objective = _objective(config["objective"], "the config")
-    description = describe(config, objective, step, store, recipe)
+    description = describe(config, objective, step, store, recipe, vocabulary)
     tensors = flat_tensors(variables)
     description["tensors"] = _table(tensors)
     if tokenizers is None:
@@ -245,7 +263,7 @@ def _from_published(path: str | pathlib.Path) -> LoadedModel:
     for name, own in parts.items():
         config = {"objective": own.objective, "data": {"name": "published", "signal_type": name}}
         tokenizers[name] = make_model(config, own.variables, 0, tokenizers={})
-    data = {"name": "published"} | ({"recipe": part.recipe} if part.recipe else {})
+    data = {"name": "published"} | ({"recipe": part.recipe} if part.recipe else {}) | part.text
     config = {"objective": part.objective, "data": data}
     return make_model(config, part.variables, 0, tokenizers=tokenizers)
 
@@ -258,8 +276,9 @@ def _from_run(workdir: pathlib.Path, step: int | None) -> LoadedModel:
     # A run that was given no data wrote its own into its folder.
     store = config["data"].get("path") or workdir / "synthetic"
     told = workdir / "data.json"
-    recipe = json.loads(told.read_text()).get("recipe") if told.is_file() else None
-    return make_model(config, variables, step, store, recipe=recipe)
+    told = json.loads(told.read_text()) if told.is_file() else {}
+    own = {key: told.get(key) for key in ("recipe", "vocabulary")}
+    return make_model(config, variables, step, store, **own)
 
 
 def _from_export(folder: pathlib.Path) -> LoadedModel:
@@ -361,6 +380,11 @@ def _read_config(folder: pathlib.Path) -> dict:
 
 
 def _assemble(config: dict, tensors: dict, tokenizers: dict, source) -> LoadedModel:
+    if "text" in config:
+        try:
+            text_tokenizers.check(config["text"])
+        except (text_tokenizers.TokenizerError, KeyError, TypeError) as error:
+            raise ModelError(f"{source}: {error}") from error
     return LoadedModel(
         objective=_objective(config["objective"], source),
         variables=flax.traverse_util.unflatten_dict(tensors, sep="/"),

@@ -12,8 +12,6 @@ that it is to be written anew, from the tensors: ``launch.export`` of an export 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -23,72 +21,14 @@ import jax.numpy as jnp
 from jax import export
 
 from data_pipelines import pipeline
+from hypnos_jax.export import text_programs
+from hypnos_jax.export.program import PLATFORMS, Array, NoProgramError, Program, Tensors
 from hypnos_jax.models.rvq_tokenizer import RvqTokenizer
 from hypnos_jax.models.token_chunks import ANEW_S, CHUNK_S, OVER_TIME
-from hypnos_jax.objectives import EmbedsInPieces, Tokenizes
+from hypnos_jax.objectives import EmbedsInPieces, EmbedsText, Tokenizes, WritesCaptions
 
-PLATFORMS = ("cpu", "cuda", "tpu")
 SUFFIX = ".jaxexport"
 ENCODED_S = 64  # ours: seconds that pass a tokenizer at once
-
-Tensors = dict[str, jax.Array]
-Variables = dict[str, Any]
-
-
-class NoProgramError(ValueError):
-    """A model that cannot be exported with ``jax.export``."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Array:
-    """An input or output: its shape, a name standing for any size, its dtype, what it holds."""
-
-    shape: tuple[int | str, ...]
-    dtype: str
-    what: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A function of a model's variables and named arrays, to named arrays."""
-
-    call: Callable[[Variables, Tensors], Tensors]
-    inputs: dict[str, Array]
-    outputs: dict[str, Array]
-
-    def describe(self) -> dict[str, Any]:
-        """Return ``inputs`` and ``outputs`` for JSON: name -> {shape, dtype, what}."""
-        return {
-            kind: {name: dataclasses.asdict(row) for name, row in arrays.items()}
-            for kind, arrays in (("inputs", self.inputs), ("outputs", self.outputs))
-        }
-
-    def serialize(self, tensors: dict[str, Any]) -> bytes:
-        """Return what ``jax.export.deserialize`` reads.
-
-        Args:
-            tensors: name -> array or shape, as ``model.safetensors`` has them.
-
-        Raises:
-            NoProgramError: JAX cannot express or write it.
-        """
-        scope = export.SymbolicScope()
-
-        def spec(row):
-            shape = ", ".join(map(str, row.shape))
-            return jax.ShapeDtypeStruct(export.symbolic_shape(shape, scope=scope), row.dtype)
-
-        def embed(tensors, inputs):
-            return self.call(flax.traverse_util.unflatten_dict(tensors, sep="/"), inputs)
-
-        given = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in tensors.items()}
-        inputs = {name: spec(row) for name, row in self.inputs.items()}
-        try:
-            return bytes(
-                export.export(jax.jit(embed), platforms=PLATFORMS)(given, inputs).serialize()
-            )
-        except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-            raise NoProgramError(f"{type(error).__name__}: {error}") from error
 
 
 def versions() -> dict[str, Any]:
@@ -108,7 +48,8 @@ def programs_of(objective: nn.Module, config: dict[str, Any]) -> dict[str, Progr
         config: what ``config.json`` of its export says.
 
     Returns:
-        ``{"encode"}`` for a tokenizer, ``{"embed"}`` for any other model.
+        ``{"encode"}`` for a tokenizer, ``{"embed"}`` for any other model; with ``embed_text`` where
+        it embeds texts, and ``caption_start`` and ``caption_step`` where it writes captions.
 
     Raises:
         NoProgramError: no source cuts single recordings for the model, or it sees what no piece can
@@ -118,7 +59,22 @@ def programs_of(objective: nn.Module, config: dict[str, Any]) -> dict[str, Progr
         return {"encode": _tokenizer(objective)}
     if isinstance(objective, EmbedsInPieces):
         return {"embed": _backbone(objective, config["modalities"])}
-    return {"embed": _windows(objective, config)}
+    found = {"embed": _windows(objective, config)}
+    if isinstance(objective, EmbedsText) and "text" in config:
+        context = config["text"]["context"]
+        found["embed_text"] = text_programs.embed_text(objective, _variables(config), context)
+    if isinstance(objective, WritesCaptions):
+        found |= text_programs.captions(objective, _variables(config), config["modalities"])
+    return found
+
+
+def _variables(config):
+    """Shapes of the variables that the config of an export names."""
+    flat = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (dtype, shape) in config["tensors"].items()
+    }
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _backbone(objective, modalities) -> Program:
@@ -280,12 +236,7 @@ def _windows(objective, config) -> Program:
         )
         for name, row in inputs.items()
     }
-    variables = {
-        name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (dtype, shape) in config["tensors"].items()
-    }
-    variables = flax.traverse_util.unflatten_dict(variables, sep="/")
-    rows = jax.eval_shape(call, variables, one)["rows"].shape
+    rows = jax.eval_shape(call, _variables(config), one)["rows"].shape
     seen = getattr(objective, "seen", "") or ("causal" if objective.causal else "")
     what = f"of each token, in windows of {length}; zeros where not valid" + (seen and f"; {seen}")
     outputs = {

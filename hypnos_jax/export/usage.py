@@ -65,6 +65,38 @@ mean = (rows * valid).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)  # [tokens,
 """
 )
 
+TEXTS = """\
+
+words, context = config["text"]["words"], config["text"]["context"]
+numbers = {word.lower(): number for number, word in enumerate(words)}
+START, END, UNKNOWN = 1, 2, 3
+
+
+def ids(text):  # words, single digits and punctuation
+    tokens = re.findall(r"[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)*|\\S", text)
+    row = [START, *(numbers.get(token.lower(), UNKNOWN) for token in tokens), END]
+    return np.array([row + [0] * (context - len(row))], np.int32)
+
+
+text = load(folder, "embed_text")(ids=ids("The sleeper is in REM sleep."))["rows"]
+cosines = mean @ np.asarray(text)[0]  # how well each token fits the text
+"""
+
+CAPTIONS = """\
+epoch = {name: x[:, 0] for name, x in inputs.items()}  # the first token
+about = np.array([4], np.int32)  # 0 brain, 1 heart, 2 breathing, 3 position and muscle, 4 stage
+out = load(folder, "caption_start")(**epoch, condition=about, ids=np.array([START], np.int32))
+caption = []
+while len(caption) < context - 2:
+    word = 2 + int(np.asarray(out.pop("scores"))[0, 2:].argmax())  # neither padding nor start
+    if word == END:
+        break
+    caption.append(word)
+    step = {"ids": np.array([word], np.int32), "place": np.int32(len(caption))}
+    out = load(folder, "caption_step")(**step, **out)
+caption = " ".join(words[word] for word in caption)  # a guess
+"""
+
 
 def text(config: dict, folder: str = "EXPORT") -> str:
     """Return the example for an export.
@@ -78,4 +110,7 @@ def text(config: dict, folder: str = "EXPORT") -> str:
         lines = SIGNALS
     else:
         lines = TOKENS if "codes" in programs["embed"]["inputs"] else WINDOWS
+    if "embed_text" in programs and "words" in config["text"]:
+        lines = lines.replace("pathlib, sys", "pathlib, re, sys") + TEXTS
+        lines += CAPTIONS if "caption_step" in programs else ""
     return lines.replace('"EXPORT"', repr(folder).replace("'", '"'))

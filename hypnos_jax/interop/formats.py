@@ -15,7 +15,7 @@ from typing import Any
 
 from hypnos_jax.interop.torch_file import is_torch_file
 
-NAMES = ("hypnos", "sleep2vec", "synthsleepnet")
+NAMES = ("hypnos", "sleep2vec", "synthsleepnet", "sleeplm")
 
 
 class FormatError(ValueError):
@@ -30,11 +30,13 @@ class Part:
         objective: of its config.
         variables: collection -> nested dict of arrays.
         recipe: name of what prepares recordings for it; None where its rows tell.
+        text: ``tokenizer`` and ``context`` of a model of texts (``captions.tokenizers``).
     """
 
     objective: dict[str, Any]
     variables: dict[str, Any]
     recipe: str | None = None
+    text: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def find(name: str) -> types.ModuleType:

@@ -28,6 +28,7 @@ from hypnos_jax.models.neuronet import (
     vit_layer,
 )
 from hypnos_jax.nn.batch_norm import BatchNorm
+from hypnos_jax.nn.in_turn import in_turn
 from hypnos_jax.nn.linear import INIT, XAVIER
 from hypnos_jax.nn.masking import TokenMask, positions, token_mask
 from hypnos_jax.nn.transformer import LayerNorm, Linear, Transformer, rematerialised
@@ -276,30 +277,8 @@ class Synthsleepnet(nn.Module):
         if few or not self.frozen_statistics or self.is_initializing():
             found = call(self, rows, there)
         else:
-            found = self._in_turn(call, rows, there)
+            found = in_turn(call, self, (rows, there), self.at_once)
         return found.reshape(*shape, 1, -1), valid.any(2, keepdims=True), None
-
-    def _in_turn(self, call, rows, there):
-        """The call's rows, so many epochs at a time."""
-        pieces = -(-len(rows) // self.at_once)
-        count = -(-len(rows) // pieces)
-        short = pieces * count - len(rows)
-
-        def cut(x):
-            x = jnp.pad(x, [(0, short)] + [(0, 0)] * (x.ndim - 1))
-            # Every device keeps its own rows: a piece takes rows i, i + pieces, ...
-            return x.reshape(count, pieces, *x.shape[1:]).swapaxes(0, 1)
-
-        def step(module, _, given):
-            return None, call(module, *given)
-
-        over = nn.scan(
-            step,
-            variable_broadcast=("params", "batch_stats"),
-            split_rngs={"dropout": True},
-        )
-        _, found = over(self, None, (cut(rows), cut(there)))
-        return found.swapaxes(0, 1).reshape(pieces * count, -1)[: len(rows)]
 
     def _embedded(self, tokens, there, train):
         """[R, M, T, H]."""

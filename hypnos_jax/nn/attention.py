@@ -18,7 +18,9 @@ KERNELS = ("auto", "blocks", "cudnn", "splash")
 FEW = 16  # positions up to which a GPU is better off without matrix products
 
 
-def rotary(x: jax.Array, *, first: int = 0, theta: float = 10_000.0) -> jax.Array:
+def rotary(
+    x: jax.Array, *, first: int = 0, theta: float = 10_000.0, rates: jax.Array | None = None
+) -> jax.Array:
     """Rotate interleaved pairs (even, odd) of ``x`` by angles that grow with the position.
 
     Pair ``i`` turns by ``position * theta ** (-2 i / E)``, so that a product of two rotated vectors
@@ -28,6 +30,8 @@ def rotary(x: jax.Array, *, first: int = 0, theta: float = 10_000.0) -> jax.Arra
         x: [..., S, H, E].
         first: position of x's first row.
         theta: base of the wavelengths.
+        rates: float32 [E / 2], radians a position of each pair, such as learnt ones, in place of
+            theta's.
 
     Returns:
         [..., S, H, E] of x's dtype; angles and the rotation are float32.
@@ -40,11 +44,13 @@ def rotary(x: jax.Array, *, first: int = 0, theta: float = 10_000.0) -> jax.Arra
         raise ValueError(
             f"rotary positions turn pairs, but the head width is {width}; make it even"
         )
-    # In float64 on the host: a product in float32 is off by thousandths after some hours.
-    rates = theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
-    angles = np.arange(first, first + length)[:, None] * rates[None]
+    places, of = np.arange(first, first + length)[:, None], jnp
+    if rates is None:
+        # In float64 on the host: a product in float32 is off by thousandths after some hours.
+        rates, of = theta ** (-np.arange(0, width, 2, dtype=np.float64) / width), np
+    angles = places * rates[None]
     shape = (1,) * (x.ndim - 3) + (length, 1, width // 2)
-    cos, sin = (jnp.asarray(turn(angles), jnp.float32).reshape(shape) for turn in (np.cos, np.sin))
+    cos, sin = (jnp.asarray(turn(angles), jnp.float32).reshape(shape) for turn in (of.cos, of.sin))
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], width // 2, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)

@@ -36,6 +36,42 @@ def head_logits(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return _product(x, kernel.astype(x.dtype), 2, 1) + bias[:, None]
 
 
+def chunked_cross_entropy(
+    x: jax.Array, kernel: jax.Array, target: jax.Array, chunk: int = 32
+) -> tuple[jax.Array, jax.Array]:
+    """Score targets of sequences under ``softmax(x @ kernel)``, so many places at a time.
+
+    The logits of a chunk are computed again in the backward pass, and never kept.
+
+    Args:
+        x: [B, S, D], in the dtype of the products.
+        kernel: float32 [D, V].
+        target: int32 [B, S], each in [0, V).
+        chunk: places of all rows at a time.
+
+    Returns:
+        float32 [B, S] each: the cost (nats), which has a gradient, and 1 where the likeliest code
+        is the right one.
+    """
+    rows, length, dim = x.shape
+    chunk = min(chunk, length)
+    end = -length % chunk
+
+    def cut(x):
+        x = jnp.pad(x, [(0, 0), (0, end)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(rows, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    @jax.checkpoint
+    def one(given):
+        x, target = (part.reshape(1, rows * chunk, *part.shape[2:]) for part in given)
+        zeros = jnp.zeros((1, kernel.shape[1]), jnp.float32)
+        nll, scores = cross_entropy(x, kernel[None], zeros, target)
+        return nll.reshape(rows, chunk), scores["hit"].reshape(rows, chunk)
+
+    parts = jax.lax.map(one, (cut(x), cut(target)))
+    return tuple(part.swapaxes(0, 1).reshape(rows, -1)[:, :length] for part in parts)
+
+
 def _product(x, y, over_x, over_y):
     axes = (((over_x,), (over_y,)), ((0,), (0,)))
     return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)

@@ -20,6 +20,10 @@ INIT = nn.initializers.normal(0.02)
 XAVIER = nn.initializers.xavier_uniform()
 
 
+# PyTorch's own of linear layers and convolutions: uniform within 1 / sqrt(inputs).
+FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
 def kernel_init(*names: str | None, init: Callable = INIT, inputs: int = 1) -> Callable:
     """Return the initialiser of a kernel whose axes bear these logical names.
 
@@ -39,6 +43,16 @@ def kernel_init(*names: str | None, init: Callable = INIT, inputs: int = 1) -> C
 def zeros_init(*names: str | None) -> Callable:
     """Return the initialiser of a bias whose axes bear these logical names."""
     return nn.with_logical_partitioning(nn.initializers.zeros, names)
+
+
+def fan_in_bias_init(inputs: int, *names: str | None) -> Callable:
+    """Return PyTorch's initialiser of the bias of a layer of so many inputs; see ``FAN_IN``."""
+    reach = inputs**-0.5
+
+    def uniform(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -reach, reach)
+
+    return nn.with_logical_partitioning(uniform, names)
 
 
 @jax.custom_vjp

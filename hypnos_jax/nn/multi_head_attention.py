@@ -13,7 +13,14 @@ import jax.numpy as jnp
 
 from hypnos_jax.nn.attention import attend, attend_window, rotary
 from hypnos_jax.nn.dropout import Dropout
-from hypnos_jax.nn.linear import INIT, add_bias, kernel_init, linear, zeros_init
+from hypnos_jax.nn.linear import (
+    INIT,
+    add_bias,
+    fan_in_bias_init,
+    kernel_init,
+    linear,
+    zeros_init,
+)
 from hypnos_jax.nn.lora import LowRank
 
 RMS_EPS = float(jnp.finfo(jnp.float32).eps)  # of the norms of q and k, as released
@@ -26,17 +33,19 @@ class MultiHeadAttention(nn.Module):
     cross-attention has ``q_kernel`` and ``kv_kernel`` in place of the first.
 
     Applied with the collection ``"cache"`` mutable, causal attention keeps there the keys and
-    values that may be looked back at, so that a sequence may come in pieces of any length.
+    values that may be looked back at, so that a sequence may come in pieces of any length. With a
+    ``cache_length``, attention under a mask does the same at the call's ``place``; and
+    cross-attention keeps the keys and values of its memory, which is projected once.
 
     Attributes:
         heads: H; must divide D.
         causal: each position sees itself and the past; else whatever the call's mask allows.
         window: of causal attention: positions a query sees, self included; None sees all.
         cache_length: positions that a cache holds where ``window`` is None; those still earlier
-            are forgotten.
+            are forgotten. None keeps nothing under a mask.
         rope: rotary positions (theta 10000).
         qk_norm: RMS-normalise each head of q and k, with a learnt scale, before the rotation.
-        bias: add one to every projection.
+        bias: add one to every projection; ``"out"`` to the output's alone.
         xsa: exclusive self-attention: remove from each head's output its component along the
             position's own value.
         dropout: rate on the attention weights.
@@ -44,6 +53,8 @@ class MultiHeadAttention(nn.Module):
         lora_on: those projections: ``"qkv"`` (or ``"q"`` and ``"kv"``) and ``"out"``. The arrays
             of ``"qkv"`` are beside its kernel, the others' below the projection's name.
         initialiser: of the projections' kernels.
+        out_initialiser: of the output's, where it is another.
+        fan_in_bias: begin biases as ``fan_in_bias_init`` has it, and not at 0.
         kernel: of causal attention; see ``attend_window``.
         dtype: of the matrix products.
     """
@@ -54,12 +65,14 @@ class MultiHeadAttention(nn.Module):
     cache_length: int | None = None
     rope: bool = False
     qk_norm: bool = False
-    bias: bool = False
+    bias: bool | str = False
     xsa: bool = False
     dropout: float = 0.0
     lora: Mapping[str, Any] | None = None
     lora_on: tuple[str, ...] = ("qkv",)
     initialiser: Callable = INIT
+    out_initialiser: Callable | None = None
+    fan_in_bias: bool = False
     kernel: str = "auto"
     dtype: jnp.dtype = jnp.float32
 
@@ -70,6 +83,8 @@ class MultiHeadAttention(nn.Module):
         mask: jax.Array | None = None,
         *,
         memory: jax.Array | None = None,
+        rates: jax.Array | None = None,
+        place: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Return [..., S, D] of ``x`` [..., S, D].
@@ -78,7 +93,11 @@ class MultiHeadAttention(nn.Module):
             x: what asks.
             mask: bool, broadcastable to [..., S, T] with as many axes; True where a query may
                 look. One that may look nowhere gets the mean of all values.
-            memory: [..., T, any width], another sequence to look at; x itself by default.
+            memory: [..., T, any width], another sequence to look at; x itself by default. Where a
+                cache has its keys already, they are taken from there.
+            rates: of the rotary positions without ``causal``; see ``attention.rotary``.
+            place: int32 scalar, where in the cache x begins: the mask then is of all
+                ``cache_length`` positions.
             train: draw dropout, from the stream ``"dropout"``.
 
         Raises:
@@ -87,9 +106,11 @@ class MultiHeadAttention(nn.Module):
         dim, cross = x.shape[-1], memory is not None
         self._check(dim, mask, cross)
         head, names = (self.heads, dim // self.heads), ("heads", "head_dim")
+        cached = bool(self.cache_length) and self.is_mutable_collection("cache")
+        cached &= not self.is_initializing()
         if cross:
             q = self._project("q", x, head, ("embed", *names), train)
-            k, v = self._split("kv", memory, 2, head, names, train)
+            k, v = self._memory(memory, head, names, cached, train)
         else:
             q, k, v = self._split("qkv", x, 3, head, names, train)
         if self.qk_norm:
@@ -98,7 +119,9 @@ class MultiHeadAttention(nn.Module):
             out = self._attend_past(q, k, v)
         else:
             if self.rope:
-                q, k = rotary(q), rotary(k)
+                q, k = rotary(q, rates=rates), rotary(k, rates=rates)
+            if cached and not cross:
+                k, v = self._remember(k, v, place)
             drop = functools.partial(Dropout(self.dropout), train=train) if self.dropout else None
             out = attend(q, k, v, mask, drop)
         if self.xsa:
@@ -127,13 +150,16 @@ class MultiHeadAttention(nn.Module):
     def _project(self, name, x, outputs, names, train):
         """Project x, whose axes beyond the positions are the kernel's first; [..., *outputs]."""
         inputs = x.shape[x.ndim - (len(names) - len(outputs)) :]
-        init = kernel_init(*names, init=self.initialiser, inputs=len(inputs))
+        initialiser = (self.out_initialiser if name == "out" else None) or self.initialiser
+        init = kernel_init(*names, init=initialiser, inputs=len(inputs))
         kernel = self.param(f"{name}_kernel", init, (*inputs, *outputs))
         x = x.reshape(*x.shape[: x.ndim - len(inputs)], -1).astype(self.dtype)
         y = linear(x, kernel.astype(self.dtype).reshape(x.shape[-1], -1))
         bias = None
-        if self.bias:
-            bias = self.param(f"{name}_bias", zeros_init(*names[len(inputs) :]), outputs)
+        if self.bias is True or self.bias == name:
+            of, axes = x.shape[-1], names[len(inputs) :]
+            init = fan_in_bias_init(of, *axes) if self.fan_in_bias else zeros_init(*axes)
+            bias = self.param(f"{name}_bias", init, outputs)
         if self.lora and name in self.lora_on:
             maps = outputs[0] if name in ("qkv", "kv") else None
             shared = name == "qkv"
@@ -150,6 +176,26 @@ class MultiHeadAttention(nn.Module):
         if bias is not None:
             y = add_bias(y, bias.reshape(-1))
         return y.reshape(*x.shape[:-1], *outputs)
+
+    def _memory(self, memory, head, names, cached, train):
+        """Keys and values of another sequence, taken from the cache where it has them."""
+        if cached and self.has_variable("cache", "keys"):
+            return [self.get_variable("cache", name) for name in ("keys", "values")]
+        made = list(self._split("kv", memory, 2, head, names, train))
+        if cached:
+            for name, x in zip(("keys", "values"), made):
+                self.put_variable("cache", name, x)
+        return made
+
+    def _remember(self, k, v, place):
+        """Write keys and values into the cache, and return all of it."""
+        shape = (*k.shape[:-3], self.cache_length, *k.shape[-2:])
+        kept = []
+        for name, x in (("keys", k), ("values", v)):
+            cache = self.variable("cache", name, jnp.zeros, shape, x.dtype)
+            cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, x, place, x.ndim - 3)
+            kept.append(cache.value)
+        return kept
 
     def _attend_past(self, q, k, v):
         """Attend to the past; what the cache holds of it comes first."""

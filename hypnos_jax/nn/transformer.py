@@ -17,7 +17,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypnos_jax.nn.linear import INIT, add_bias, kernel_init, linear, zeros_init
+from hypnos_jax.nn.dropout import Dropout
+from hypnos_jax.nn.linear import (
+    INIT,
+    add_bias,
+    fan_in_bias_init,
+    kernel_init,
+    linear,
+    zeros_init,
+)
 from hypnos_jax.nn.lora import LowRank
 from hypnos_jax.nn.multi_head_attention import MultiHeadAttention
 from hypnos_jax.sharding import keep_rows
@@ -37,6 +45,19 @@ class LayerNorm(nn.Module):
         return norm(x.astype(jnp.float32)).astype(self.dtype)
 
 
+class RmsNorm(nn.Module):
+    """``x / sqrt(mean(x^2) + epsilon)`` with a learnt scale, in float32 (arXiv 1910.07467)."""
+
+    dtype: jnp.dtype = jnp.float32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+        norm = nn.RMSNorm(self.epsilon, scale_init=ones, name="norm")
+        return norm(x.astype(jnp.float32)).astype(self.dtype)
+
+
 class Linear(nn.Module):
     """A linear layer whose input and output may be zero-padded to a given width.
 
@@ -47,6 +68,7 @@ class Linear(nn.Module):
         bias: add one.
         lora: keyword arguments of ``LowRank``, of an addition; None for none.
         initialiser: of the kernel.
+        fan_in_bias: begin the bias as ``fan_in_bias_init`` has it, and not at 0.
     """
 
     names: tuple[str, str]
@@ -57,6 +79,7 @@ class Linear(nn.Module):
     dtype: jnp.dtype = jnp.float32
     lora: Mapping[str, Any] | None = None
     initialiser: Callable = INIT
+    fan_in_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -75,18 +98,25 @@ class Linear(nn.Module):
             y += jnp.pad(added, [(0, 0)] * (added.ndim - 1) + [(0, columns)])
         if not self.bias:
             return y
-        bias = self.param("bias", zeros_init(self.names[1]), (self.outputs,))
+        init = zeros_init(self.names[1])
+        if self.fan_in_bias:
+            init = fan_in_bias_init(self.inputs, self.names[1])
+        bias = self.param("bias", init, (self.outputs,))
         return add_bias(y, jnp.pad(bias, (0, columns)))
 
 
 class FeedForward(nn.Module):
-    """The position-wise network: exact (erf) GELU with biases, or SwiGLU without.
+    """The position-wise network: exact (erf) GELU or ReLU with biases, or SwiGLU without.
 
     Attributes:
-        kind: ``"gelu"``, hidden 4 D; or ``"swiglu"``, hidden int(2/3 * 4 D), of the same size.
+        kind: ``"gelu"`` or ``"relu"``, hidden 4 D; or ``"swiglu"``, hidden int(2/3 * 4 D), of the
+            same size.
         hidden: width instead of the above.
         lora, lora_on: as ``TransformerLayer`` has them.
         initialiser: of the kernels.
+        out_initialiser: of the last one, where it is another.
+        fan_in_bias: see ``Linear``.
+        dropout: rate on the hidden layer.
     """
 
     kind: str = "gelu"
@@ -95,21 +125,25 @@ class FeedForward(nn.Module):
     lora: Mapping[str, Any] | None = None
     lora_on: tuple[str, ...] = ()
     initialiser: Callable = INIT
+    out_initialiser: Callable | None = None
+    fan_in_bias: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Return [..., D] of ``x`` [..., D]; ``train`` draws the dropout of low-rank additions."""
-        if self.kind not in ("gelu", "swiglu"):
-            raise ValueError(f"ffn={self.kind!r} is not known; use 'gelu' or 'swiglu'")
-        dim, bias = x.shape[-1], self.kind == "gelu"
+        """Return [..., D] of ``x`` [..., D]; ``train`` draws dropout."""
+        if self.kind not in ("gelu", "relu", "swiglu"):
+            raise ValueError(f"ffn={self.kind!r} is not known; use 'gelu', 'relu' or 'swiglu'")
+        dim, bias = x.shape[-1], self.kind != "swiglu"
         hidden = self.hidden or (4 * dim if bias else int(2 / 3 * 4 * dim))
         # SwiGLU's 1365 of 512 would keep a GPU's matrix units from aligned reads: 4x slower.
         width = hidden if hidden % 8 == 0 else -(-hidden // 64) * 64
 
         def layer(name, names, *sizes):
             lora = self.lora if name in self.lora_on else None
-            own = {"dtype": self.dtype, "lora": lora, "initialiser": self.initialiser}
-            made = Linear(names, *sizes, bias, **own, name=name)
+            initialiser = (self.out_initialiser if name == "down" else None) or self.initialiser
+            own = {"dtype": self.dtype, "lora": lora, "initialiser": initialiser}
+            made = Linear(names, *sizes, bias, **own, fan_in_bias=self.fan_in_bias, name=name)
             return functools.partial(made, train=train)
 
         def up(name):
@@ -118,8 +152,12 @@ class FeedForward(nn.Module):
         down = layer("down", ("mlp", "embed"), hidden, dim, None)
         x = x.astype(self.dtype)
         if self.kind == "gelu":
-            return down(jax.nn.gelu(up("up")(x), approximate=False))
-        return down(jax.nn.silu(up("gate")(x)) * up("up")(x))
+            x = jax.nn.gelu(up("up")(x), approximate=False)
+        elif self.kind == "relu":
+            x = jax.nn.relu(up("up")(x))
+        else:
+            x = jax.nn.silu(up("gate")(x)) * up("up")(x)
+        return down(Dropout(self.dropout)(x, train=train) if self.dropout else x)
 
 
 class TransformerLayer(nn.Module):
@@ -132,16 +170,19 @@ class TransformerLayer(nn.Module):
         heads: H.
         window: positions seen, self included (causal only); None sees the whole past.
         causal: False for attention in both directions, under the call's mask.
-        ffn: ``"gelu"``, ``"swiglu"``, or None for attention alone.
-        ffn_dim: hidden width; 4 D for gelu and int(2/3 * 4 D) for swiglu by default.
-        qk_norm, rope, xsa, kernel, bias: see ``MultiHeadAttention``.
+        ffn: see ``FeedForward``; None for attention alone.
+        ffn_dim: hidden width; ``FeedForward``'s by default.
+        qk_norm, rope, xsa, kernel, bias, cache_length: see ``MultiHeadAttention``.
         layer_scale: start value of the learnt scales of both branches; None for none.
-        dropout: rate on the branches' outputs, and nowhere else.
+        dropout: rate on the branches' outputs.
+        inner_dropout: rate on the attention's weights and on the hidden layer.
         epsilon: of the LayerNorms.
         lora: keyword arguments of ``LowRank``; None for none.
         lora_on: what gets such an addition: ``"qkv"`` and ``"out"`` of the attention, ``"up"`` and
             ``"down"`` (and ``"gate"``) of the position-wise network.
         initialiser: of all kernels.
+        attention_out, ffn_up, ffn_down: initialisers of these kernels, where they are others.
+        fan_in_bias: of the position-wise network; see ``Linear``.
         dtype: of the matrix products.
     """
 
@@ -163,6 +204,12 @@ class TransformerLayer(nn.Module):
     lora: Mapping[str, Any] | None = None
     lora_on: tuple[str, ...] = ("out",)
     initialiser: Callable = INIT
+    attention_out: Callable | None = None
+    ffn_up: Callable | None = None
+    ffn_down: Callable | None = None
+    fan_in_bias: bool = False
+    inner_dropout: float = 0.0
+    cache_length: int | None = None
 
     @nn.compact
     def __call__(
@@ -170,6 +217,8 @@ class TransformerLayer(nn.Module):
         x: jax.Array,
         mask: jax.Array | None = None,
         *,
+        memory: jax.Array | None = None,
+        place: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Return the stream after this layer.
@@ -177,6 +226,8 @@ class TransformerLayer(nn.Module):
         Args:
             x: [..., S, D].
             mask: bool, broadcastable to [..., S, S] with as many axes; for ``causal=False``.
+            memory: [..., T, any width], what the attention looks at, normalised; x by default.
+            place: of x in a cache; see ``MultiHeadAttention``.
             train: draw dropout, from the stream ``"dropout"``.
 
         Returns:
@@ -200,10 +251,16 @@ class TransformerLayer(nn.Module):
             lora=self.lora,
             lora_on=tuple(name for name in self.lora_on if name in ("qkv", "out")),
             initialiser=self.initialiser,
+            out_initialiser=self.attention_out,
+            dropout=self.inner_dropout,
+            cache_length=self.cache_length,
             dtype=self.dtype,
             name="attention",
         )
-        y = attention(self._norm("attention_norm")(x), mask, train=train)
+        if memory is not None:
+            memory = self._norm("memory_norm")(memory)
+        y = self._norm("attention_norm")(x)
+        y = attention(y, mask, memory=memory, place=place, train=train)
         x = keep_rows(x + self._branch(y, "attention_scale", train).astype(x.dtype))
         if self.ffn is None:
             return x
@@ -213,7 +270,10 @@ class TransformerLayer(nn.Module):
             self.dtype,
             self.lora,
             self.lora_on,
-            self.initialiser,
+            self.ffn_up or self.initialiser,
+            self.ffn_down,
+            self.fan_in_bias,
+            self.inner_dropout,
             name="ffn",
         )
         y = ffn(self._norm("ffn_norm")(x), train=train)

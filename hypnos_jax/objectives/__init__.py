@@ -199,3 +199,49 @@ class Retrieves(Protocol):
         self, signal: jax.Array, scale: jax.Array, valid: jax.Array, modality: jax.Array | int
     ) -> jax.Array:
         """Return what is compared, float32 [B, L, Z] of length 1."""
+
+
+@runtime_checkable
+class EmbedsText(Protocol):
+    """A model that has texts where its signals are: a ``fused`` one, with rows of length 1.
+
+    Which tokenizer makes the ids is ``text`` of the model's config; see ``export.model``.
+    """
+
+    def embed_text(self, ids: jax.Array) -> jax.Array:
+        """Return float32 [B, D] of length 1, to be compared with rows of ``embed`` by products.
+
+        Args:
+            ids: int32 [B, X], token ids of texts, 0 behind the last.
+        """
+
+
+@runtime_checkable
+class WritesCaptions(Protocol):
+    """A model that writes texts about its signals, word by word.
+
+    Attributes:
+        caption_network: the unbound module that writes (``inference/caption_decoding.py``), whose
+            parameters are those below ``network``.
+    """
+
+    caption_network: Any
+
+    def remember(self, batch: Batch) -> jax.Array:
+        """Return what captions of each row's epoch are written from, float32 [B, N, D]."""
+
+    def continue_caption(
+        self,
+        ids: jax.Array,
+        memory: jax.Array,
+        condition: jax.Array | None,
+        place: jax.Array | int,
+    ) -> jax.Array:
+        """Return scores of the next word, float32 [B, V]; the collection ``"cache"`` is mutable.
+
+        Args:
+            ids: int32 [B], a word.
+            memory: of ``remember``, the same in each call.
+            condition: int32 [B], what to speak of, with the first word; None later.
+            place: how many words came before.
+        """

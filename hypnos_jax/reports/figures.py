@@ -117,12 +117,12 @@ def draw_answers(report: dict, path: str | os.PathLike, draw: str) -> None:
 
 
 def _answered_classes(axis, shown):
-    _confusion(axis, shown["confusion"], shown["classes"])
+    confusion_panel(axis, shown["confusion"], shown["classes"])
     axis.set(xlabel="answered", ylabel="scored")
 
 
 def _answered_ranking(axis, shown):
-    _roc(axis, {name: (points, None) for name, points in shown["roc"].items() if points})
+    roc_panel(axis, {name: (points, None) for name, points in shown["roc"].items() if points})
 
 
 def _answered_numbers(axis, shown):
@@ -163,12 +163,12 @@ def draw_probe(report: dict, path: str | os.PathLike) -> None:
         if task["ranked"]:
             found = {own: x.get("curve") for own, x in task["sets"].items() if own != "no_features"}
             curves = {NAMES.get(k, k): (x, COLOURS.get(k)) for k, x in found.items() if x}
-            _roc(axis, curves)
+            roc_panel(axis, curves)
             positives = task["counts"][1] / max(sum(task["counts"]), 1)
             axis.set_title(f"ROC; {positives:.1%} are {classes[1]}", fontsize=9)
         else:
             own = next(iter(task["sets"]))
-            _confusion(axis, task["sets"][own]["confusion"], classes)
+            confusion_panel(axis, task["sets"][own]["confusion"], classes)
             axis.set(xlabel="predicted", ylabel="scored")
             axis.set_title(f"{NAMES.get(own, own)}: share of each scored class", fontsize=9)
     save_figure(figure, path)
@@ -235,7 +235,8 @@ def _curve(axis, task):
     axis.set_title("label efficiency", fontsize=9)
 
 
-def _confusion(axis, counts, classes):
+def confusion_panel(axis, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
+    """Draw counts [scored][answered] and their shares of each row on axes."""
     counts = np.array(counts, float)
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
@@ -248,8 +249,8 @@ def _confusion(axis, counts, classes):
     axis.set_yticks(range(len(classes)), classes)
 
 
-def _roc(axis, curves):
-    """Draw name -> ([[false alarms, hits], ...], colour or None)."""
+def roc_panel(axis, curves: dict[str, tuple]) -> None:
+    """Draw name -> ([[false alarms, hits], ...], colour or None) on axes."""
     axis.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
     for name, (points, colour) in curves.items():
         axis.plot(*np.array(points).T, color=colour, label=name)

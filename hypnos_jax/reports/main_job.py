@@ -1,7 +1,8 @@
 """The report of a main job: one HTML file that needs no other, one picture, one table as text.
 
 Everything is read from the files that the commands left: the store's manifest and rejects, each
-run's ``config.json``, ``metrics.jsonl`` and pictures, ``probe.json``, the embeddings.
+run's ``config.json``, ``metrics.jsonl`` and pictures, ``probe.json``, the model's sections, the
+embeddings.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from data_pipelines.files import atomic_write
 from hypnos_jax import metrics
 from hypnos_jax.reports.figures import COLOURS, METRICS, NAMES, new_figure, save_figure
 from hypnos_jax.reports.page import number, read_json, render
+from hypnos_jax.reports.sections import read_sections
 
 MOST_NIGHTS = 60  # rows of the table of recordings
 
@@ -56,6 +58,7 @@ def write_report(
         nights=_recordings(manifest, folder / "nights" / "rejects.jsonl"),
         tokenizers=_tokenizers(runs),
         model=_model(model),
+        sections=read_sections(model),
         embeddings=_embeddings(folder / "embeddings"),
         seconds=_time(seconds),
     )

@@ -240,6 +240,7 @@ def every_pipeline():
     given |= {"synthsleepnet.py": {}, "synthsleepnet.py:test": edf}
     few = {"rows": "c4,six", "fractions": 0.05, "random_fractions": 1, "seeds": 2}
     given |= {"synthsleepnet_table.py:test": few}
+    given |= {"sleeplm.py": {}, "sleeplm.py:test,ten": {"data": "RECORDINGS", "steps": 3}}
     assert {name.partition(":")[0] for name in given} == {path.name for path in PIPELINES}
     return given
 

@@ -1,5 +1,7 @@
 """The towers: their sizes, masks, and the trunk beside another implementation."""
 
+import functools
+
 import flax.linen as nn
 import flax.traverse_util
 import jax
@@ -27,8 +29,12 @@ def make(modalities, **options):
     towers = ModalityTowers(modalities=configs.frozen(modalities), **SMALL | options)
     signal = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 3840)), jnp.float32)
     valid = jnp.ones((3, 5), bool)
-    variables = nn.unbox(towers.init(jax.random.key(0), signal, valid, method=everything))
-    return towers, variables, signal, valid
+    init = jax.jit(functools.partial(towers.init, method=everything))
+    return towers, nn.unbox(init(jax.random.key(0), signal, valid)), signal, valid
+
+
+def compiled(towers, method, *static):
+    return jax.jit(functools.partial(towers.apply, method=method), static_argnums=static)
 
 
 # As counted by others of the official modules, without the table of sines and the unused word.
@@ -91,13 +97,14 @@ def test_the_trunk_is_the_roformer_of_others(length):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, length, 64)).astype(np.float32)
     mask = np.arange(length)[None] < np.array([[length], [length // 3]])
-    variables = nn.unbox(ours.init(jax.random.key(0), x, mask))
+    variables = nn.unbox(jax.eval_shape(ours.init, jax.random.key(0), x, mask))
     flat = flax.traverse_util.flatten_dict(variables["params"], sep="/")
-    flat = {name: np.array(value) for name, value in flat.items()}
+    flat = {name: np.empty(value.shape, value.dtype) for name, value in flat.items()}
     for entry in sleep2vec.entries(model):
         if entry.ours.startswith("params/trunk/"):
             entry.take(tensors[entry.theirs], flat[entry.ours.removeprefix("params/trunk/")])
-    found = ours.apply({"params": flax.traverse_util.unflatten_dict(flat, sep="/")}, x, mask)
+    tree = {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
+    found = jax.jit(ours.apply)(tree, x, mask)
     with torch.no_grad():
         given = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
         expected = theirs(inputs_embeds=torch.from_numpy(x), **given).last_hidden_state.numpy()
@@ -106,10 +113,10 @@ def test_the_trunk_is_the_roformer_of_others(length):
 
 def test_a_traced_modality_runs_its_own_tokenizer():
     towers, variables, signal, _ = make(ROWS[:4])
-    apply = jax.jit(lambda i: towers.apply(variables, signal, i, method="tokenize"))
+    traced, known = compiled(towers, "tokenize"), compiled(towers, "tokenize", 2)
     for i, row in enumerate(ROWS[:4]):
-        own = towers.apply(variables, signal[..., : row["frames"]], i, method="tokenize")
-        np.testing.assert_allclose(apply(jnp.int32(i)), own, atol=1e-5)
+        own = known(variables, signal[..., : row["frames"]], i)
+        np.testing.assert_allclose(traced(variables, signal, jnp.int32(i)), own, atol=1e-5)
     assert towers.index("eeg") == 2
     with pytest.raises(ValueError, match="no modality 'ppg'; they have"):
         towers.index("ppg")
@@ -118,7 +125,8 @@ def test_a_traced_modality_runs_its_own_tokenizer():
 def test_tokens_that_are_not_valid_change_no_other():
     towers, variables, signal, valid = make(ROWS[:4], cls=True)
     valid = valid.at[0, 2].set(False)
-    run = lambda signal: towers.apply(variables, signal, 2, valid, method="encode")
+    encode = compiled(towers, "encode", 2)
+    run = lambda signal: encode(variables, signal, 2, valid)
     hidden, cls = run(signal)
     other, other_cls = run(signal.at[0, 2].add(100.0))
     seen = np.asarray(valid)
@@ -165,10 +173,11 @@ def test_an_adapter_starts_as_nothing_and_learns():
     params = flax.traverse_util.flatten_dict(variables["params"], sep="/")
     params = {k: v for k, v in params.items() if "/lora_" not in k}
     params = {"params": flax.traverse_util.unflatten_dict(params, sep="/")}
-    expected = without.apply(params, signal, 2, valid, method="encode")[0]
-    np.testing.assert_array_equal(
-        towers.apply(variables, signal, 2, valid, method="encode")[0], expected
+    expected, found = (
+        compiled(module, "encode", 2)(own, signal, 2, valid)[0]
+        for module, own in ((without, params), (towers, variables))
     )
+    np.testing.assert_array_equal(found, expected)
     assert set(bare) == {"qkv_kernel", "qkv_bias", "out_kernel", "out_bias"}
 
     def total(b):
@@ -177,4 +186,4 @@ def test_an_adapter_starts_as_nothing_and_learns():
         tree = {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
         return towers.apply(tree, signal, 2, valid, method="encode")[0][:, 0, 0].sum()
 
-    assert np.abs(jax.grad(total)(layer["lora_b"])).max() > 0
+    assert np.abs(jax.jit(jax.grad(total))(layer["lora_b"])).max() > 0

@@ -28,8 +28,16 @@ def follow(quantizer, vq, x, weight, seed):
     return out, updated["vq"]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def read(quantizer, vq, x):
+    """What it returns in evaluation."""
+    return quantizer.apply({"vq": vq}, x)
+
+
+@functools.cache
 def fresh(quantizer):
-    return nn.unbox(quantizer.init(jax.random.key(0), points()))["vq"]
+    init = jax.jit(lambda key, x: nn.unbox(quantizer.init(key, x)))
+    return init(jax.random.key(0), points())["vq"]
 
 
 @functools.cache
@@ -48,7 +56,7 @@ def test_codes_are_the_nearest_codewords_of_each_residual():
     quantizer = ResidualQuantizer(C, 3, 8)
     vq = trained(quantizer)
     x = np.asarray(points(99))
-    out = quantizer.apply({"vq": vq}, x)
+    out = read(quantizer, vq, x)
     left = x.copy()
     total = np.zeros_like(x)
     commitment = np.zeros(N)
@@ -72,7 +80,7 @@ def test_every_level_leaves_less():
     sizes = []
     for levels in range(1, 5):
         part = {name: a[:levels] if a.ndim else a for name, a in vq.items()}
-        out = ResidualQuantizer(C, levels, 8).apply({"vq": part}, x)
+        out = read(ResidualQuantizer(C, levels, 8), part, x)
         sizes.append(float(jnp.linalg.norm(x - out.values)))
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.6 * sizes[0]
 
@@ -148,7 +156,7 @@ def test_what_does_not_count_changes_nothing():
 def test_gradients_pass_straight_through_the_sum():
     quantizer = ResidualQuantizer(C, 3, 8)
     vq, x, pull = trained(quantizer), points(3), points(4)
-    grad = jax.grad(lambda x: jnp.sum(quantizer.apply({"vq": vq}, x).values * pull))(x)
+    grad = jax.jit(jax.grad(lambda x: jnp.sum(read(quantizer, vq, x).values * pull)))(x)
     np.testing.assert_allclose(grad, pull, atol=1e-6)
 
 
@@ -156,14 +164,15 @@ def test_commitment_pulls_the_input_towards_its_codeword():
     vq, x = trained(ResidualQuantizer(C, 3, 8)), points(3)
     vq = {name: a[:1] if a.ndim else a for name, a in vq.items()}
     quantizer = ResidualQuantizer(C, 1, 8)
-    out = quantizer.apply({"vq": vq}, x)
-    grad = jax.grad(lambda x: jnp.sum(quantizer.apply({"vq": vq}, x).commitment))(x)
+    out = read(quantizer, vq, x)
+    grad = jax.jit(jax.grad(lambda x: jnp.sum(read(quantizer, vq, x).commitment)))(x)
     np.testing.assert_allclose(grad, 2 * (x - out.values) / C, atol=1e-5)
 
 
 def test_the_rotation_turns_gradients_with_the_input():
     x, onto = points(1), points(2)
-    jacobian = jax.vmap(jax.jacobian(lambda x, q: rotate(x[None], q[None])[0]))(x, onto)
+    one = jax.jacobian(lambda x, q: rotate(x[None], q[None])[0])
+    jacobian = jax.jit(jax.vmap(one))(x, onto)
     np.testing.assert_allclose(rotate(x, onto), onto, atol=1e-5)
     # The constant map takes the input onto the codeword, and is a rotation times a scale.
     np.testing.assert_allclose(jnp.einsum("nij,nj->ni", jacobian, x), onto, atol=1e-4)
@@ -171,8 +180,8 @@ def test_the_rotation_turns_gradients_with_the_input():
     product = jnp.einsum("nij,nkj->nik", jacobian, jacobian) / scale[:, None, None] ** 2
     np.testing.assert_allclose(product, np.tile(np.eye(C), (N, 1, 1)), atol=1e-4)
     vq = trained(ResidualQuantizer(C, 3, 8))
-    turned = ResidualQuantizer(C, 3, 8, rotation=True).apply({"vq": vq}, x)
-    straight = ResidualQuantizer(C, 3, 8).apply({"vq": vq}, x)
+    turned = read(ResidualQuantizer(C, 3, 8, rotation=True), vq, x)
+    straight = read(ResidualQuantizer(C, 3, 8), vq, x)
     np.testing.assert_allclose(turned.values, straight.values, atol=1e-5)
 
 
@@ -188,7 +197,7 @@ def test_dropout_uses_the_first_levels_only():
         assert not np.asarray(out.codes)[:, depth:].any()
         depths.add(depth)
     assert min(depths) >= 1 and len(depths) > 1
-    out = quantizer.apply({"vq": vq}, points())  # never in evaluation
+    out = read(quantizer, vq, points())  # never in evaluation
     assert np.asarray(out.codes)[:, 3].any()
 
 
@@ -219,5 +228,5 @@ def test_fewer_points_than_codes_still_start():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_quantising_is_float32(dtype):
     quantizer = ResidualQuantizer(C, 3, 8)
-    out = quantizer.apply({"vq": trained(quantizer)}, points().astype(dtype))
+    out = read(quantizer, trained(quantizer), points().astype(dtype))
     assert out.values.dtype == jnp.float32 and out.codes.dtype == jnp.int32

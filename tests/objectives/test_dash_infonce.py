@@ -55,14 +55,16 @@ def variables(source):
     return nn.unbox(state.jit_once(lambda: init(0))())
 
 
-def loss_of(source, variables, batch, *, train=False, **changes):
+@functools.cache
+def program(source, train, **changes):
     objective = configs.make_objective(config_of(source, model__cls=True, **changes))
     rngs = state.rngs(objective.rng_streams, 0, 0) if train else None
-    apply = jax.jit(
-        lambda variables, batch: objective.apply(
-            variables, batch, train=train, rngs=rngs, mutable=["batch_stats"]
-        )
-    )
+    options = {"train": train, "rngs": rngs, "mutable": ["batch_stats"]}
+    return jax.jit(functools.partial(objective.apply, **options))
+
+
+def loss_of(source, variables, batch, *, train=False, **changes):
+    apply = program(source, train, **changes)
     found, updated = apply(variables, jax.tree.map(jnp.asarray, batch))
     return found, updated["batch_stats"]
 

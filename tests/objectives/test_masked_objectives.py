@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 
 import flax.linen as nn
 import flax.traverse_util
@@ -133,12 +134,26 @@ FRAMES = 14
 
 @dataclasses.dataclass
 class Subject:
-    """A tiny objective with a batch and variables of which none is as it began."""
+    """A tiny objective with a batch and random variables, and what it makes of batches."""
 
     objective: MaskedPrediction
     variables: dict
     batch: dict
-    tokens: jax.Array
+    compiled: Callable
+
+    def answers(self, batch):
+        """An embedding, a loss and the tokens, of one program: half of each is the same."""
+        return self.compiled(self.variables, batch)
+
+
+def drawn(path, shape):
+    """Random values; compiling their initialisation would take as long as what is tested."""
+    rng = np.random.default_rng(list(str(path).encode()))
+    values = rng.normal(size=shape.shape).astype(np.float32)
+    name = path[-1].key
+    if name in ("scale", "var"):
+        return 1 + 0.1 * np.abs(values)
+    return values / np.sqrt(np.prod(shape.shape[:-1])) if "kernel" in name else 0.1 * values
 
 
 def batch_of(rows, seed=0):
@@ -159,37 +174,32 @@ def batch_of(rows, seed=0):
 def subject():
     objective, batch = MaskedPrediction(TINY), batch_of(5)
     keys = {name: jax.random.key(i) for i, name in enumerate(("params", "mask", "dropout"))}
-    variables = nn.unbox(jax.jit(functools.partial(objective.init, train=True))(keys, batch))
-    leaves, tree = jax.tree.flatten(variables)
-    moved = [x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape) for x in leaves]
-    variables = jax.tree.unflatten(tree, moved)
-    represent = jax.jit(functools.partial(objective.apply, method="represent"))
-    return Subject(objective, variables, batch, represent(variables, batch))
+    shapes = jax.eval_shape(functools.partial(objective.init, train=True), keys, batch)
+    variables = jax.tree.map(jnp.asarray, jax.tree.map_with_path(drawn, nn.unbox(shapes)))
+    methods = ("embed", "__call__", "represent")
+    compiled = jax.jit(lambda own, x: [objective.apply(own, x, method=name) for name in methods])
+    return Subject(objective, variables, batch, compiled)
 
 
 def test_an_absent_channel_is_not_looked_at(subject):
-    embed = jax.jit(functools.partial(subject.objective.apply, method="embed"))
-    loss = jax.jit(subject.objective.apply)
     gone = {**subject.batch, "present": np.array([[1, 1, 0]] * 5, bool)}
     other = {**gone, "signal/ecg": batch_of(5, seed=9)["signal/ecg"]}
-    rows = [np.asarray(embed(subject.variables, x).rows) for x in (subject.batch, gone, other)]
+    found, losses, _ = zip(*map(subject.answers, (subject.batch, gone, other)))
+    rows, totals = [np.asarray(x.rows) for x in found], [x.total for x in losses]
     np.testing.assert_array_equal(rows[1], rows[2])
     assert np.abs(rows[0] - rows[1]).max() > 1e-4
-    totals = [loss(subject.variables, x) for x in (subject.batch, gone, other)]
-    assert totals[1].total == totals[2].total != totals[0].total
+    assert totals[1] == totals[2] != totals[0]
     # One night without any channel: no row, and nothing of it in the loss of the others.
     none = {**subject.batch, "present": np.array([[1, 1, 1]] * 4 + [[0, 0, 0]], bool)}
     short = {**subject.batch, "weight": np.array([1, 1, 1, 1, 0], np.float32)}
-    assert loss(subject.variables, none).total == pytest.approx(
-        float(loss(subject.variables, short).total), rel=1e-6
-    )
-    found = embed(subject.variables, none)
+    found, loss, _ = subject.answers(none)
+    assert loss.total == pytest.approx(float(subject.answers(short)[1].total), rel=1e-6)
     assert not found.valid[4].any() and not found.rows[4].any() and found.valid[:4].all()
 
 
 def test_one_row_is_as_good_as_several(subject):
+    whole = subject.answers(subject.batch)[0].rows
     apply = jax.jit(functools.partial(subject.objective.apply, method="embed"))
-    whole = apply(subject.variables, subject.batch).rows
     alone = apply(subject.variables, {name: x[2:3] for name, x in subject.batch.items()}).rows
     np.testing.assert_allclose(alone[0], whole[2], atol=1e-5)
     pieces = subject.objective.clone(model={**TINY, "at_once": 2})
@@ -248,7 +258,8 @@ def test_the_gradient_through_the_targets_can_be_stopped(subject, stop):
     total = lambda tokens: (
         objective.apply(subject.variables, tokens, subject.batch, method="contrast").total
     )
-    grads = np.asarray(jax.jit(jax.grad(total))(subject.tokens))[:, 0, :, 1:]
+    tokens = subject.answers(subject.batch)[2]
+    grads = np.asarray(jax.jit(jax.grad(total))(tokens))[:, 0, :, 1:]
     # Evaluation draws the same noise each time. A hidden token is a target and nothing else.
     noise = jax.random.uniform(jax.random.key(0), (5, 3, FRAMES))
     hidden = np.asarray(jax.vmap(lambda x: token_mask(x, 0.4).hidden, 1, 1)(noise))
@@ -261,7 +272,8 @@ def test_channels_are_left_out_in_training(subject):
     keys = {name: jax.random.key(i) for i, name in enumerate(objective.rng_streams)}
     contrast = functools.partial(objective.apply, method="contrast", mutable=["batch_stats"])
     run = jax.jit(functools.partial(contrast, train=True, rngs=keys))
-    pairs = run(subject.variables, subject.tokens, subject.batch)[0].metrics["accuracy"][1]
+    tokens = subject.answers(subject.batch)[2]
+    pairs = run(subject.variables, tokens, subject.batch)[0].metrics["accuracy"][1]
     assert 5 <= pairs < 15  # of 5 epochs of 3 channels; one of each epoch stays
 
 

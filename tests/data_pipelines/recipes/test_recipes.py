@@ -44,7 +44,8 @@ def lab(tmp_path, monkeypatch):
 
 def test_every_file_holds_a_whole_recipe():
     assert plugins.names("data_pipelines.recipes") == [
-        *("hypnos", "sleep2vec", "sleep_edfx", "synthsleepnet", "synthsleepnet_epochwise"),
+        *("hypnos", "sleep2vec", "sleep_edfx", "sleeplm"),
+        *("synthsleepnet", "synthsleepnet_epochwise"),
     ]
     for name in plugins.names("data_pipelines.recipes"):
         recipe = recipes.find_recipe(name)
@@ -52,7 +53,7 @@ def test_every_file_holds_a_whole_recipe():
         assert recipe.identity == {"name": name, "version": recipe.version}
         for key, row in recipe.rows.items():
             assert row.name == key and row.rate_hz > 0 and row.made_of
-            assert row.scaling in ("robust_z", "robust_iqr", "rolling_z", "fixed")
+            assert row.scaling in ("robust_z", "robust_iqr", "z", "rolling_z", "fixed", "code")
         for names in recipe.sets.values():
             assert recipe.wanted(",".join(reversed(names))) == names
         assert recipe.wanted() == next(iter(recipe.sets.values()))

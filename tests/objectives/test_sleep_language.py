@@ -12,6 +12,7 @@ from processes import start_training
 from test_objectives_contract import ROOT, load_config
 
 from data_pipelines.captions.facts import MODALITIES
+from data_pipelines.captions.parse import parse
 from data_pipelines.captions.vocabulary import closed
 from hypnos_jax import checkpoint, gradient_cache, losses, metrics, sharding
 from hypnos_jax import config as configs
@@ -249,14 +250,18 @@ def test_a_batch_says_what_it_is_of(tmp_path):
     source = load_source(config, tmp_path, split="train")
     batch, again = (source.examples(0, 24) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, batch, again)
-    words = closed()
+    words, asked = closed(), []
     assert source.describe()["vocabulary"] == words.identity
     for ids, query, place in zip(batch["caption"], batch["query"], batch["condition"]):
         text = words.decode(ids)
         assert words.unknown not in ids and text
-        if MODALITIES[place] in ("stage_event", "brain"):
-            continue
-        assert words.decode(query) != text or np.array_equal(query, ids)
+        said, sought = parse(text).facts, parse(words.decode(query)).facts
+        if MODALITIES[place] != "stage_event":  # a caption says nothing of the scoring
+            assert said.stage is None and said.events is None
+        # An epoch is sought by its own caption, or by its stage and brain.
+        asked.append(np.array_equal(query, ids))
+        assert asked[-1] or sought.stage is not None
+    assert 0 < sum(asked) < len(asked)
     assert set(batch["condition"].tolist()) == set(range(5))
     later = source.examples(source.num_examples, source.num_examples + 24)
     assert not np.array_equal(np.sort(later["caption"], 0), np.sort(batch["caption"], 0))

@@ -72,6 +72,7 @@ _INPUTS = _letters(
 
 _FEWEST_BEYOND = 2  # numbers past those of the 10-20 system; a single one may be a slip
 _SHAFT, _SHORT_SHAFT = 5, 4  # consecutive contacts; short ones count where there are two
+_FEWEST_OF_SHORT = 3  # contacts of a short shaft whose fourth was bad and left out
 _HIGHEST = 10  # number that a letter of the 10-20 system has
 _LONGEST_BANK = 32
 _LONGEST_SHAFT = 18
@@ -290,7 +291,11 @@ def _foreign_families(families: dict[str, set[int]], midline: set[str]) -> set[s
         for family, numbers in families.items()
         if family not in TEN_FIVE and family not in _INPUTS
     }
-    short = {family for family, run in runs.items() if run == _SHORT_SHAFT}
+    short = {
+        family
+        for family in runs
+        if len(families[family]) >= _FEWEST_OF_SHORT and max(families[family]) <= _SHORT_SHAFT
+    }
     foreign |= {x for x in runs if runs[x] >= _SHAFT or len(families[x]) >= _FEWEST_COUNTED}
     if len(short) > 1:
         foreign |= short

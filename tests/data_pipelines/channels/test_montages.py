@@ -301,6 +301,14 @@ def test_order_and_missing_electrodes_do_not_matter(labels, spelling, rng):
     assert resolve(kept + PHYSIOLOGY).bindings["ecg"].label == "ECG"
 
 
+@pytest.mark.parametrize("first", range(10))
+def test_short_shafts_with_a_bad_contact_each_bind_nothing(first):
+    """Three contacts are left of two of the five, and no letter runs past those of a cap."""
+    kept = [x for n, x in enumerate(SHAFTS["short ones"]) if n % 10 != first]
+    assert not heads(kept + PHYSIOLOGY)
+    assert told(kept + PHYSIOLOGY)
+
+
 TEN_TEN = [
     f"{letters}{number}"
     for letters, numbers in TEN_FIVE.items()

@@ -174,6 +174,8 @@ def study(
         for size, n in passed.items()
         if n
     ]
+    for name, paths in models.items():
+        report["methods"][name]["flops"] = training_flops(paths)
     report |= {"task": task, "title": title or task, "notes": [*notes, *more]}
     report["seconds"] = kept.seconds + time.monotonic() - begin
     write_json(folder / "labels.json", report)
@@ -182,6 +184,20 @@ def study(
     with atomic_write(folder / "labels.md", "w") as file:
         file.write(table)
     return table
+
+
+def training_flops(paths: Sequence[str | os.PathLike]) -> float | None:
+    """Return the mean over runs of what their training computed, as ``cost.json`` counts it.
+
+    None where one is no run that has such a file.
+    """
+    found = []
+    for path in paths:
+        file = pathlib.Path(path) / "cost.json"
+        if not file.is_file():
+            return None
+        found.append(json.loads(file.read_text())["flops_per_step"] * load_model(path).step)
+    return float(np.mean(found))
 
 
 class Kept:

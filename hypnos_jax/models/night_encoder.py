@@ -2,7 +2,8 @@
 
 Each modality has a small embedding of its own; where it is hidden, or missing, a learnt vector of
 the modality stands for it. A token of the transformer is the sum over modalities of one epoch, so
-that all of them meet in it, and any of them may be missing. Ours.
+that all of them meet in it, and any of them may be missing. Tokenizers and trunk are those of
+sleep2vec's towers; the rest is ours.
 
 Shapes: B windows, L tokens of 30 s, M modalities, F samples of a token, V values that are read of
 it, D width.
@@ -20,7 +21,7 @@ import numpy as np
 
 from hypnos_jax.models.modality_towers import MlpTokenizer, dequantized
 from hypnos_jax.nn.linear import zeros_init
-from hypnos_jax.nn.transformer import Transformer
+from hypnos_jax.nn.roformer import Roformer
 from hypnos_jax.sharding import keep_rows
 
 MOST_VALUES = 64  # samples of a token that are values, such as band powers, and no waveform
@@ -75,16 +76,14 @@ class NightEncoder(nn.Module):
         self.near = self.param(
             "near_scale", zeros_init("kernel", "embed"), (self.neighbours, self.dim)
         )
-        layer = {
-            "dim": self.dim,
-            "heads": self.heads,
-            "causal": False,
-            "ffn_dim": self.ffn_dim,
-            "layer_scale": None,
-            "dropout": self.dropout,
-            "dtype": dtype,
-        }
-        self.trunk = Transformer(self.layers, layer, remat=self.remat)
+        self.trunk = Roformer(
+            self.layers,
+            self.heads,
+            self.ffn_dim,
+            self.dropout,
+            remat=self.remat,
+            dtype=dtype,
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -129,9 +128,7 @@ class NightEncoder(nn.Module):
         padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
         length = x.shape[1]
         x += sum(padded[:, k : k + length] * self.near[k] for k in range(self.neighbours))
-        # Each token may look at itself: who may look nowhere would get the mean of everything.
-        mask = there[:, None] | jnp.eye(length, dtype=bool)[None]
-        return self.trunk(x, mask, train=train)
+        return self.trunk(x, there, train=train)
 
     def encode_tokens(
         self, batch: dict[str, jax.Array], kept: jax.Array | None = None, *, train: bool = False

@@ -14,10 +14,10 @@ SHORTEST_S, LONGEST_S = 0.33, 2.0
 GAP_S = 4.0  # without a beat, the rate is unknown
 FLOOR = 1e-3  # of power, in (beats a minute)^2 per band
 
-SERIES = """# log10 powers of the heart rate below 0.084 Hz
+SERIES = f"""# log10 powers of the heart rate below 0.084 Hz
 [series.slow]
 step_s = 10
-values = {slow}
+values = {SLOW}
 scaling = "global"
 clip = 5
 unit = "log10 (beats a minute)^2"
@@ -25,7 +25,7 @@ unit = "log10 (beats a minute)^2"
 # the same from 0.084 to 0.5 Hz
 [series.fast]
 step_s = 10
-values = {fast}
+values = {14 - SLOW}
 scaling = "global"
 clip = 5
 unit = "log10 (beats a minute)^2"
@@ -37,7 +37,7 @@ columns = ["heart_rate", "spread"]
 scaling = "night"
 clip = 5
 unit = "beats a minute"
-""".format(slow=SLOW, fast=14 - SLOW)
+"""
 
 
 def series(times_s: np.ndarray, intervals_s: np.ndarray, duration_s: float) -> dict:

@@ -14,7 +14,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.builders.arrays_folder import ArrayNight, ArraysError
+from data_pipelines.builders.arrays_folder import (
+    ArrayNight,
+    ArraysError,
+    read_declaration,
+)
 from data_pipelines.findings import Finding
 from data_pipelines.recipes import Recipe
 from data_pipelines.recipes.arrays import Series, pack, recipe_of_rows
@@ -95,6 +99,34 @@ class ReadArrays:
             metadata=dict(item.metadata) | ({"scoring": "arrays"} if len(stages) else {}),
             qc=told | {"findings": [finding.to_json() for finding in findings]},
         )
+
+
+def reader_of(recipe: Recipe, names: Sequence[str], folder) -> ReadArrays:
+    """Return what makes the nights of a folder by the recipe of a model.
+
+    Args:
+        recipe: Of series; its scaling is taken, whatever the folder declares.
+        names: Of its rows, to take where a file has them.
+        folder: With ``series.toml``, whose series must hold as many numbers at the same steps.
+
+    Raises:
+        ArraysError: The recipe is of no series, or the folder declares a series otherwise.
+    """
+    told = read_declaration(folder)
+    rows = [recipe.rows[name] for name in names]
+    for row in rows:
+        if not isinstance(row, Series):
+            raise ArraysError(
+                f"{folder} holds series, and the model reads {row.name} as the recipe"
+                f" {recipe.name} makes it of recordings"
+            )
+        own = told.recipe.rows.get(row.name)
+        if own is not None and (own.values, own.step_s) != (row.values, row.step_s):
+            raise ArraysError(
+                f"{folder}: series.{row.name} has values={own.values} and step_s={own.step_s:g};"
+                f" the model reads values={row.values} and step_s={row.step_s:g}"
+            )
+    return ReadArrays(tuple(rows), told.stage_codes)
 
 
 def measured(

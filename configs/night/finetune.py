@@ -10,7 +10,7 @@ The argument is ``size`` or ``size,task``; the task is ``stage5`` by default. Si
 import ml_collections
 
 from configs import common
-from configs.night.pretrain import network
+from configs.night.pretrain import SIZES, network
 
 # Task -> metric that chooses checkpoints.
 TASKS = {"stage5": "kappa", "stage4": "kappa", "stage3": "kappa", "apnea": "auroc"}
@@ -36,8 +36,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     """
     size, _, task = arg.partition(",")
     task = task or "stage5"
-    if size not in RUNS:
-        raise ValueError(f"no size {size!r}; use one of {sorted(RUNS)}")
+    if size not in SIZES:
+        raise ValueError(f"no size {size!r}; use one of {sorted(SIZES)}")
     if task not in TASKS:
         raise ValueError(f"no task {task!r}; use one of {sorted(TASKS)}")
     window, batch, steps, rate = RUNS[size]

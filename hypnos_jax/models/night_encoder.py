@@ -127,7 +127,9 @@ class NightEncoder(nn.Module):
         half = self.neighbours // 2
         padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
         length = x.shape[1]
-        x += sum(padded[:, k : k + length] * self.near[k] for k in range(self.neighbours))
+        x += sum(
+            padded[:, k : k + length] * self.near[k][None, None] for k in range(self.neighbours)
+        )
         return self.trunk(x, there, train=train)
 
     def encode_tokens(

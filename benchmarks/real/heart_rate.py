@@ -53,7 +53,8 @@ def series(times_s: np.ndarray, intervals_s: np.ndarray, duration_s: float) -> d
     times, rate = times_s[keep], 60 / intervals_s[keep]
     order = np.argsort(times, kind="stable")
     times, rate = times[order], rate[order]
-    near = np.array([np.median(rate[max(i - 5, 0) : i + 6]) for i in range(len(rate))])
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(rate, 5, mode="edge"), 11)
+    near = np.median(around, axis=1)
     real = np.abs(rate - near) < 0.3 * near  # else a beat too many, or one missed
     times, rate = times[real], rate[real]
     grid = (np.arange(steps * STEP_S * RATE_HZ) + 0.5) / RATE_HZ

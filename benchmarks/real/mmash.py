@@ -44,4 +44,5 @@ def beat_times(clock_s, intervals_s):
 
 
 if __name__ == "__main__":
-    arrays_folder.write(__doc__.splitlines()[0], "mmash", heart_rate.SERIES, nights_of)
+    about = __doc__.splitlines()[0]
+    arrays_folder.write(about, "mmash", heart_rate.SERIES, nights_of, labelled=False)

@@ -176,7 +176,7 @@ def log_band_powers(signal: jax.Array, rate_hz: float, bands: int) -> jax.Array:
     pieces = jnp.stack([signal[..., s : s + size] for s in starts], axis=-2)
     pieces = pieces - pieces.mean(-1, keepdims=True)
     hann = np.hanning(size + 2)[1:-1].astype(np.float32)
-    hann /= np.sqrt(np.mean(hann**2))
+    hann = (hann / np.sqrt(np.mean(hann**2))).reshape((1,) * (pieces.ndim - 1) + (size,))
     power = jnp.abs(jnp.fft.rfft(pieces * hann)) ** 2 / size
     power = power.mean(-2)[..., 1:]  # without the mean of the window
     count = power.shape[-1]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -209,7 +209,6 @@ def probe_frozen(
     *,
     strengths: Sequence[float] = STRENGTHS,
     most: int = ROWS,
-    heartbeat: Callable[[], None] = lambda: None,
 ) -> Answers:
     """Read answers out of frozen rows by a linear probe: standardise, logistic regression.
 
@@ -223,7 +222,6 @@ def probe_frozen(
         draws: of ``draw_people``.
         strengths: penalties to choose from; sklearn's C is their inverse.
         most: labelled epochs that are used, evenly spread.
-        heartbeat: called between fits.
     """
     features = [question.pooled(rows[name]) for name in question.examples.recordings]
     examples = dataclasses.replace(question.examples, features={"": features})
@@ -240,7 +238,6 @@ def probe_frozen(
 
         def fit(draw, strength, fits=fits):
             if (draw.seed, strength) not in fits:
-                heartbeat()
                 x, y = examples.of("", draw.people)
                 kept = np.linspace(0, len(y) - 1, min(most, len(y))).round().astype(int)
                 fits[draw.seed, strength] = probe.fit_predict(

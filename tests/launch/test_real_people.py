@@ -66,10 +66,40 @@ def write_bandpower(folder, people, seed):
     )
 
 
+def write_walch(folder, people, seed):
+    rng = np.random.default_rng(seed)
+    count = 12 * len(people)
+    np.savez(
+        folder / "walch.npz",
+        **{key: rng.random(count) for key in ("count", "hr", "cosine", "circadian")},
+        time_h=np.tile([*range(8), *range(10, 14)], len(people)) / 120,  # two epochs are gone
+        stage=rng.integers(0, 6, count).astype(np.int8),
+        subject=np.array([str(person) for person in people]),
+        start=np.arange(0, count + 1, 12),
+    )
+
+
+def write_ichi14(folder, people, seed):
+    rng = np.random.default_rng(seed)
+    (folder / "patients.csv").write_text("ID,gender,age\n001,w,40\n")
+    for person in people:
+        axes = {key: rng.integers(100, 150, 900).astype(np.uint8) for key in "xyz"}
+        np.savez(
+            folder / f"p{person:03d}.npz",
+            t_s=(np.arange(900) / 10).astype(np.float32),
+            run=np.full(900, 10, np.uint8),
+            light=np.zeros(900, np.uint16),
+            gt=np.repeat([6, 3, 1], 300).astype(np.int8),
+            **axes,
+        )
+
+
 SETS = {  # script -> folder of the data set, and what writes one like it
     "apnea_ecg_rr": ("apnea-ecg-rr", write_apnea_ecg),
     "mmash": ("mmash", write_mmash),
     "sleep_edf_bandpower": ("sleep-edf-bandpower", write_bandpower),
+    "walch_features": ("walch-features", write_walch),
+    "ichi14_wrist": ("ichi14-wrist", write_ichi14),
 }
 
 
@@ -181,6 +211,13 @@ def test_without_test_people_every_person_is_judged_in_one_fold(name, tmp_path, 
         assert all(len(splits) == 1 for splits in by_person.values())
         judged += [who for who, splits in by_person.items() if splits == {"test"}]
     assert len(judged) == len(set(judged)) == 7
+    store = prepare(output, tmp_path / "store")
+    stages = [store.stages(night).tolist() for night in store.nights]
+    assert len(stages) == 7
+    if name == "ichi14_wrist":
+        assert stages == [[0, 1, 3]] * 7
+    if name == "walch_features":
+        assert all(len(x) == 14 and x[8:10] == [-1, -1] for x in stages)
 
 
 def test_without_labels_nobody_is_judged(tmp_path, monkeypatch):

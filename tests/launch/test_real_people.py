@@ -120,12 +120,12 @@ def prepare(folder, output):
     told = arrays_folder.read_declaration(folder)
     items, left = arrays_folder.find_nights(folder, told)
     recipe = arrays.measured(tuple(told.recipe.rows.values()), items, output)
-    rows = tuple(recipe.rows.values())
+    make_night = arrays.ReadArrays(tuple(recipe.rows.values()), told.stage_codes)
     summary = write_store(
         output,
         kind="signals",
         items=items,
-        make_night=arrays.ReadArrays(rows),
+        make_night=make_night,
         recipe=recipe.identity,
         progress=False,
     )

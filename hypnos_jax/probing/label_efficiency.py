@@ -194,7 +194,7 @@ def draw_people(
             chosen = tuple(few_people(people, size, seed))
             told = sum(counts[who] for who in chosen)
             if frozenset(chosen) in kept or told.min() < fewest:
-                passed[size] += told.min() < fewest
+                passed[size] += int(told.min() < fewest)
             else:
                 kept.add(frozenset(chosen))
                 found.append(Draw(size, seed, chosen))
@@ -234,26 +234,34 @@ def probe_frozen(
     given, chosen = {}, {}
     for size in dict.fromkeys(draw.size for draw in draws):
         own = [draw for draw in draws if draw.size == size]
-        fits = {}
 
-        def fit(draw, strength, fits=fits):
-            if (draw.seed, strength) not in fits:
-                x, y = examples.of("", draw.people)
-                kept = np.linspace(0, len(y) - 1, min(most, len(y))).round().astype(int)
-                fits[draw.seed, strength] = probe.fit_predict(
-                    x[kept], y[kept], asked, question.classes, strength=strength
+        def fit(draw, strengths):
+            x, y = examples.of("", draw.people)
+            kept = np.linspace(0, len(y) - 1, min(most, len(y))).round().astype(int)
+            found = probe.fit_path(
+                x[kept], y[kept], asked, question.classes, strengths, precision=np.float32
+            )
+            return {s: np.split(found[s], [len(held[0])]) for s in strengths}
+
+        tried = [fit(draw, strengths) for draw in own[:CHOOSING]]
+        means = {
+            strength: float(
+                np.mean(
+                    [
+                        question.score(question.answer(found[strength][0]), "validation")[
+                            question.metric
+                        ]
+                        for found in tried
+                    ]
                 )
-            return np.split(fits[draw.seed, strength], [len(held[0])])
-
-        means = {}
-        for strength in strengths:
-            said = [question.answer(fit(draw, strength)[0]) for draw in own[:CHOOSING]]
-            scores = [question.score(x, "validation")[question.metric] for x in said]
-            means[strength] = float(np.mean(scores))
+            )
+            for strength in strengths
+        }
         best = max(means, key=means.get)
         chosen[size] = {"strength": best, "validation": means[best]}
-        for draw in own:
-            given[size, draw.seed] = question.answer(fit(draw, best)[1])
+        for i, draw in enumerate(own):
+            found = tried[i] if i < len(tried) else fit(draw, [best])
+            given[size, draw.seed] = question.answer(found[best][1])
     return Answers(given, chosen, features[0].shape[1])
 
 

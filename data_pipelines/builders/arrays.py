@@ -63,7 +63,7 @@ class ReadArrays:
         if not series:
             wanted = dict.fromkeys(key for row in self.rows for key in _keys(row))
             raise ArraysError(f"{item.path.name}: none of {', '.join(wanted)}")
-        stages, notes, findings = _stages(item.path.name, arrays, self.stage_codes)
+        stages, findings = _stages(item.path.name, arrays, self.stage_codes)
         seconds = {row.name: len(x) * row.step_s for row, x in series.items()}
         ragged = item.path.suffix.lower() == PARQUET  # whose columns end where nulls begin
         tokens = _tokens(item.path.name, seconds, stages, ragged)
@@ -83,8 +83,8 @@ class ReadArrays:
             channels[row.name] = _channel(row, values, there, center, scale)
         if not channels:
             raise ArraysError(f"{item.path.name}: no series has any value")
-        if others := sorted(keys - used - {STAGES_KEY}):
-            notes.append(f"not declared, so not read: {', '.join(others[:20])}")
+        others = sorted(keys - used - {STAGES_KEY})
+        notes = [f"not declared, so not read: {', '.join(others[:20])}"] if others else []
         epochs = np.full(tokens, -1, np.int8)
         epochs[: len(stages)] = stages[:tokens]
         scored_share = round(float(np.mean(epochs >= 0)), 4)
@@ -315,9 +315,9 @@ def _times(name, key, array):
 
 
 def _stages(name, arrays, codes):
-    """Int8 [E], notes and findings; E = 0 where a file has none."""
+    """Int8 [E] and findings; E = 0 where a file has none."""
     if STAGES_KEY not in arrays:
-        return np.zeros(0, np.int8), [], []
+        return np.zeros(0, np.int8), []
     array = arrays[STAGES_KEY]
     if array.ndim != 1 or array.dtype.kind not in "iufUSb":
         raise ArraysError(
@@ -349,7 +349,7 @@ def _stages(name, arrays, codes):
         word = text if _is_number(text) else printable(text)
         note = f"{STAGES_KEY}: {count} epochs of the code {word!r}, which is not known: unscored"
         findings.append(Finding("unknown_stage", word, note, count, float(count * EPOCH_S)))
-    return stages, [], findings
+    return stages, findings
 
 
 def _is_number(text):

@@ -17,6 +17,7 @@ makes the same codes in pieces of any length, to the last bit.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import scipy.signal
@@ -108,7 +109,7 @@ class Peaks:
             "tail_threshold": limits[-2:],
             "candidate": candidate,
             "peaks": peaks[-3:],
-            "floor": np.int64(floor[-1]) if count else state["floor"],
+            "floor": np.int64(floor[-1]),
         }
         return np.where(valid[:, None], codes, 0), state
 
@@ -222,7 +223,7 @@ TIMINGS: dict[str, Peaks | Slots] = {
         smooth_hz=8.0,
         fraction=0.35,
         window_s=2,
-        memory_s=10,
+        memory_s=30,
         apart_s=0.25,
         settle_s=0.2,
         delay_s=0.07,
@@ -269,6 +270,11 @@ def describe(signal_type: str) -> dict:
     }
 
 
+def tokenizer_levels(modality: Mapping) -> int:
+    """Return how many of a modality's levels a tokenizer makes; the others are timing levels."""
+    return modality["levels"] - len(modality.get("timing", ()))
+
+
 class TimingStream:
     """The timing codes of one channel, second by second."""
 
@@ -300,6 +306,8 @@ class TimingStream:
             valid: bool ``[n]``, whether a second holds signal.
         """
         samples = np.asarray(samples, np.float64)
+        if not len(samples):
+            return np.zeros((0, len(self._timing.levels)), np.uint16)
         codes, self._state = self._timing.advance(
             self._state, samples, np.asarray(valid, bool), self._rate_hz
         )
@@ -312,10 +320,3 @@ class TimingStream:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on where a stream with this state stopped."""
         self._state = {name: np.asarray(state[name])[()] for name in self._state}
-
-
-def timing_codes(
-    samples: np.ndarray, valid: np.ndarray, signal_type: str, rate_hz: int, **options
-) -> np.ndarray:
-    """Return the timing codes, uint16 [S, T], of a whole prepared channel; see ``TimingStream``."""
-    return TimingStream(signal_type, rate_hz, **options).push(samples, valid)

@@ -17,6 +17,7 @@ makes the same codes in pieces of any length, to the last bit.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -114,13 +115,8 @@ class Peaks:
         return np.where(valid[:, None], codes, 0), state
 
     def _sections(self, rate_hz):
-        low, high = self.band_hz
-        kind, corners = ("lowpass", high) if low is None else ("bandpass", (low, high))
-        band = scipy.signal.butter(2, corners, kind, fs=rate_hz, output="sos")
-        smooth = self.smooth_hz
-        if smooth is not None:
-            smooth = scipy.signal.butter(2, smooth, fs=rate_hz, output="sos")
-        return band, smooth
+        smooth = None if self.smooth_hz is None else _sections(None, self.smooth_hz, rate_hz)
+        return _sections(*self.band_hz, rate_hz), smooth
 
     def _strength(self, samples, filters, rate_hz):
         band, smooth = self._sections(rate_hz)
@@ -167,7 +163,7 @@ class Peaks:
         return np.array(found), np.array(known), np.array([best, height])
 
     def _interval(self, seconds):
-        edges = np.geomspace(self.shortest_s, self.longest_s, INTERVAL_BINS + 1)[1:-1]
+        edges = _edges(self.shortest_s, self.longest_s, INTERVAL_BINS)
         return np.where(np.isnan(seconds), 0, 1 + np.searchsorted(edges, seconds, side="right"))
 
     def _since(self, seconds):
@@ -197,20 +193,31 @@ class Slots:
 
     def begin(self, rate_hz: int) -> dict[str, np.ndarray]:
         """Return the state before the first second."""
-        return {"filter": np.zeros((len(self._sections(rate_hz)), 2))}
+        return {"filter": np.zeros((len(_sections(*self.band_hz, rate_hz)), 2))}
 
     def advance(
         self, state: dict[str, np.ndarray], samples: np.ndarray, valid: np.ndarray, rate_hz: int
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the codes, int [n, 4], of the next seconds, and the state after them."""
-        out, after = scipy.signal.sosfilt(self._sections(rate_hz), samples, zi=state["filter"])
+        band = _sections(*self.band_hz, rate_hz)
+        out, after = scipy.signal.sosfilt(band, samples, zi=state["filter"])
         power = np.square(out).reshape(len(valid), len(self.levels), -1).mean(axis=2)
-        edges = np.geomspace(self.lowest, self.highest, SLOT_LEVELS + 1)[1:-1]
+        edges = _edges(self.lowest, self.highest, SLOT_LEVELS)
         codes = 1 + np.searchsorted(edges, np.sqrt(power), side="right")
         return np.where(valid[:, None], codes, 0), {"filter": after}
 
-    def _sections(self, rate_hz):
-        return scipy.signal.butter(2, self.band_hz, "bandpass", fs=rate_hz, output="sos")
+
+@functools.cache
+def _sections(low, high, rate_hz):
+    """Second-order sections of a Butterworth filter of order 2; ``low`` None is a low-pass."""
+    kind, corners = ("lowpass", high) if low is None else ("bandpass", (low, high))
+    return scipy.signal.butter(2, corners, kind, fs=rate_hz, output="sos")
+
+
+@functools.cache
+def _edges(low, high, bins):
+    """The borders between logarithmic bins."""
+    return np.geomspace(low, high, bins + 1)[1:-1]
 
 
 # Signal type -> its timing. The numbers of beats and breaths: see docs/learning.md.

@@ -5,7 +5,7 @@ import pytest
 
 from hypnos_jax.probing import label_efficiency as labels
 from hypnos_jax.probing import label_efficiency_report, probe
-from hypnos_jax.probing.context_features import with_context
+from hypnos_jax.probing.context_features import with_context, with_night
 
 SPLITS = ["train"] * 6 + ["validation"] * 3 + ["test"] * 6
 
@@ -115,3 +115,11 @@ def test_context_knows_the_epochs_around_and_the_time():
     assert found[20, 10] == pytest.approx(20, abs=1e-4)  # triangular, what is known around it
     assert np.isfinite(found[5, 10]) and np.isnan(found[5, 0])
     assert found[39, -2:].tolist() == [1, 1]
+
+
+def test_a_row_may_know_its_whole_night():
+    rows = np.array([[1, 2], [3, np.nan], [np.nan, np.nan]])
+    found = with_night(rows)
+    np.testing.assert_array_equal(found[:, :2], rows.astype(np.float32))
+    np.testing.assert_array_equal(found[:, 2:], [[2, 2, 1, 0]] * 3)
+    assert np.isnan(with_night(np.full((2, 1), np.nan))).all()

@@ -21,8 +21,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch.compare import parse_models
-from launch.overrides import parse_flags
+from launch.overrides import parse_flags, parse_models
 
 MODELS = flags.DEFINE_list("models", [], "NAME=PATH of each")
 NIGHTS = flags.DEFINE_list("nights", None, "the store; stores of people who are only tested")

@@ -80,8 +80,12 @@ def test_a_question_of_yes_and_no_is_ranked():
     found = report["methods"]["rows"]["sizes"]["2"]
     assert 0.7 < found["auroc"]["value"] < 0.95 and 0.3 < found["kappa"]["value"] < 0.8
     _, told, owner = question.held("test")
-    own = probe.ranking(told, answers.given[2, draws[0].seed], np.ones((1, len(told))))
-    assert found["auroc"]["by_draw"][0] == pytest.approx(own["auroc"][0])
+    given = np.round(answers.given[2, draws[0].seed], 1)  # with ties
+    weights = np.array([[1] * 6, [2, 0, 1, 1, 0, 3], [1, 0, 0, 0, 0, 0]])
+    own = probe.ranking(told, given, weights[:, owner])["auroc"]
+    np.testing.assert_allclose(question.score(given, "test", weights)["auroc"], own)
+    by_draw = probe.ranking(told, answers.given[2, draws[0].seed], np.ones((1, len(told))))
+    assert found["auroc"]["by_draw"][0] == pytest.approx(by_draw["auroc"][0])
     assert found["auroc"]["low"] < found["auroc"]["value"] < found["auroc"]["high"]
 
 

@@ -66,6 +66,11 @@ class CodeAxis:
             ends.append(ends[-1] + modality["levels"])
         return [slice(a, b) for a, b in zip(ends, ends[1:])]
 
+    @functools.cached_property
+    def level_groups(self) -> dict[str, list[tuple[int, ...]]]:
+        """Names of groups of levels -> each modality's columns of the axis; ``"all"`` is first."""
+        return {"all": [tuple(range(own.start, own.stop)) for own in self.columns]}
+
     @property
     def width(self) -> int:
         """sumK."""

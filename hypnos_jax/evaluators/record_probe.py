@@ -89,13 +89,15 @@ class RecordProbe:
             ValueError: the records lack labels of a class, or the model reads no such tokens; or a
                 person of the records is in the training data, or one of ``test`` among the others.
         """
+        records, contexts, sets = {}, {}, {}
+        for which, (tokens, _) in self.stores.items():
+            contexts[which] = self.context.on({**self.context.config["data"], "path": tokens})
+            records[which] = self._records(contexts[which].store)
+            self._check_people(tokens, records)
         seed = self.context.config.get("seed", 0) + 1
         weights = [variables, *(self.context.init(seed + i) for i in range(self.untrained))]
-        records, sets = {}, {}
-        for which, (tokens, signals) in self.stores.items():
-            there = self.context.on({**self.context.config["data"], "path": tokens})
-            records[which] = self._records(there.store)
-            self._check_people(tokens, records)
+        for which, (_, signals) in self.stores.items():
+            there = contexts[which]
             sets[which] = [self._features(there, own, records[which]) for own in weights]
             for own in sets[which][:1]:
                 own |= self._hand_made(signals, records[which]) if signals else {}

@@ -3,10 +3,12 @@
     python -m launch.pipeline --pipeline=configs/pipelines/real_af.py --output=DIR --set data=FOLDER [--set test=FOLDER]
 
 (``make demo-real DATA=FOLDER``.) ``data`` has ``mitdb-lead1/`` and ``bidmc/``
-(``launch.gather_public --which=ecg``), whose ECGs a tokenizer and two RQ-Transformers are trained
-on, and ``cinc2017/``, whose records are judged and never trained on. The two differ in their tokens:
-``published`` has the tokenizer's codes alone, ``mixed`` timing levels beside them. ``test`` has a
-further ``cinc2017/``, only judged by what the records of ``data`` taught the probes.
+(``launch.gather_public --which=ecg``), whose ECGs a tokenizer and the RQ-Transformers are trained
+on, and ``cinc2017/``, whose records are judged and never trained on. The argument is one design or
+several by commas, all by default, of which the last has the others beside it in its figure: what
+of the tokens is read. ``published``: the tokenizer's codes alone; ``timing``: the timing levels
+alone; ``mixed``: both. ``test`` has a further ``cinc2017/``, only judged by what the records of
+``data`` taught the probes.
 
 The recipe (sizes, steps, rate) was chosen elsewhere by prototypes on these training records; docs/real_nights.md
 has what came out. The figure: ``DIR/mixed/figures/<step>_record_probe.png``.
@@ -32,7 +34,7 @@ MODEL = {
 }
 WINDOW_S, ROWS = 64, 16
 LEVELS, CODES = 8, 256  # of the tokenizer
-DESIGNS = ("published", "mixed")
+DESIGNS = {"published": "", "timing": "alone", "mixed": "beside"}  # -> config.data.timing
 
 
 def get_pipeline(
@@ -48,7 +50,7 @@ def get_pipeline(
     """Return the steps.
 
     Args:
-        designs: one of ``DESIGNS`` alone; both by default.
+        designs: names in ``DESIGNS`` by commas; all by default.
         data: the folder of public recordings.
         test: a folder with further records that are only judged; none by default.
         tokenizer_steps: updates of the tokenizer.
@@ -61,8 +63,10 @@ def get_pipeline(
     """
     if not data:
         raise ValueError("data is empty: give the folder of public recordings")
-    if designs and designs not in DESIGNS:
-        raise ValueError(f"no design {designs!r}; there are {DESIGNS}")
+    wanted = designs.split(",") if designs else list(DESIGNS)
+    unknown = [name for name in wanted if name not in DESIGNS]
+    if unknown:
+        raise ValueError(f"no design {unknown[0]!r}; there are {list(DESIGNS)}")
     judged = {"judged": data} | ({"test": test} if test else {})
     gather = {"which": "ecg", "input": data, "output": "{output}/recordings"}
     own = {"jobs": jobs, "channels": "ecg"}
@@ -74,7 +78,7 @@ def get_pipeline(
         "config.objective.model.codes": CODES,
         "config.train.steps": tokenizer_steps,
     }
-    steps_ = [
+    found = [
         Step("gather_public", "gather_public", gather, "recordings", 5),
         Step(
             "prepare_nights",
@@ -99,19 +103,35 @@ def get_pipeline(
             for name, folder in judged.items()
         ),
         Step("train tokenizer", "train", tokenizer, "tokenizers/ecg", 120),
+        *(
+            Step(
+                f"tokenize_nights of {name}",
+                "tokenize_nights",
+                {
+                    "nights": "{output}/" + name,
+                    "tokenizers": "{output}/tokenizers",
+                    "timing": "ecg",
+                    "output": "{output}/tokens/" + name,
+                },
+                f"tokens/{name}",
+                30,
+            )
+            for name in ("nights", *judged)
+        ),
     ]
-    for design in [designs] if designs else DESIGNS:
-        steps_ += _design(design, tuple(judged), steps, untrained, beside=not designs)
-    return steps_
+    for i, design in enumerate(wanted):
+        beside = wanted[:i] if i == len(wanted) - 1 else []
+        found += _design(design, tuple(judged), steps, untrained, beside)
+    return found
 
 
 def _design(name, judged, steps, untrained, beside):
-    """Tokens of one design, its model, and what the model is worth."""
-    tokenize = {"tokenizers": "{output}/tokenizers"}
+    """The model of one design, and what it is worth."""
     model = {
         "config": "configs/hypnos/rq_transformer.py:demo",
         "workdir": "{output}/" + name,
-        "config.data.path": "{output}/" + f"{name}_tokens/nights",
+        "config.data.path": "{output}/tokens/nights",
+        "config.data.timing": DESIGNS[name],
         "config.data.window_s": WINDOW_S,
         "config.train.batch_size": ROWS,
         "config.train.steps": steps,
@@ -122,26 +142,12 @@ def _design(name, judged, steps, untrained, beside):
     }
     probe = {"type": "record_probe", "untrained": untrained}
     for key, which in zip(("tokens", "test"), judged):
-        probe[key] = "{output}/" + f"{name}_tokens/{which}"
+        probe[key] = "{output}/tokens/" + which
     for key, which in zip(("signals", "test_signals"), judged):
         probe[key] = "{output}/" + which
-    if beside and name != DESIGNS[0]:
-        probe["beside"] = {f"{DESIGNS[0]} design": "{output}/" + f"{DESIGNS[0]}/record_probe.json"}
+    if beside:
+        probe["beside"] = {other: "{output}/" + f"{other}/record_probe.json" for other in beside}
     return [
-        *(
-            Step(
-                f"tokenize_nights of {which}, {name}",
-                "tokenize_nights",
-                {
-                    **tokenize,
-                    "nights": "{output}/" + which,
-                    "output": "{output}/" + f"{name}_tokens/{which}",
-                },
-                f"{name}_tokens/{which}",
-                20,
-            )
-            for which in ("nights", *judged)
-        ),
         Step(f"train RQ-Transformer, {name}", "train", model, name, 180),
         Step(
             f"evaluate, {name}",

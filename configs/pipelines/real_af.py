@@ -26,7 +26,7 @@ MODEL = {
     "local_window": 64,
     "wide_every": 0,
     "modality_every": 0,
-    "depth_dim": 96,
+    "depth_dim": 48,
     "depth_layers": 1,
     "depth_heads": 4,
     "dropout": 0.1,

@@ -94,7 +94,12 @@ class CodeAxis:
     @functools.cached_property
     def level_groups(self) -> dict[str, list[tuple[int, ...]]]:
         """Names of groups of levels -> each modality's columns of the axis; ``"all"`` is first."""
-        return {"all": [tuple(range(own.start, own.stop)) for own in self.columns]}
+        groups = {"all": self.columns, "timing": self.timing}
+        found = {
+            name: [tuple(range(own.start, own.stop)) for own in parts]
+            for name, parts in groups.items()
+        }
+        return {name: parts for name, parts in found.items() if any(parts)}
 
     @property
     def width(self) -> int:

@@ -15,6 +15,11 @@ from hypnos_jax.inference.estimator import SleepEmbedder
 from hypnos_jax.inference.surprise import statistics
 
 LENGTH = 70
+# The ECG with one timing level of five codes.
+TIMED = [
+    {**row, "levels": 3, "timing": ("since",), "timing_codes": 5} if row["name"] == "ecg" else row
+    for row in MODALITIES
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +53,9 @@ def with_heads(variables, change):
     return jax.tree.map_with_path(one, variables)
 
 
-def test_what_uniform_and_known_shares_cost(variables, codes):
-    """The ECG: code 0 three times as likely as each other; level 1: of two codes alone. All other
-    modalities: uniform."""
+def test_what_uniform_and_known_shares_cost(codes):
+    """The ECG: code 0 three times as likely as each other; level 1: of two codes alone. Its timing
+    and all other modalities: uniform."""
 
     def change(name, x):
         x = np.zeros_like(x)
@@ -60,13 +65,18 @@ def test_what_uniform_and_known_shares_cost(variables, codes):
         return x
 
     codes = {name: np.minimum(own, [15, 1]) for name, own in codes.items()}
-    model = make_model(rq_config(), with_heads(variables, change), step=3)
+    codes["ecg"] = np.hstack([codes["ecg"], np.arange(LENGTH)[:, None] % 5])
+    variables = random_variables(rq_config(modalities=TIMED), token_batch(modalities=TIMED))
+    model = make_model(rq_config(modalities=TIMED), with_heads(variables, change), step=3)
     surprise = Embedder(model, chunk_s=32, surprise=True).embed_codes(codes).surprise
-    assert surprise.columns == ["nll", "entropy"]
+    assert surprise.columns == ["nll", "entropy", "timing_nll", "timing_entropy"]
     for name in ("eeg_c3", "resp_abd"):  # log V a level
         expected = np.full((LENGTH, 2), 2 * np.log(16))
-        np.testing.assert_allclose(surprise.modalities[name], expected, atol=1e-5)
-    found = surprise.modalities["ecg"]
+        np.testing.assert_allclose(surprise.modalities[name][:, :2], expected, atol=1e-5)
+        assert np.isnan(surprise.modalities[name][:, 2:]).all()
+    timing = np.full((LENGTH, 2), np.log(5))
+    np.testing.assert_allclose(surprise.modalities["ecg"][:, 2:], timing, atol=1e-5)
+    found = surprise.modalities["ecg"][:, :2] - timing
     usual = codes["ecg"][:, 0] == 0
     assert 0 < usual.sum() < LENGTH
     expected = np.where(usual, np.log(18 / 3), np.log(18)) + np.log(2)
@@ -170,7 +180,7 @@ def test_files_and_features_hold_it(bundle, tmp_path):
     np.testing.assert_array_equal(both.fit_transform([ecg])[0, -12:], rows[0])
 
 
-def test_an_embedder_opened_without_it_is_refused(bundle, tmp_path):
-    model = open_embedder(bundle)
+def test_an_embedder_opened_without_it_is_refused(variables, tmp_path):
+    model = open_embedder(make_model(rq_config(), variables, step=3))
     with pytest.raises(ModelError, match="cannot tell the surprise"):
         embed_folder(model, tmp_path, tmp_path / "out", surprise=True)

@@ -152,7 +152,11 @@ def _design(name, judged, steps, untrained, beside):
         Step(
             f"evaluate, {name}",
             "evaluate",
-            {"workdir": "{output}/" + name, "set": "evals=" + json.dumps({"af": probe})},
+            {
+                "workdir": "{output}/" + name,
+                "step": steps,  # the last: passes were chosen beforehand, by no record that is judged
+                "set": "evals=" + json.dumps({"af": probe}),
+            },
             f"{name}/record_probe.json",
             60,
         ),

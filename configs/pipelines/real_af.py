@@ -154,7 +154,7 @@ def _design(name, judged, steps, untrained, beside):
             "evaluate",
             {
                 "workdir": "{output}/" + name,
-                "step": steps,  # the last: passes were chosen beforehand, by no record that is judged
+                "step": steps,  # the last: how many was chosen before anything was judged
                 "set": "evals=" + json.dumps({"af": probe}),
             },
             f"{name}/record_probe.json",

@@ -235,6 +235,7 @@ def every_pipeline():
     """Each file as its docstring's users call it."""
     given = {"demo_real.py": {"data": "PUBLIC"}, "real_af.py": {"data": "PUBLIC", "test": "MORE"}}
     given |= {"real_af.py:mixed": {"data": "PUBLIC"}}
+    given |= {name: {"data": "PUBLIC"} for name in ("real_apnea_rr.py", "real_stages_psd.py")}
     given |= {"demo.py": {}, "demo.py:test": {"data": "RECORDINGS"}}
     given |= {"compare.py": {}, "compare.py:test": {"seeds": 1, "steps": 3, "hypnos": False}}
     edf = {"data": "RECORDINGS", "recipe": "sleep_edfx", "tasks": "stage5", "protocol": "probe"}

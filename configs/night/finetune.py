@@ -13,7 +13,13 @@ from configs import common
 from configs.night.pretrain import SIZES, network
 
 # Task -> metric that chooses checkpoints.
-TASKS = {"stage5": "kappa", "stage4": "kappa", "stage3": "kappa", "apnea": "auroc"}
+TASKS = {
+    "stage5": "kappa",
+    "stage4": "kappa",
+    "stage3": "kappa",
+    "apnea": "auroc",
+    "apnea_unstaged": "auroc",
+}
 
 # Tokens of a window, rows of the global batch, steps, peak learning rate.
 RUNS = {

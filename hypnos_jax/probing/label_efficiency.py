@@ -68,10 +68,12 @@ class Question:
     Attributes:
         examples: recordings with labels; its features are not looked at.
         ranked: scored by areas under curves first; two classes.
+        epochs: of 30 s, that a label stands for: rows and probabilities of epochs are averaged.
     """
 
     examples: probe.Examples
     ranked: bool = False
+    epochs: int = 1
 
     @property
     def classes(self) -> int:
@@ -111,6 +113,17 @@ class Question:
         ]
         labels = [y[y >= 0] for y in labels]
         return places, np.concatenate(labels), np.concatenate(owner)
+
+    def pooled(self, rows: np.ndarray) -> np.ndarray:
+        """Return means [E // epochs, F] of rows [E, F], of what is known of them."""
+        if self.epochs == 1:
+            return rows
+        rows = np.asarray(rows, np.float32)
+        rows = rows[: len(rows) // self.epochs * self.epochs]
+        rows = rows.reshape(-1, self.epochs, rows.shape[-1])
+        known = np.isfinite(rows)
+        total = np.where(known, rows, 0).sum(1)
+        return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
 
     def answer(self, probabilities: np.ndarray) -> np.ndarray:
         """Return what ``Answers`` keeps of probabilities [N, classes]."""
@@ -210,7 +223,7 @@ def probe_frozen(
         strengths: penalties to choose from; sklearn's C is their inverse.
         most: labelled epochs that are used, evenly spread.
     """
-    features = [rows[name] for name in question.examples.recordings]
+    features = [question.pooled(rows[name]) for name in question.examples.recordings]
     examples = dataclasses.replace(question.examples, features={"": features})
     held = []
     for split in ("validation", "test"):

@@ -50,10 +50,11 @@ class Training:
     seeds: int = 1
 
 
-def ask(stores: Sequence[NightStore], task: str) -> Question:
+def ask(stores: Sequence[NightStore], task: str, epochs: int = 1) -> Question:
     """Return the question of a task by epoch about the nights of some stores.
 
-    The people of the first store are in its own splits; those of the others are tested alone.
+    The people of the first store are in its own splits; those of the others are tested alone. Where
+    a label stands for several ``epochs``, it is theirs where they agree, and else unknown.
 
     Raises:
         ValueError: no such task, or one of whole recordings; a recording or a person that two
@@ -73,10 +74,12 @@ def ask(stores: Sequence[NightStore], task: str) -> Question:
                     )
             split = night.split if number == 0 else "test"
             labels = found.labels(store, night).astype(int)
+            labels = labels[: len(labels) // epochs * epochs].reshape(-1, epochs)
+            labels = np.where((labels == labels[:, :1]).all(1), labels[:, 0], -1)
             rows.append((night.recording, night.subject, split, labels))
     recordings, subjects, splits, labels = (list(x) for x in zip(*rows))
     examples = probe.Examples(recordings, subjects, splits, labels, {}, found.classes)
-    return Question(examples, ranked=found.ranked)
+    return Question(examples, ranked=found.ranked, epochs=epochs)
 
 
 def study(
@@ -85,6 +88,7 @@ def study(
     folder: pathlib.Path,
     *,
     task: str = "staging",
+    epochs: int = 1,
     people: Sequence[int] = (1, 3, 10, 0),
     draws: int = 12,
     untrained: int = 3,
@@ -100,6 +104,7 @@ def study(
         stores: nights that all models read; see ``ask``.
         folder: gets everything.
         task: a name in ``tasks.PROBE_TASKS``, of epochs.
+        epochs: that an answer stands for, such as 2 where each minute was scored.
         people: numbers of labelled people; 0 is all.
         draws: of each number, but of all one.
         untrained: seeds of each network with random weights.
@@ -114,10 +119,10 @@ def study(
             store; a training that begins from no model of the study.
     """
     begin = time.monotonic()
-    question = ask(stores, task)
+    question = ask(stores, task, epochs)
     drawn, passed = draw_people(question, people, draws)
     of = [sha256(store.path / "manifest.json") for store in stores]
-    of += [task, [[d.size, d.seed] for d in drawn], list(strengths)]
+    of += [task, epochs, [[d.size, d.seed] for d in drawn], list(strengths)]
     kept = Kept(folder / "answers", of)
 
     def probed(name, identity, features):

@@ -175,7 +175,8 @@ class Trainer:
         rows = []
         for i in places:
             labels = examples.labels[i]
-            rows.append(found[examples.recordings[i]][: len(labels)][labels >= 0])
+            said = self.question.pooled(found[examples.recordings[i]])
+            rows.append(said[: len(labels)][labels >= 0])
         return self.question.answer(np.concatenate(rows))
 
 

@@ -377,8 +377,9 @@ def recording_batches(
         for m, row in enumerate(modalities):
             if row["name"] in signals:
                 signal, frames = signals[row["name"]], row["frames"]
-                samples = signal.samples[start * frames : stop * frames].reshape(-1, frames)
-                batch[f"signal/{row['name']}"][0, : stop - start] = samples
+                slots = TOKEN_S * row["rate_hz"]  # of a series, more than its values
+                samples = signal.samples[start * slots : stop * slots].reshape(-1, slots)
+                batch[f"signal/{row['name']}"][0, : stop - start] = samples[:, :frames]
                 valid = signal.valid[start * TOKEN_S : stop * TOKEN_S]
                 batch["valid"][0, : stop - start, m] = holds_signal(valid)
         batch["present"][0] = [name in signals for name in names]

@@ -185,6 +185,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "every": "job",
             "tasks": ("staging", "apnea_only", "hypopnea_only"),  # where nights have such labels
             "fractions": (0.01, 0.05, 1.0),  # of the people of training
+            "shots": (1, 10) if size in ("test", "smoke") else (1, 3, 10, 30, 100),  # of a class
         },
         **JUDGES[size if size in JUDGES else "small"],
     }

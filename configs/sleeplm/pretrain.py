@@ -47,6 +47,7 @@ RUNS = {
 JUDGES = {
     "test": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 24, "draws": 20},
+        "unseen": {"type": "unseen_concepts", "every": "job", "epochs": 24, "draws": 20},
         "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (8, 24)},
         "captions": {
             "type": "captions",
@@ -60,11 +61,13 @@ JUDGES = {
     },
     "tiny": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 2000},
+        "unseen": {"type": "unseen_concepts", "every": "job", "epochs": 2000},
         "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (200, 1000)},
         "captions": {"type": "captions", "every": "job", "epochs": 256, "nights": 8},
     },
     "small": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 20_000},
+        "unseen": {"type": "unseen_concepts", "every": "job", "epochs": 20_000},
         "text_retrieval": {"type": "text_retrieval", "every": "job"},
         "captions": {
             "type": "captions",
@@ -144,7 +147,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "tokenizer": "clip" if published else "closed",
         "context": 256 if published else context,
         "single_text": False,
-        "held_out": (),  # concepts that no caption of training says, such as "alpha"
+        "held_out": (),  # concepts that captions do not say, such as "alpha", but for the test's
         "max_damaged": 0.01,  # share of the records
         "fill": (
             ("objective.model.modalities", "modalities"),

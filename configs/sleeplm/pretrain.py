@@ -43,7 +43,8 @@ RUNS = {
     "small": (256, 20_000, 5e-4, 500),
     "base": (1024, 150_000, 3e-4, 2000),
 }
-# What reads, writes and finds captions, as jobs: epochs that are enough for a size.
+# What reads, writes and finds captions, as jobs: epochs that are enough for a size. Constrained
+# captions are kept to the grammar, which needs its words.
 JUDGES = {
     "test": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 24, "draws": 20},
@@ -52,6 +53,7 @@ JUDGES = {
         "captions": {
             "type": "captions",
             "every": "job",
+            "constrained": False,
             "epochs": 8,
             "nights": 1,
             "fit_epochs": 64,
@@ -63,7 +65,13 @@ JUDGES = {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 2000},
         "unseen": {"type": "unseen_concepts", "every": "job", "epochs": 2000},
         "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (200, 1000)},
-        "captions": {"type": "captions", "every": "job", "epochs": 256, "nights": 8},
+        "captions": {
+            "type": "captions",
+            "every": "job",
+            "constrained": False,
+            "epochs": 256,
+            "nights": 8,
+        },
     },
     "small": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 20_000},
@@ -72,6 +80,7 @@ JUDGES = {
         "captions": {
             "type": "captions",
             "every": "job",
+            "constrained": False,
             "epochs": 2000,
             "nights": 50,
             "fit_epochs": 20_000,

@@ -48,7 +48,7 @@ RUNS = {
 JUDGES = {
     "test": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 24, "draws": 20},
-        "unseen": {"type": "unseen_concepts", "every": "job", "epochs": 24, "draws": 20},
+        "unseen_concepts": {"type": "unseen_concepts", "every": "job", "epochs": 24, "draws": 20},
         "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (8, 24)},
         "captions": {
             "type": "captions",
@@ -63,7 +63,7 @@ JUDGES = {
     },
     "tiny": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 2000},
-        "unseen": {"type": "unseen_concepts", "every": "job", "epochs": 2000},
+        "unseen_concepts": {"type": "unseen_concepts", "every": "job", "epochs": 2000},
         "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (200, 1000)},
         "captions": {
             "type": "captions",
@@ -75,7 +75,7 @@ JUDGES = {
     },
     "small": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 20_000},
-        "unseen": {"type": "unseen_concepts", "every": "job", "epochs": 20_000},
+        "unseen_concepts": {"type": "unseen_concepts", "every": "job", "epochs": 20_000},
         "text_retrieval": {"type": "text_retrieval", "every": "job"},
         "captions": {
             "type": "captions",

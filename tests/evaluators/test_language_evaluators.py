@@ -69,7 +69,7 @@ def test_zero_shot_answers_have_intervals_and_a_section(evaluation):
 
 def test_a_concept_that_training_did_not_name_is_asked_for(evaluation):
     whole, variables, home = evaluation
-    assert whole.results("unseen", variables, 7, home) == {}  # nothing was held out
+    assert whole.results("unseen_concepts", variables, 7, home) == {}  # nothing was held out
     context = copy.copy(whole._context)
     context.trained = configs.change(context.config, {"data.held_out": ("alpha",)})
     unseen = unseen_concepts.UnseenConcepts(context, epochs=24, draws=20)

@@ -199,7 +199,9 @@ def draw_few_shot(report: dict, path: str | os.PathLike) -> None:
             if whole is not None:
                 axis.axhline(whole, color=colour, linewidth=0.8, linestyle=":")
         _log_ticks(axis, {row["shots"] for rows in task["few_shot"].values() for row in rows})
-        axis.set_xlabel("labelled examples of each class (band: 95 % of draws; dotted: all)")
+        axis.set_xlabel(
+            "labelled examples of each class\n(band: 95 % of draws; dotted: all labels)"
+        )
         axis.set_ylabel(METRICS[metric])
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)

@@ -75,6 +75,8 @@ class Subject:
         if "decay" in config["objective"].get("model", {}):
             # codes must die, and be replaced, within a few steps
             less["objective.model.decay"] = 0.5
+        if "stft_windows_s" in config["objective"]:
+            less["objective.stft_windows_s"] = (0.5, 2.0)  # each is a transform to compile
         config = configs.change(config, less)
         source = load_source(config, folder, split="train")
         self.folder, self.store = folder, source.store

@@ -18,16 +18,17 @@ import math
 import os
 import pathlib
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from hypnos_jax.judgement import sign_of
 from hypnos_jax.metrics import EVALUATIONS
 from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime.save_timer import SaveTimer
 from hypnos_jax.runtime.seals import (
     MANIFEST,
     CheckpointError,
@@ -162,6 +163,17 @@ class Checkpoints:
 
         self._sealing = self._sealer.submit(seal)
 
+    def judge(self, step: int, metrics: dict[str, float]) -> None:
+        """Add what evaluation found to a checkpoint that was saved before it was evaluated."""
+        self.wait()
+        if distributed.is_first():
+            write_seal(self.root / str(step), step, metrics)
+
+    def best_kept(self) -> int | None:
+        """Return the step that is best among those that are there, None where none was judged."""
+        steps = [int(folder.name) for folder in sealed_steps(self.root)]
+        return next(iter(_judged(self.root, steps, self.best_metric, self.best)), None)
+
     def wait(self) -> None:
         """Wait until the last save is complete and sealed.
 
@@ -251,14 +263,7 @@ class Checkpoints:
         if self.keep_every:
             kept |= {step for step in folders if step % self.keep_every == 0}
         if self.keep_best:
-            sign = 1 if self.best == "lowest" else -1
-            found = {step: metrics_of(path) for step, path in folders.items()}
-            scores = {
-                step: sign * metrics[self.best_metric]
-                for step, metrics in found.items()
-                if math.isfinite(metrics.get(self.best_metric, math.nan))
-            }
-            kept |= set(sorted(scores, key=scores.get)[: self.keep_best])
+            kept |= set(_judged(self.root, folders, self.best_metric, self.best)[: self.keep_best])
         if self.jobs and self.keep_for_jobs:
             older = [step for step in sorted(folders.keys() - kept) if self._awaits_jobs(step)]
             kept |= set(older[-self.keep_for_jobs :])
@@ -280,63 +285,80 @@ class Checkpoints:
         return not all((results / name / f"{step}.json").exists() for name in self.jobs)
 
 
-class SaveTimer:
-    """Rings some seconds after it was started, at the same step on every process.
+def choose(workdir: str | os.PathLike, step: int | str | None = None) -> int:
+    """Return which checkpoint of a run is to be taken.
 
-    The first process's clock counts. Asking it costs a step of several processes some time, so they
-    ask only when about half of the time is over, then half of the rest, and so on.
-    """
-
-    def __init__(self, seconds: float):
-        """Start it; 0 seconds never ring."""
-        self.seconds = seconds
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew."""
-        self._start, self._asked, self._ask_at = time.monotonic(), None, 0
-
-    def due(self, step: int) -> bool:
-        """Whether it rings at this step."""
-        if not self.seconds or step < self._ask_at:
-            return False
-        now = time.monotonic()
-        left, wait = self._start + self.seconds - now, 1
-        if self._asked is not None:
-            before, then = self._asked
-            step_s = max(now - then, 1e-6) / (step - before)
-            wait = max(1, int(left / 2 / step_s))
-        # Others may still read data: how long they may is the watchdog's to say.
-        rings, wait = distributed.broadcast(
-            "the clock of saving", [left <= 0, wait], timeout_s=math.inf
-        )
-        self._asked, self._ask_at = (step, now), step + wait
-        return rings
-
-
-def best_step(workdir: str | os.PathLike) -> int:
-    """Return the good checkpoint with the best ``config.checkpoints.best_metric``.
-
-    The newest one where none was evaluated.
+    Args:
+        workdir: the run's folder; it may be in progress.
+        step: so many updates; ``"newest"``; ``"best"`` for the good one with the best
+            ``config.checkpoints.best_metric``, the newest where none was evaluated. By default the
+            best too, and the newest where the run names no such metric.
 
     Raises:
-        CheckpointError: no good checkpoint, or the run names no ``best_metric``.
+        CheckpointError: no good checkpoint, or none is best as the run names no ``best_metric``.
     """
-    steps, root = good_steps(workdir), pathlib.Path(workdir).resolve() / "checkpoints"
+    if isinstance(step, int):
+        return step
+    root, steps = pathlib.Path(workdir).resolve() / "checkpoints", good_steps(workdir)
     if not steps:
-        raise CheckpointError(f"{workdir} holds no complete checkpoint")
-    options = _load_meta(root / str(steps[-1]))["config"].get("checkpoints", {})
-    metric = options.get("best_metric")
+        raise CheckpointError(
+            f"{workdir} holds no complete checkpoint (checkpoints/<step>/{MANIFEST}); is it the"
+            " workdir of a training run that saved?"
+        )
+    metric, best = _measure(root / str(steps[-1]))
+    if step == "newest" or not (metric or step):
+        return steps[-1]
     if not metric:
         raise CheckpointError(
             f"{workdir}: config.checkpoints.best_metric does not say what is best"
         )
-    sign = 1 if options.get("best", "lowest") == "lowest" else -1
-    scores = {step: sign * metrics_of(root / str(step)).get(metric, math.nan) for step in steps}
-    scores = {step: score for step, score in scores.items() if math.isfinite(score)}
-    if not scores:
-        logging.warning("%s: no checkpoint has a %s; the newest is taken", workdir, metric)
-    return min(scores, key=scores.get, default=steps[-1])
+    for judged in _judged(root, steps, metric, best):
+        fault = None if judged == steps[-1] else damage(root / str(judged))
+        if fault is None:
+            return judged
+        if (root / str(judged) / MANIFEST).exists():
+            logging.error("checkpoint %s is damaged: %s; the next best is taken", judged, fault)
+    return steps[-1]
+
+
+def reason(workdir: str | os.PathLike, step: int, asked: int | str | None = None) -> str:
+    """Return in words why a checkpoint was chosen.
+
+    Args:
+        workdir: the run's folder.
+        step: what ``choose`` returned.
+        asked: its argument.
+    """
+    if isinstance(asked, int) or asked == "newest":
+        return f"step {step}, as asked" if asked != "newest" else f"the newest, step {step}"
+    root = pathlib.Path(workdir).resolve() / "checkpoints"
+    metric, best = _measure(root / str(step))
+    if not metric:
+        return f"the newest, step {step}: config.checkpoints.best_metric names nothing to judge by"
+    found = metrics_of(root / str(step)).get(metric, math.nan)
+    if not math.isfinite(found):
+        return f"the newest, step {step}: no checkpoint has a {metric} yet"
+    steps = [int(folder.name) for folder in sealed_steps(root)]
+    judged = _judged(root, steps, metric, best)
+    words = f"the best, step {step}: its {metric}, {found:.4g}, is the {best} of {len(judged)} kept"
+    if judged[0] != step:  # or saved in the meantime
+        words = f"step {step}, {metric} {found:.4g}: what is better is damaged"
+    newest = metrics_of(root / str(steps[-1])).get(metric, math.nan)
+    also = f", {newest:.4g}" if math.isfinite(newest) else ""
+    return words if steps[-1] == step else f"{words}; the newest is step {steps[-1]}{also}"
+
+
+def _measure(folder: pathlib.Path) -> tuple[str, str]:
+    """The metric by which a run is judged ("" for none), and which value of it is best."""
+    options = _load_meta(folder)["config"].get("checkpoints", {})
+    return options.get("best_metric", ""), options.get("best", "lowest")
+
+
+def _judged(root: pathlib.Path, steps: Iterable[int], metric: str, best: str) -> list[int]:
+    """Those of some steps that have a metric, the best first."""
+    found = {step: metrics_of(root / str(step)).get(metric) for step in sorted(steps)}
+    found = {k: v for k, v in found.items() if v is not None and math.isfinite(v)}
+    return sorted(found, key=lambda step: sign_of(best) * found[step])
 
 
 def restore_variables(
@@ -344,12 +366,11 @@ def restore_variables(
 ) -> tuple[dict, int, dict]:
     """Load what evaluation and export need: the config and the variables, not the optimizer.
 
-    The run may be in progress.
+    The run may be in progress. The log says which checkpoint is taken, and why.
 
     Args:
         workdir: a run's folder.
-        step: which checkpoint; ``"best"`` for that of ``best_step``; the newest good one by
-            default.
+        step: which checkpoint; see ``choose``.
 
     Returns:
         The config as a dict, the step, and the variables (``params``, averaged where the run keeps
@@ -359,27 +380,20 @@ def restore_variables(
         CheckpointError: no good checkpoint, or the one asked for is missing or damaged.
     """
     root = pathlib.Path(workdir).resolve() / "checkpoints"
-    if step == "best":
-        step = best_step(workdir)
-    if step is not None:
-        fault = damage(root / str(step))
-        if fault:
-            raise CheckpointError(f"checkpoint {root / str(step)} cannot be trusted: {fault}")
-        return load_variables(root / str(step))
     while True:
-        steps = good_steps(workdir)
-        if not steps:
-            raise CheckpointError(
-                f"{workdir} holds no complete checkpoint (checkpoints/<step>/{MANIFEST}); is it the"
-                " workdir of a training run that saved?"
-            )
-        folder = root / str(steps[-1])
+        chosen = choose(workdir, step)
+        folder = root / str(chosen)
+        fault = damage(folder) if isinstance(step, int) else None
+        if fault:
+            raise CheckpointError(f"checkpoint {folder} cannot be trusted: {fault}")
         try:
-            return load_variables(folder)
+            loaded = load_variables(folder)
+            logging.info("%s: taking %s", workdir, reason(workdir, chosen, step))
+            return loaded
         except CheckpointError:
-            if (folder / MANIFEST).exists():
+            if (folder / MANIFEST).exists() or isinstance(step, int):
                 raise
-            # A run in progress removed it meanwhile, so there is a newer one.
+            # A run in progress removed it meanwhile, so there is a newer or better one.
 
 
 def load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:

@@ -99,7 +99,14 @@ def test_the_best_by_the_runs_own_metric_is_restored(plan, tmp_path, best, step)
         keep.save(number, made, meta, {} if kappa is None else {"eval/v/kappa": kappa})
     keep.close()
     assert checkpoint.restore_variables(tmp_path, "best")[1] == step
-    assert checkpoint.restore_variables(tmp_path)[1] == 3
+    assert checkpoint.restore_variables(tmp_path)[1] == step
+    assert checkpoint.restore_variables(tmp_path, "newest")[1] == 3
+    assert f"the best, step {step}: its eval/v/kappa" in checkpoint.reason(tmp_path, step)
+    assert checkpoint.reason(tmp_path, step).endswith("the newest is step 3")
+    (tmp_path / "checkpoints" / str(step) / "stray").touch()
+    other = checkpoint.choose(tmp_path)
+    assert other == 3 - step  # the next best, and no damaged one
+    assert "what is better is damaged" in checkpoint.reason(tmp_path, other)
 
 
 def test_the_newest_is_the_best_where_none_was_evaluated(plan, tmp_path):
@@ -109,9 +116,12 @@ def test_the_newest_is_the_best_where_none_was_evaluated(plan, tmp_path):
     keep.save(3, plan[0](), {"config": {}}, {})
     keep.close()
     with pytest.raises(seals.CheckpointError, match="best_metric does not say what is best"):
-        checkpoint.best_step(tmp_path)
+        checkpoint.choose(tmp_path, "best")
+    assert checkpoint.choose(tmp_path) == 3
+    assert "names nothing to judge by" in checkpoint.reason(tmp_path, 3)
     shutil.rmtree(tmp_path / "checkpoints/3")
-    assert checkpoint.best_step(tmp_path) == 2
+    assert checkpoint.choose(tmp_path, "best") == checkpoint.choose(tmp_path) == 2
+    assert "no checkpoint has a eval/v/x yet" in checkpoint.reason(tmp_path, 2)
 
 
 def test_one_run_at_a_time(plan, copy):

@@ -49,6 +49,12 @@ def train(*, steps: int, batch_size: int, **more) -> ml_collections.ConfigDict:
     )
 
 
+def validation_every(size: str, steps: int) -> int:
+    """Steps between validations of a size that runs on a CPU: two in all for those of seconds, else
+    enough of them to see a longer run memorise."""
+    return max(steps // (2 if size in ("test", "smoke") else 4), 1)
+
+
 def mesh() -> ml_collections.ConfigDict:
     """Data parallelism over all devices."""
     return ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})

@@ -14,27 +14,25 @@ from __future__ import annotations
 import concurrent.futures
 import fcntl
 import json
-import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from hypnos_jax.judgement import sign_of
+from hypnos_jax.checkpoint_choice import choose, judged, reason
 from hypnos_jax.metrics import EVALUATIONS
-from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime import distributed, orbax_files
 from hypnos_jax.runtime.save_timer import SaveTimer
 from hypnos_jax.runtime.seals import (
     MANIFEST,
     CheckpointError,
     damage,
     good_steps,
-    metrics_of,
     seal_of,
     sealed_steps,
     write_seal,
@@ -157,8 +155,8 @@ class Checkpoints:
                         if path.name.split(".")[0] == folder.name:
                             shutil.rmtree(path, ignore_errors=True)
                 raise CheckpointError(
-                    f"checkpoint {folder} was not saved: {_causes(error)}. Earlier ones are as they"
-                    " were; the same command resumes from the newest"
+                    f"checkpoint {folder} was not saved: {orbax_files.causes(error)}. Earlier ones"
+                    " are as they were; the same command resumes from the newest"
                 ) from error
 
         self._sealing = self._sealer.submit(seal)
@@ -172,7 +170,7 @@ class Checkpoints:
     def best_kept(self) -> int | None:
         """Return the step that is best among those that are there, None where none was judged."""
         steps = [int(folder.name) for folder in sealed_steps(self.root)]
-        return next(iter(_judged(self.root, steps, self.best_metric, self.best)), None)
+        return next(iter(judged(self.root, steps, self.best_metric, self.best)), None)
 
     def wait(self) -> None:
         """Wait until the last save is complete and sealed.
@@ -216,7 +214,7 @@ class Checkpoints:
             wanted["collections"] = abstract.collections
         if abstract.ema is not None:
             wanted["ema"] = abstract.ema
-        loaded, meta = _load(folder, wanted), _load_meta(folder)
+        loaded, meta = orbax_files.load(folder, wanted), orbax_files.load_meta(folder)
 
         def scalar(like, value: int):
             return jax.make_array_from_callback((), like.sharding, lambda _: np.int32(value))
@@ -263,7 +261,7 @@ class Checkpoints:
         if self.keep_every:
             kept |= {step for step in folders if step % self.keep_every == 0}
         if self.keep_best:
-            kept |= set(_judged(self.root, folders, self.best_metric, self.best)[: self.keep_best])
+            kept |= set(judged(self.root, folders, self.best_metric, self.best)[: self.keep_best])
         if self.jobs and self.keep_for_jobs:
             older = [step for step in sorted(folders.keys() - kept) if self._awaits_jobs(step)]
             kept |= set(older[-self.keep_for_jobs :])
@@ -285,82 +283,6 @@ class Checkpoints:
         return not all((results / name / f"{step}.json").exists() for name in self.jobs)
 
 
-def choose(workdir: str | os.PathLike, step: int | str | None = None) -> int:
-    """Return which checkpoint of a run is to be taken.
-
-    Args:
-        workdir: the run's folder; it may be in progress.
-        step: so many updates; ``"newest"``; ``"best"`` for the good one with the best
-            ``config.checkpoints.best_metric``, the newest where none was evaluated. By default the
-            best too, and the newest where the run names no such metric.
-
-    Raises:
-        CheckpointError: no good checkpoint, or none is best as the run names no ``best_metric``.
-    """
-    if isinstance(step, int):
-        return step
-    root, steps = pathlib.Path(workdir).resolve() / "checkpoints", good_steps(workdir)
-    if not steps:
-        raise CheckpointError(
-            f"{workdir} holds no complete checkpoint (checkpoints/<step>/{MANIFEST}); is it the"
-            " workdir of a training run that saved?"
-        )
-    metric, best = _measure(root / str(steps[-1]))
-    if step == "newest" or not (metric or step):
-        return steps[-1]
-    if not metric:
-        raise CheckpointError(
-            f"{workdir}: config.checkpoints.best_metric does not say what is best"
-        )
-    for judged in _judged(root, steps, metric, best):
-        fault = None if judged == steps[-1] else damage(root / str(judged))
-        if fault is None:
-            return judged
-        if (root / str(judged) / MANIFEST).exists():
-            logging.error("checkpoint %s is damaged: %s; the next best is taken", judged, fault)
-    return steps[-1]
-
-
-def reason(workdir: str | os.PathLike, step: int, asked: int | str | None = None) -> str:
-    """Return in words why a checkpoint was chosen.
-
-    Args:
-        workdir: the run's folder.
-        step: what ``choose`` returned.
-        asked: its argument.
-    """
-    if isinstance(asked, int) or asked == "newest":
-        return f"step {step}, as asked" if asked != "newest" else f"the newest, step {step}"
-    root = pathlib.Path(workdir).resolve() / "checkpoints"
-    metric, best = _measure(root / str(step))
-    if not metric:
-        return f"the newest, step {step}: config.checkpoints.best_metric names nothing to judge by"
-    found = metrics_of(root / str(step)).get(metric, math.nan)
-    if not math.isfinite(found):
-        return f"the newest, step {step}: no checkpoint has a {metric} yet"
-    steps = [int(folder.name) for folder in sealed_steps(root)]
-    judged = _judged(root, steps, metric, best)
-    words = f"the best, step {step}: its {metric}, {found:.4g}, is the {best} of {len(judged)} kept"
-    if judged[0] != step:  # or saved in the meantime
-        words = f"step {step}, {metric} {found:.4g}: what is better is damaged"
-    newest = metrics_of(root / str(steps[-1])).get(metric, math.nan)
-    also = f", {newest:.4g}" if math.isfinite(newest) else ""
-    return words if steps[-1] == step else f"{words}; the newest is step {steps[-1]}{also}"
-
-
-def _measure(folder: pathlib.Path) -> tuple[str, str]:
-    """The metric by which a run is judged ("" for none), and which value of it is best."""
-    options = _load_meta(folder)["config"].get("checkpoints", {})
-    return options.get("best_metric", ""), options.get("best", "lowest")
-
-
-def _judged(root: pathlib.Path, steps: Iterable[int], metric: str, best: str) -> list[int]:
-    """Those of some steps that have a metric, the best first."""
-    found = {step: metrics_of(root / str(step)).get(metric) for step in sorted(steps)}
-    found = {k: v for k, v in found.items() if v is not None and math.isfinite(v)}
-    return sorted(found, key=lambda step: sign_of(best) * found[step])
-
-
 def restore_variables(
     workdir: str | os.PathLike, step: int | str | None = None
 ) -> tuple[dict, int, dict]:
@@ -370,7 +292,7 @@ def restore_variables(
 
     Args:
         workdir: a run's folder.
-        step: which checkpoint; see ``choose``.
+        step: which checkpoint; see ``checkpoint_choice.choose``.
 
     Returns:
         The config as a dict, the step, and the variables (``params``, averaged where the run keeps
@@ -406,7 +328,7 @@ def load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
         has = {path.name for path in folder.iterdir()}
         shapes = ocp.checkpointables_metadata(folder).metadata
     except Exception as error:
-        raise CheckpointError(f"{folder} cannot be read: {_causes(error)}") from error
+        raise CheckpointError(f"{folder} cannot be read: {orbax_files.causes(error)}") from error
     names = ["ema" if "ema" in has else "params"]
     names += ["collections"] if "collections" in has else []
     # numpy in the wanted tree: the file's own sharding would name devices that are not here
@@ -416,31 +338,10 @@ def load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
     }
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted)
-    loaded = jax.device_get(_load(folder, wanted))
+    loaded = jax.device_get(orbax_files.load(folder, wanted))
     own = loaded["ema"] if "ema" in has else {"params": loaded["params"]}
     variables = {**loaded.get("collections", {}), **own}
-    return _load_meta(folder)["config"], int(folder.name), variables
-
-
-def _load(folder: pathlib.Path, wanted: dict) -> dict:
-    try:
-        return ocp.load_checkpointables(folder, wanted)
-    except Exception as error:
-        raise CheckpointError(
-            f"{folder} is complete but does not fit this program or config: {_causes(error)}"
-        ) from error
-
-
-def _load_meta(folder: pathlib.Path) -> dict:
-    return json.loads(_load(folder, {"meta": None})["meta"]["json"])
-
-
-def _causes(error: BaseException) -> str:
-    causes = []
-    while error is not None:
-        causes.append(f"{type(error).__name__}: {str(error)[:500]}")
-        error = error.__cause__
-    return " <- ".join(causes)
+    return orbax_files.load_meta(folder)["config"], int(folder.name), variables
 
 
 def _require_seen_by_all(folder: pathlib.Path, seal: str) -> None:

@@ -24,7 +24,7 @@ from absl import logging
 
 from data_pipelines import pipeline
 from hypnos_jax import batch as batches
-from hypnos_jax import checkpoint, plugins, sharding
+from hypnos_jax import checkpoint, checkpoint_choice, plugins, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
 from hypnos_jax.export.model import load_model
@@ -326,7 +326,7 @@ def evaluate(
 
     Args:
         workdir: a run's folder, or any other model that ``export.load_model`` takes.
-        step: which checkpoint of a run; see ``checkpoint.choose``: the best by default.
+        step: which checkpoint of a run; see ``checkpoint_choice.choose``: the best by default.
         changes: dotted config key -> value, such as ``{"evals.probe.nights": PATH}``.
         output: folder that gets ``evaluation.json`` and what evaluators write; the run's by
             default, none for another model.
@@ -349,7 +349,7 @@ def evaluate(
             home = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             trained, found_step, variables = checkpoint.restore_variables(workdir, step)
-            step, taken = found_step, checkpoint.reason(workdir, found_step, step)
+            step, taken = found_step, checkpoint_choice.reason(workdir, found_step, step)
             home, output = workdir, output or workdir
         config = configs.change(trained, changes or {})
         if home != workdir:

@@ -24,6 +24,7 @@ from absl import logging
 from hypnos_jax import batch as batches
 from hypnos_jax import (
     checkpoint,
+    checkpoint_choice,
     evaluate,
     judgement,
     metrics,
@@ -67,6 +68,9 @@ def train(config, workdir: str | pathlib.Path) -> int:
         run = open_run(config, workdir, watch, stack)
         if preemption.requested():  # nothing is new, and compiling may take minutes
             return STOPPED_EARLY
+        if run.is_over:
+            run.finish(run.start)
+            return 0
         run.compile()
         # Collectives have deadlines of their own, shorter than some compilations.
         startup_s = watch.may_take_s["start-up"]
@@ -159,6 +163,12 @@ class TrainingRun:
         """Updates that were made before."""
         return int(self.state.step)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do of what was begun before."""
+        ended = self.start == self.options.steps or self.judgement.over(self.options.stop_after)
+        return ended and self.start > 0 and self.meta["evaluated"]
+
     def passes(self, step: int) -> float:
         """Passes over the training data that so many steps make."""
         return step * self.options.batch_size / self.source.num_examples
@@ -243,7 +253,7 @@ class TrainingRun:
             return
         told, best = self.judgement.summary(step, self.passes(step)), self.checkpoints.best_kept()
         if seals.saved(self.workdir):
-            taken = checkpoint.reason(self.workdir, step if best is None else best)
+            taken = checkpoint_choice.reason(self.workdir, step if best is None else best)
             told += f". Evaluation, export and embedding take {taken}"
         logging.info("%s", told)
         content = {

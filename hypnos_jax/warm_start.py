@@ -56,7 +56,8 @@ def choose(
         source: whatever ``export.load_model`` takes: a run's workdir, an export, published weights;
             or a list of ``{"source", "subtrees", "fresh", "optional", "step"}``, or its JSON text.
             ``subtrees`` and ``fresh`` below are the defaults of each; an optional one is left
-            unread where nothing here lies below its paths. ``step``: see ``checkpoint.choose``.
+            unread where nothing here lies below its paths. ``step``: see
+            ``checkpoint_choice.choose``.
         subtrees: (path there, path here) pairs, without the collection's name, such as
             ``(("towers", "towers"),)``; () for everything here.
         fresh: patterns (see ``hypnos_jax.param_paths``) of parameters that may be new here, such as

@@ -10,7 +10,7 @@ NEWEST = flags.DEFINE_bool("newest", False, "the newest checkpoint, also where a
 
 
 def asked() -> int | str | None:
-    """Return what ``checkpoint.choose`` takes.
+    """Return what ``checkpoint_choice.choose`` takes.
 
     Raises:
         UsageError: more than one of the three is given.

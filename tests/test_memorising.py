@@ -7,7 +7,7 @@ import pytest
 from absl import logging
 from toy_objective import install, toy_config
 
-from hypnos_jax import checkpoint, config, evaluate, metrics, plugins, train
+from hypnos_jax import checkpoint, checkpoint_choice, config, evaluate, metrics, plugins, train
 from hypnos_jax.jobs import progress
 
 # Of steps 1 to 12: best at 4, then higher by more than the margin.
@@ -143,4 +143,4 @@ def test_a_stop_in_an_evaluation_costs_no_best(tmp_path, monkeypatch):
     monkeypatch.setattr(Told, "run", original)
     assert run(tmp_path) == 0
     assert kept(tmp_path) == [4, 12]
-    assert checkpoint.choose(tmp_path) == 4
+    assert checkpoint_choice.choose(tmp_path) == 4

@@ -38,7 +38,7 @@ import hypnos_jax
 from data_pipelines.captions import tokenizers as text_tokenizers
 from data_pipelines.recipes import find_recipe, recipe_of_model
 from data_pipelines.recipes.hypnos import ROWS
-from hypnos_jax import checkpoint, plugins
+from hypnos_jax import checkpoint, checkpoint_choice, plugins
 from hypnos_jax.config import frozen
 from hypnos_jax.interop import formats, hypnos
 from hypnos_jax.objectives import EmbedsText
@@ -87,7 +87,7 @@ def load_model(
         path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``; or a published
             model: the file, a folder with ``hypnos.safetensors``, or ``owner/name``, a repository
             of the Hugging Face hub that holds it. A loaded model is returned as it is.
-        step: which checkpoint of a run; see ``checkpoint.choose``: the best by default.
+        step: which checkpoint of a run; see ``checkpoint_choice.choose``: the best by default.
 
     Raises:
         ModelError: none of these; a step that is not there, or of what is no run; a tensor that is
@@ -283,7 +283,7 @@ def _from_run(workdir: pathlib.Path, asked: int | str | None) -> LoadedModel:
     told = json.loads(told.read_text()) if told.is_file() else {}
     own = {key: told.get(key) for key in ("recipe", "vocabulary")}
     model = make_model(config, variables, step, store, **own)
-    return dataclasses.replace(model, taken=checkpoint.reason(workdir, step, asked))
+    return dataclasses.replace(model, taken=checkpoint_choice.reason(workdir, step, asked))
 
 
 def _from_export(folder: pathlib.Path) -> LoadedModel:

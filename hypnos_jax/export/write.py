@@ -53,7 +53,7 @@ def export(
         output: folder to write.
         tokenizers: folder with a run or an export per signal type, for a model of tokens; by
             default those beside the tokens that it was trained on.
-        step: which checkpoint of a run; see ``checkpoint.choose``: the best by default.
+        step: which checkpoint of a run; see ``checkpoint_choice.choose``: the best by default.
         programs: also write what runs without this package; takes seconds.
         licence: of the weights, for the card; by default that of the export given, else none.
 

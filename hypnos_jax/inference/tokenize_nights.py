@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
 
 from data_pipelines.builders import night_builder
 from data_pipelines.recipes.hypnos import EIGHT, ROWS
+from data_pipelines.signals import timing as timings
 from data_pipelines.store import PHASES, NightEntry, NightStore, StoreError, TokenNight
 from hypnos_jax.export.model import CONFIG, TOKENIZERS, load_model
 from hypnos_jax.export.write import export
@@ -18,15 +20,16 @@ from hypnos_jax.inference.tokenizer import Tokenizer, TokenizerError, load_token
 
 def tokenize_nights(
     nights: str | pathlib.Path,
-    tokenizers: str | pathlib.Path,
+    tokenizers: str | pathlib.Path | None,
     output: str | pathlib.Path,
     *,
+    timing: Sequence[str] = (),
     shifts: int = 1,
 ) -> night_builder.StoreUpdate:
     """Encode every night of a store, channel by channel, and copy the tokenizers beside the tokens.
 
-    The modalities are the channels of ``recipes.hypnos.EIGHT`` whose signal type has a tokenizer,
-    in that order; a night without one of them has it as absent.
+    The modalities are the channels of ``recipes.hypnos.EIGHT`` whose signal type has a tokenizer
+    or is named in ``timing``, in that order; a night without one of them has it as absent.
 
     With ``shifts`` above 1 the nights of training are encoded so many times, on grids of a second
     that begin a fraction of a second later each: ``output`` is the first grid, and
@@ -36,8 +39,11 @@ def tokenize_nights(
 
     Args:
         nights: a store of signals.
-        tokenizers: a folder with a run's workdir or an export per signal type.
+        tokenizers: a folder with a run's workdir or an export per signal type; None where timing
+            levels alone are wanted.
         output: folder of the token store; may hold tokens made by the same tokenizers.
+        timing: signal types whose channels get timing levels (``data_pipelines.signals.timing``)
+            after those of the tokenizer.
         shifts: grids of a second.
 
     Returns:
@@ -47,25 +53,22 @@ def tokenize_nights(
         ModelError: a tokenizer that cannot be loaded.
         StoreError: ``nights`` holds no signals; ``output`` holds something else; the disk is full.
         TokenizerError: tokenizers that do not fit each other or the nights.
+        ValueError: a signal type without a timing.
     """
     store, output = NightStore(nights), pathlib.Path(output)
     if store.kind != "signals":
         raise StoreError(f"{nights} holds {store.kind}; give a store of signals")
-    found = load_tokenizers(tokenizers)
+    found = load_tokenizers(tokenizers) if tokenizers is not None else {}
+    made = {signal_type: timings.describe(signal_type) for signal_type in timing}
     modalities = [
-        {
-            "name": name,
-            "levels": found[ROWS[name].signal_type][1].levels,
-            "codes": found[ROWS[name].signal_type][1].codes,
-            "channel_id": ROWS[name].id,
-            "signal_type": ROWS[name].signal_type,
-        }
+        _modality(ROWS[name], found, made)
         for name in EIGHT
-        if ROWS[name].signal_type in found
+        if ROWS[name].signal_type in found.keys() | made.keys()
     ]
     if not modalities:
         raise TokenizerError(
-            f"{tokenizers} holds tokenizers of {sorted(found)}, none of a type of {EIGHT}"
+            f"{tokenizers} holds tokenizers of {sorted(found)}, none of a type of {EIGHT}, and"
+            f" timing={list(timing)} names none"
         )
     own = {name: pair[1] for name, pair in found.items()}
     fractions = [index / shifts for index in range(shifts)]
@@ -73,11 +76,13 @@ def tokenize_nights(
     for encode in encoders:
         encode.check_rates()
     keep_tokenizers({name: path for name, (path, _) in found.items()}, output / TOKENIZERS)
+    said = {name: row["timing_by"] for name, row in sorted(made.items())}
     provenance = {
         "tokenizers": {
             name: {"checksum": tokenizer.checksum, "step": tokenizer.step}
             for name, (_, tokenizer) in sorted(found.items())
         },
+        **({"timing": said} if said else {}),
         "nights": store.manifest["provenance"],
     }
     given = {"kind": "tokens", "modalities": modalities, "recipe": store.recipe}
@@ -99,9 +104,26 @@ def tokenize_nights(
         items={night.recording: night for night in store.nights},
         make_night=encoders[0],
         provenance=provenance,
-        beside=[TOKENIZERS],
+        beside=[TOKENIZERS] if found else [],
         **given,
     )
+
+
+def _modality(row, tokenizers, timing):
+    """What the store's manifest says of the codes of a channel."""
+    levels, codes = 0, 0
+    if row.signal_type in tokenizers:
+        tokenizer = tokenizers[row.signal_type][1]
+        levels, codes = tokenizer.levels, tokenizer.codes
+    added = timing.get(row.signal_type, {})
+    return {
+        "name": row.name,
+        "levels": levels + len(added.get("timing", ())),
+        "codes": codes,
+        "channel_id": row.id,
+        "signal_type": row.signal_type,
+        **added,
+    }
 
 
 def keep_tokenizers(folders: dict[str, pathlib.Path], beside: pathlib.Path) -> None:
@@ -167,7 +189,8 @@ class EncodeNight:
                     f"the {tokenizer.signal_type} tokenizer reads {tokenizer.rate_hz} Hz, but"
                     f" {row['name']} of {self.store.path} has {row['rate_hz']} Hz"
                 )
-            if tokenizer is not None and (self.shift_s * row["rate_hz"]) % 1:
+            read = any(modality["name"] == row["name"] for modality in self.modalities)
+            if read and (self.shift_s * row["rate_hz"]) % 1:
                 raise TokenizerError(
                     f"a shift of {self.shift_s:g} s is no whole number of samples of"
                     f" {row['name']} at {row['rate_hz']} Hz; give 2, 4 or 8 shifts"
@@ -191,7 +214,7 @@ class EncodeNight:
         codes = np.zeros((seconds, firsts[-1]), np.uint16)
         valid = np.zeros((seconds, len(names)), bool)
         tracks = np.zeros((seconds, len(names), 2), np.float32)
-        for signal_type, tokenizer in self.tokenizers.items():
+        for signal_type in dict.fromkeys(row["signal_type"] for row in self.modalities):
             columns = [
                 i
                 for i, modality in enumerate(self.modalities)
@@ -200,9 +223,17 @@ class EncodeNight:
             if not columns:
                 continue
             signals = [self._signal(night, names[i]) for i in columns]
-            for i, found in zip(columns, tokenizer.encode(np.stack(signals)), strict=True):
-                codes[:, firsts[i] : firsts[i + 1]] = found
+            for i, signal in zip(columns, signals):
                 valid[:, i], tracks[:, i] = self._seconds(night, names[i])
+                added = len(self.modalities[i].get("timing", ()))
+                if added:
+                    stream = timings.TimingStream(signal_type, self.store.rate_hz(names[i]))
+                    last = slice(firsts[i + 1] - added, firsts[i + 1])
+                    codes[:, last] = stream.push(signal, valid[:, i])
+            if signal_type in self.tokenizers:
+                tokenizer = self.tokenizers[signal_type]
+                for i, found in zip(columns, tokenizer.encode(np.stack(signals)), strict=True):
+                    codes[:, firsts[i] : firsts[i] + tokenizer.levels] = found
         return TokenNight(
             recording=night.recording,
             subject=night.subject,

@@ -232,9 +232,13 @@ class TrainingRun:
 
         for values in self.evaluators.run(variables, step, last=last):
             take(values)
+        if not found:
+            return last, found, due
         new = dataclasses.replace(self.judgement)
-        # Processes that judged differently would wait for each other.
-        judged = distributed.broadcast("what the run is judged by", found.get(new.metric))
+        # Processes that judged differently would wait for each other. How long others may still
+        # evaluate is the watchdog's to say.
+        own = found.get(new.metric)
+        judged = distributed.broadcast("the run's metric", own, timeout_s=math.inf)
         best = judged is not None and new.add(step, {new.metric: judged})
         if new.over(self.options.stop_after) and not last:
             last = True

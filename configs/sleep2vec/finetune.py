@@ -29,6 +29,7 @@ TASKS = {
     "stage3": ("accuracy", "highest", "gated_scalar"),
     "ahi": ("ahi_pearson", "highest", "gated_scalar"),
     "arousal": ("auprc", "highest", "gated_scalar"),  # ours
+    "apnea": ("auroc", "highest", "gated_scalar"),  # apnea or hypopnea by epoch of sleep; ours
     "age": ("mae", "lowest", "mean"),
     "sex": ("accuracy", "highest", "gated_scalar"),
     "binary": ("auroc", "highest", "gated_scalar"),  # ours
@@ -137,6 +138,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             else ()
         ),
     }
+    if task == "apnea":
+        config.data.events = (task,)
     config.optim = common.optim(
         learning_rate=rate,
         warmup_steps=max(1, round(0.03 * steps)),

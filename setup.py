@@ -46,6 +46,7 @@ setup(
             "scikit-learn>=1.5",  # logistic-regression probes and their metrics
             "matplotlib>=3.9",  # pictures of reconstructions and probe reports
         ],
+        "arrays": ["pyarrow>=15"],  # nights of features as Parquet files; NPZ needs nothing more
         "beam": ["apache-beam>=2.60"],  # spread a builder over a cluster engine
         "interop": [
             "huggingface_hub>=0.30",  # published weights by hub id; files need nothing more

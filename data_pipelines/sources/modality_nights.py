@@ -17,6 +17,7 @@ from data_pipelines.pipeline import Batch, DamagePolicy, PipelineError, Source
 from data_pipelines.recipes import find_recipe
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.shuffle import mix, permute
+from data_pipelines.splits import few_people
 from data_pipelines.store import SPLITS, ChannelSignal, DamagedRecordError, NightStore
 from data_pipelines.windows import (
     TOKEN_S,
@@ -178,12 +179,10 @@ def few_subjects_of(windows: Windows, count: int, seed: int) -> Windows:
     """
     if count < 0:
         raise PipelineError(f"config.data.few_shot_subjects={count}: must be 0 or more")
-    people = sorted({night.subject for night in windows.nights})
+    people = {night.subject for night in windows.nights}
     if not 0 < count < len(people):
         return windows
-    key = np.repeat(mix(mix(seed) + np.uint64(2)), len(people))
-    order = permute(np.arange(len(people)), len(people), key)
-    kept = {people[place] for place in order[:count]}
+    kept = set(few_people(people, count, seed))
     of_them = np.array([night.subject in kept for night in windows.nights])
     return windows.only(np.flatnonzero(of_them[windows.night]))
 
@@ -378,8 +377,9 @@ def recording_batches(
         for m, row in enumerate(modalities):
             if row["name"] in signals:
                 signal, frames = signals[row["name"]], row["frames"]
-                samples = signal.samples[start * frames : stop * frames].reshape(-1, frames)
-                batch[f"signal/{row['name']}"][0, : stop - start] = samples
+                slots = TOKEN_S * row["rate_hz"]  # of a series, more than its values
+                samples = signal.samples[start * slots : stop * slots].reshape(-1, slots)
+                batch[f"signal/{row['name']}"][0, : stop - start] = samples[:, :frames]
                 valid = signal.valid[start * TOKEN_S : stop * TOKEN_S]
                 batch["valid"][0, : stop - start, m] = holds_signal(valid)
         batch["present"][0] = [name in signals for name in names]

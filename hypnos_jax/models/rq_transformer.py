@@ -161,7 +161,8 @@ class RqTransformer(nn.Module):
     Attributes:
         modalities: one dict each, in the order of the code axis: ``name``, ``levels`` K, ``codes``
             V, ``channel_id`` (row of the channel table), ``group`` (signal type: one set of code
-            tables and heads; its modalities must agree on K and V).
+            tables and heads; its modalities must agree on K and V); with timing levels also
+            ``timing`` and ``timing_codes``, see ``CodeAxis``.
         dim, layers, heads: D, number of temporal blocks, H.
         channel_rows: rows of the channel table; 0 for none, and by default as many as are used.
         ffn, ffn_dim: ``"swiglu"`` or ``"gelu"`` and its hidden width, by default as
@@ -244,8 +245,8 @@ class RqTransformer(nn.Module):
         }
         names = kernel_init("levels", "vocab", "embed")
         self.tables = {
-            g: self.param(f"{g}_code_embedding", names, (*self.codes.size(g), self.dim))
-            for g in groups
+            name: self.param(f"{name}_code_embedding", names, (t.levels, t.codes, self.dim))
+            for name, t in self.codes.tables.items()
         }
         if self.use_tracks:
             names = kernel_init(None, "embed")
@@ -408,13 +409,13 @@ class RqTransformer(nn.Module):
         codes, present = batch["codes"], batch["present"]
         streams = {}
         for group, members in self.codes.groups.items():
-            own = self.codes.members(codes[:, :seen], group)
             here = jnp.stack([present[:, i] for i in members], axis=1)
-            own = jnp.where(here[..., None, None], own, 0)
-            x = sum(
-                jnp.take(table, own[..., level], axis=0, mode="fill")
-                for level, table in enumerate(self.tables[group])
-            )
+            x = 0.0
+            for name in self.codes.tables_of(group):
+                own, table = self.codes.members(codes[:, :seen], name), self.tables[name]
+                own = jnp.where(here[..., None, None], own, 0)
+                for level in range(len(table)):
+                    x += jnp.take(table[level], own[..., level], axis=0, mode="fill")
             if self.use_tracks:
                 x += self._amplitude(batch, group, seen)
             bos = jnp.broadcast_to(self.bos[group], (*x.shape[:2], 1, self.dim))

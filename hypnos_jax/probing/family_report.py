@@ -128,7 +128,7 @@ def write(report: dict, folder: pathlib.Path, title: str) -> str:
     """
     pictures = {
         "labels.png": ("What labels buy, at the larger budget", draw_labels),
-        "budgets.png": ("What four times the compute changed, all labels", draw_budgets),
+        "budgets.png": ("What the larger budget changed, all labels", draw_budgets),
         "sensors.png": ("With sensors missing, all labels, at the larger budget", draw_sensors),
         "nights.png": ("Age and site of a night, all labels", draw_nights),
     }
@@ -377,5 +377,8 @@ def draw_nights(report: dict, path: pathlib.Path) -> None:
         axis.set_xlabel(METRICS[task])
         axis.set_title(task, fontsize=10, loc="left")
     axes[0].set_xlim(-1, 1)
+    axes[0].axvline(0, color=GREY, linewidth=0.8)
     axes[1].set_xlim(0, 1)
+    axes[1].axvline(report["most_frequent_site"], color="black", linestyle=":")
+    figure.supxlabel("dotted: always the most frequent site", fontsize=9)
     save_figure(figure, path)

@@ -140,6 +140,13 @@ class Judge:
         }
         return found
 
+    @property
+    def most_frequent_site(self) -> float:
+        """Accuracy of always saying the site that most judged nights are of."""
+        judged = [n for n in self.store.nights if n.split != "train"]
+        counts = np.bincount([self.labels["site"][n.recording][0] for n in judged])
+        return float(counts.max() / max(counts.sum(), 1))
+
     def score(self, rows: Rows) -> dict[str, dict[str, dict]]:
         """Return task -> share -> ``{"value", "by_draw", "spread"}`` of a method's rows."""
         train = [r for r in rows if self.nights[r].split == "train"]
@@ -305,6 +312,7 @@ def study(
         "labelled": labelled,
         "people": {f"{share:g}": count for share, count in judge.counts.items()},
         "nights": counts_of(signals),
+        "most_frequent_site": judge.most_frequent_site,
         "judge_seconds": kept.seconds,
     }
 

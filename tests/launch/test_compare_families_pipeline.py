@@ -4,12 +4,14 @@ import collections
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 
 import pytest
 from launch_commands import ROOT
 
+from hypnos_jax import config as configs
 from launch.steps import load_pipeline
 
 FILE = str(ROOT / "configs/pipelines/compare_families.py")
@@ -31,6 +33,17 @@ def test_every_method_and_seed_gets_the_whole_budget_and_no_more():
         assert {entry["path"], entry["nights"], *entry["stages"]} <= made
     stages = {entry["name"]: len(entry["stages"]) for entry in entries}
     assert stages["Hypnos"] == 5 and stages["SynthSleepNet"] == 4 and sum(stages.values()) == 9
+
+
+@pytest.mark.parametrize("size", ["demo", "accelerator"])
+def test_every_override_is_a_key_of_the_config_that_it_changes(size):
+    steps = load_pipeline(f"{FILE}:{size}", {"factor": 1})
+    for step in (step for step in steps if step.command == "train"):
+        path, _, argument = step.arguments["config"].partition(":")
+        found = configs.flat(configs.resolve(runpy.run_path(path)["get_config"](argument)))
+        for key in step.arguments:
+            key = key.removeprefix("config.")
+            assert key in found or key in ("config", "workdir", "flops"), (step.name, key)
 
 
 def test_only_what_is_asked_for_is_prepared():

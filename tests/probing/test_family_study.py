@@ -106,6 +106,7 @@ def test_the_page_has_curves_differences_and_costs(store, tmp_path):
         "labelled": [supervised],
         "people": {f"{share:g}": count for share, count in judge.counts.items()},
         "nights": family_study.counts_of(store),
+        "most_frequent_site": judge.most_frequent_site,
         "judge_seconds": 1.0,
     }
     report = family_report.summarise(json.loads(json.dumps(found)))

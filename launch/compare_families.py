@@ -22,6 +22,7 @@ OUTPUT = flags.DEFINE_string("output", None, "folder for the comparison")
 SHARES = flags.DEFINE_list("shares", ["0.01", "0.1", "1"], "of the training people, labelled")
 DRAWS = flags.DEFINE_integer("draws", 4, "of labelled people, for each share below 1", 1)
 UNTRAINED = flags.DEFINE_integer("untrained", 3, "seeds of each network with random weights", 0)
+NOTES = flags.DEFINE_multi_string("note", [], "a sentence for the page; may be repeated")
 TITLE = flags.DEFINE_string("title", "Families of models at equal compute", "of the page")
 
 
@@ -53,7 +54,7 @@ def main(argv):
         )
         report = family_report.summarise(found)
         write_json(folder / "comparison.json", report)
-        table = family_report.write(report, folder, TITLE.value)
+        table = family_report.write(report, folder, TITLE.value, NOTES.value)
     except (ValueError, TypeError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1

@@ -55,6 +55,13 @@ FIRST_SHARE = {"hypnos": 0.3, "synthsleepnet": 0.5}  # of the budget, for the fi
 SHARES = (0.01, 0.1, 1.0)  # of the training people, whose labels are known
 RECIPES = ("hypnos", "sleep2vec", "synthsleepnet", "sleeplm")
 ANSWERED = {"staging": "stage5", "apnea": "apnea"}  # question -> task of fine-tuning
+NOTES = {
+    "sleeplm": "SleepLM is told the stages and events of all training nights by its captions: its"
+    " rows at few labels are no label-free ones.",
+    "synthsleepnet": "SynthSleepNet reads six channels, none of breathing.",
+    "supervised": "Networks trained with labels have a share of the windows, of all people; probes"
+    " have a share of the people.",
+}
 SUPERVISED = "towers trained with labels"
 
 
@@ -104,6 +111,9 @@ def get_pipeline(
         "shares": ",".join(f"{share:g}" for share in SHARES),
         "draws": draws,
         "untrained": untrained,
+        "note": tuple(
+            NOTES[name] for name in NOTES if name in (*chosen, supervised and "supervised")
+        ),
         "title": f"{nights} simulated nights of {hours:g} h, families at equal compute",
     }
     return [*steps, Step("compare", "compare_families", arguments, "comparison.html", 300)]

@@ -20,20 +20,20 @@ from hypnos_jax.reports.page import render
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C564B")
 CHANCE = {"staging": 0.0, "apnea": 0.5, "arousal": 0.5, "age": 0.0}
-FEWEST = 5  # people, for an interval
 
 
 def cell(rows: Sequence[dict], task: str, subset: str, share: str) -> dict | None:
-    """Return ``{"value", "low", "high", "seeds", "spread"}``, the mean over the rows' seeds."""
+    """Return ``{"value", "low", "high", "seeds", "spread", "people"}``, the mean over the rows."""
     found = [row["scores"].get(subset, {}).get(task, {}).get(share) for row in rows]
     found = [one for one in found if one and np.isfinite(one["value"])]
     if not found:
         return None
     spread = np.mean([one["spread"] for one in found], axis=0)
-    low, high = probe.interval(spread, FEWEST)
+    people = min(one["people"] for one in found)
+    low, high = probe.interval(spread, people)
     seeds = [one["value"] for one in found]
-    mean = float(np.mean(seeds))
-    return {"value": mean, "low": low, "high": high, "seeds": seeds, "spread": spread.tolist()}
+    own = {"value": float(np.mean(seeds)), "low": low, "high": high, "seeds": seeds}
+    return own | {"spread": spread.tolist(), "people": people}
 
 
 def summarise(found: dict) -> dict:
@@ -102,7 +102,8 @@ def _differences(method, rival, label, shares) -> list[dict]:
             pair = [m["cells"][task]["all"].get(share) for m in (method, rival)]
             if not all(pair) or len(pair[0]["spread"]) != len(pair[1]["spread"]):
                 continue
-            low, high = probe.interval(np.subtract(*[p["spread"] for p in pair]), FEWEST)
+            spread = np.subtract(*[one["spread"] for one in pair])
+            low, high = probe.interval(spread, min(one["people"] for one in pair))
             out.append(
                 {
                     "name": method["name"],
@@ -118,13 +119,14 @@ def _differences(method, rival, label, shares) -> list[dict]:
     return out
 
 
-def write(report: dict, folder: pathlib.Path, title: str) -> str:
+def write(report: dict, folder: pathlib.Path, title: str, notes: Sequence[str] = ()) -> str:
     """Write ``comparison.html``, its pictures and ``comparison.md``; return the Markdown.
 
     Args:
         report: of ``summarise``.
         folder: gets them.
         title: of the page.
+        notes: further sentences above the pictures.
     """
     pictures = {
         "labels.png": ("What labels buy, at the larger budget", draw_labels),
@@ -142,7 +144,7 @@ def write(report: dict, folder: pathlib.Path, title: str) -> str:
         "Costs": cost_table(report),
     }
     tables = {name: rows for name, rows in tables.items() if len(rows) > 1}
-    says = sentences(report)
+    says = [*sentences(report), *notes]
     page = render(
         "families.html",
         title=title,
@@ -165,9 +167,8 @@ def sentences(report: dict) -> list[str]:
     """Return how the numbers were found, in sentences."""
     nights, people = report["nights"], report["people"]
     labelled = ", ".join(f"{100 * float(s):g} % = {n} people" for s, n in people.items())
-    kind = "simulated " if nights["synthetic"] else ""
     return [
-        f"{nights['train']['nights']} {kind}nights of {nights['train']['people']} people train;"
+        f"{nights['train']['nights']} nights of {nights['train']['people']} people train;"
         f" {nights['test']['nights']} nights of {nights['test']['people']} people are judged, and"
         " on questions by night also those of"
         f" {nights['validation']['people']} validation people, who otherwise choose the penalty.",
@@ -177,9 +178,7 @@ def sentences(report: dict) -> list[str]:
         " draws of labelled people are not in them.",
         "Cost: matrix products of training, forward and backward, as counted in each model, all"
         " stages. Not in it: making tokens of the nights, embedding, probing.",
-        "Pretraining has seen the signals of the training nights alone. SleepLM is told the stages"
-        " and events of all of them by its captions: its rows at 1 and 10 % of the labels are no"
-        " label-free ones.",
+        "Pretraining has seen the signals of the training nights alone.",
     ]
 
 

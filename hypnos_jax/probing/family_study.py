@@ -148,7 +148,7 @@ class Judge:
         return float(counts.max() / max(counts.sum(), 1))
 
     def score(self, rows: Rows) -> dict[str, dict[str, dict]]:
-        """Return task -> share -> ``{"value", "by_draw", "spread"}`` of a method's rows."""
+        """Return task -> share -> ``{"value", "by_draw", "spread", "people"}`` of rows."""
         train = [r for r in rows if self.nights[r].split == "train"]
         found = {}
         components = ridge.Components(np.concatenate([rows[r] for r in train]))
@@ -212,6 +212,7 @@ class Judge:
                 "value": float(np.nanmean(values[:, 0])),
                 "by_draw": values[:, 0].tolist(),
                 "spread": np.nanmean(values[:, 1:], 0).tolist(),
+                "people": len({self.nights[r].subject for r in asked}),
             }
         return out
 
@@ -363,7 +364,7 @@ def counts_of(store: NightStore) -> dict:
             "people": len({n.subject for n in store.nights if n.split == split}),
         }
         for split in ("train", "validation", "test")
-    } | {"synthetic": bool(store.manifest.get("provenance", {}).get("synthetic"))}
+    }
 
 
 class Kept:

@@ -110,7 +110,7 @@ def test_the_page_has_curves_differences_and_costs(store, tmp_path):
         "judge_seconds": 1.0,
     }
     report = family_report.summarise(json.loads(json.dumps(found)))
-    text = family_report.write(report, tmp_path, "Planted")
+    text = family_report.write(report, tmp_path, "Planted", ["A note of ours."])
     gained = [d for d in report["differences"] if d["task"] == "staging" and d["share"] == "1"]
     assert {d["from"]: d["value"] > 0.8 for d in gained if d["budget"] == 4e9} == {
         "untrained": True,
@@ -122,4 +122,4 @@ def test_the_page_has_curves_differences_and_costs(store, tmp_path):
     )
     assert "| net | 4.0e+09 | staging | 100 % | 0.40 |" in text
     page = (tmp_path / "comparison.html").read_text()
-    assert page.count("data:image/png") == 4 and "Planted" in page
+    assert page.count("data:image/png") == 4 and "Planted" in page and "A note of ours." in page

@@ -22,9 +22,11 @@ class SpectrumPrediction(nn.Module):
     The network is that of ``DashInfonce``, so that the two differ in what they are trained for
     alone: each modality passes its tokenizer and the shared trunk, by itself. What is predicted are
     logarithms of powers in bands that are equally wide on a logarithmic axis, as the waveform of 30
-    s cannot be told from the tokens around it. ``model.mask_rate`` of a window's tokens are hidden
-    and predicted; where it is 0, white noise is added to the signal, and all tokens are predicted
-    as they are without. Evaluation hides the same tokens, and adds the same noise, each time.
+    s cannot be told from the tokens around it; the mean over the window is taken off, so that what
+    tells one night or device from another is not asked. ``model.mask_rate`` of a window's tokens
+    are hidden and predicted; where it is 0, white noise is added to the signal, and all tokens are
+    predicted as they are without. Evaluation hides the same tokens, and adds the same noise, each
+    time.
 
     Attributes:
         model: keyword arguments of ``ModalityTowers``.
@@ -55,6 +57,9 @@ class SpectrumPrediction(nn.Module):
             batch: of ``modality_nights``.
             train: draw masks, noise and dropout.
 
+        Returns:
+            Metrics: ``mean_predictor``, the error of who always says the window's mean.
+
         Raises:
             ValueError: neither anything to hide nor any noise.
         """
@@ -70,7 +75,7 @@ class SpectrumPrediction(nn.Module):
             own = valid[..., i]
             signal = dequantized(batch[f"signal/{row['name']}"], batch["scale"][:, i])
             signal = jnp.where(own[..., None], signal, 0.0)
-            target.append(log_powers(signal, self.bands))
+            target.append(_off_mean(log_powers(signal, self.bands), own))
             key, draw = jax.random.split(key)
             if rate:
                 found, hidden = (
@@ -87,8 +92,11 @@ class SpectrumPrediction(nn.Module):
         said = self.predict(hidden).reshape(*hidden.shape[:3], len(tokens), self.bands)
         said = jnp.stack([said[:, :, i, i] for i in range(len(tokens))], 2)
         asked = jnp.stack(asked, 2)
-        error = jnp.square(said - jnp.stack(target, 2)).mean(-1)
-        return Loss(jnp.sum(jnp.where(asked, error, 0.0)), asked.sum().astype(jnp.float32), {})
+        target, weight = jnp.stack(target, 2), asked.sum().astype(jnp.float32)
+        error, plain = (
+            jnp.where(asked, jnp.square(x).mean(-1), 0.0).sum() for x in (said - target, target)
+        )
+        return Loss(error, weight, {"mean_predictor": (plain, weight)})
 
     @property
     def modalities(self) -> list[dict]:
@@ -99,6 +107,13 @@ class SpectrumPrediction(nn.Module):
         """Return what the trunk makes of every token of every modality, float32 [B, L, M, H]."""
         hidden, valid, _ = self.towers.encode_tokens(batch)
         return Embedding(hidden * valid[..., None], valid)
+
+
+def _off_mean(x: jax.Array, valid: jax.Array) -> jax.Array:
+    """``x`` [B, L, K] less its mean over the window's valid tokens, bool [B, L]."""
+    counted = valid[..., None].astype(jnp.float32)
+    mean = (x * counted).sum(1, keepdims=True) / jnp.maximum(counted.sum(1, keepdims=True), 1.0)
+    return x - mean
 
 
 def log_powers(signal: jax.Array, bands: int) -> jax.Array:

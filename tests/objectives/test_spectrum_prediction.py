@@ -47,11 +47,14 @@ def test_hidden_tokens_or_all_are_asked_and_padding_is_not(source, kind):
     @jax.jit
     def loss(batch):
         found = objective.apply(variables, batch)
-        return found.total, found.weight
+        return found.total, found.weight, found.metrics["mean_predictor"][0]
 
-    total, weight = loss(batch)
+    total, weight, plain = loss(batch)
     assert np.isfinite(total)
     assert weight == ROWS * 2 * 10 * (0.5 if kind == "masked" else 1)
+    # A louder device asks nothing more of the same night.
+    louder = loss({**batch, "scale": np.array(batch["scale"]) * 1.5})
+    assert louder[2] == pytest.approx(float(plain), rel=0.02)
     padded = {**batch, "weight": np.array([1, 1, 0, 0], np.float32)}
     assert loss(padded)[1] == weight / 2
     other = {**padded, "signal/ibi": np.array(batch["signal/ibi"])}

@@ -237,6 +237,40 @@ class NightStore:
         self.fill(night, None, start_s, codes=codes)
         return codes
 
+    def columns(self, rows: list[dict]) -> np.ndarray:
+        """Return which columns of the codes some modalities of a model are, int [their levels].
+
+        Args:
+            rows: ``{name, levels}`` each, with ``timing`` and ``timing_by`` where the model reads
+                timing levels; a model may leave out a modality's timing levels, or all others.
+
+        Raises:
+            StoreError: the store lacks such a modality or has other levels of it.
+        """
+        names = [modality["name"] for modality in self.modalities]
+        stops = np.cumsum([modality["levels"] for modality in self.modalities])
+        columns = []
+        for row in rows:
+            if row["name"] not in names:
+                raise StoreError(f"{self.path} has no modality {row['name']!r}; it has {names}")
+            place = names.index(row["name"])
+            stored = self.modalities[place]
+            timing, others = len(row.get("timing", ())), len(stored.get("timing", ()))
+            plain = row["levels"] - timing
+            if plain not in (0, stored["levels"] - others) or (
+                timing and row["timing_by"] != stored.get("timing_by")
+            ):
+                there = stored.get("timing_by", "none")
+                raise StoreError(
+                    f"{self.path} has of {row['name']} {stored['levels'] - others} levels of a"
+                    f" tokenizer, and timing levels: {there}; wanted are {plain} levels, and"
+                    f" timing levels: {row.get('timing_by', 'none')}"
+                )
+            stop = stops[place]
+            columns += range(stop - stored["levels"], stop - stored["levels"] + plain)
+            columns += range(stop - timing, stop)
+        return np.array(columns)
+
     def present(self, night: NightEntry) -> np.ndarray:
         """Bool ``[M]``: which modalities the recording has at all."""
         return np.array([m["name"] in night.channels for m in self.modalities], bool)

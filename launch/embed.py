@@ -14,7 +14,9 @@ import sys
 from absl import app, flags, logging
 
 MODEL = flags.DEFINE_string("model", None, "Folder of a run or an export, or a published bundle.")
-INPUT = flags.DEFINE_string("input", None, "A recording, a folder of them, or a store of nights.")
+INPUT = flags.DEFINE_string(
+    "input", None, "A recording, a folder of recordings or of arrays, or a store of nights."
+)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the embeddings.")
 MODALITIES = flags.DEFINE_list("modalities", None, "Only these, such as ecg,eeg_c3; default: all.")
 MAINS_HZ = flags.DEFINE_enum("mains_hz", None, ["50", "60"], "Mains frequency; default: inferred.")

@@ -21,13 +21,13 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch.compare import parse_models
-from launch.overrides import parse_flags
+from launch.overrides import parse_flags, parse_models
 
 MODELS = flags.DEFINE_list("models", [], "NAME=PATH of each")
 NIGHTS = flags.DEFINE_list("nights", None, "the store; stores of people who are only tested")
 OUTPUT = flags.DEFINE_string("output", None, "folder for the results")
 TASK = flags.DEFINE_string("task", "staging", "a task of epochs, such as staging or apnea")
+EPOCHS = flags.DEFINE_integer("epochs", 1, "that an answer stands for; 2 is a minute", 1)
 PEOPLE = flags.DEFINE_list("people", ["1", "3", "10", "0"], "numbers of labelled people; 0: all")
 DRAWS = flags.DEFINE_integer("draws", 12, "of each number of labelled people", 1)
 UNTRAINED = flags.DEFINE_integer("untrained", 3, "seeds of each network with random weights", 1)
@@ -61,6 +61,7 @@ def main(argv):
             [NightStore(path) for path in NIGHTS.value],
             pathlib.Path(OUTPUT.value),
             task=TASK.value,
+            epochs=EPOCHS.value,
             people=[int(count) for count in PEOPLE.value],
             draws=DRAWS.value,
             untrained=UNTRAINED.value,

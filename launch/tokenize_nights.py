@@ -1,9 +1,11 @@
 """Turn nights into tokens: ``python -m launch.tokenize_nights --nights=DIR --tokenizers=DIR ...``.
 
 ``--tokenizers`` holds a run's workdir or an export per signal type; channels of other signal types
-stay out. The output is a store of tokens with the tokenizers' exports beside it, so that it needs
-nothing else. Run again after an interruption, the same command goes on where it was; with further
-nights in the store, it adds them.
+stay out. ``--timing=ecg,resp`` adds timing levels to channels of these types (of ecg, resp, eeg,
+eog, emg): codes of beats, breaths and bursts, which ``config.data.timing`` of an RQ-Transformer
+reads; without ``--tokenizers`` they stand alone. The output is a store of tokens with the
+tokenizers' exports beside it, so that it needs nothing else. Run again after an interruption, the
+same command goes on where it was; with further nights in the store, it adds them.
 """
 
 import sys
@@ -12,6 +14,7 @@ from absl import app, flags, logging
 
 NIGHTS = flags.DEFINE_string("nights", None, "Store of prepared nights.")
 TOKENIZERS = flags.DEFINE_string("tokenizers", None, "Folder of tokenizers, one per signal type.")
+TIMING = flags.DEFINE_list("timing", [], "Signal types that get timing levels; see above.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the token store.")
 
 
@@ -26,7 +29,7 @@ def main(argv):
     compile_cache.keep()
 
     try:
-        summary = tokenize_nights(NIGHTS.value, TOKENIZERS.value, OUTPUT.value)
+        summary = tokenize_nights(NIGHTS.value, TOKENIZERS.value, OUTPUT.value, timing=TIMING.value)
     except ValueError as error:
         print(f"tokenize_nights: {error}", file=sys.stderr)
         return 1
@@ -40,5 +43,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["nights", "tokenizers", "output"])
+    flags.mark_flags_as_required(["nights", "output"])
     sys.exit(app.run(main))

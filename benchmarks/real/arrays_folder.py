@@ -39,7 +39,12 @@ class Night:
 
 
 def write(
-    about: str, name: str, declared: str, nights_of: Callable[[pathlib.Path], Iterable[Night]]
+    about: str,
+    name: str,
+    declared: str,
+    nights_of: Callable[[pathlib.Path], Iterable[Night]],
+    *,
+    labelled: bool = True,
 ) -> None:
     """Read the command line and write the folder of arrays of a data set.
 
@@ -48,6 +53,8 @@ def write(
         name: folder of the data set in ``--data``.
         declared: text of ``series.toml``.
         nights_of: reads that folder.
+        labelled: without labels there is nothing to judge: nobody of ``--data`` is in the split
+            test.
 
     Raises:
         SystemExit: a folder is missing, or a person is in both.
@@ -56,7 +63,7 @@ def write(
     parser.add_argument("--data", type=pathlib.Path, required=True, help=f"holds {name}/")
     parser.add_argument("--test", default="", help=f"holds {name}/ of people who are only judged")
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--folds", type=int, default=0, help="without --test: test people by fold")
+    parser.add_argument("--folds", type=int, default=0, help="without --test: parts, 5 by default")
     parser.add_argument("--fold", type=int, default=0, help="which of them is the split test")
     args = parser.parse_args()
     sources = [(args.data / name, False)]
@@ -70,7 +77,7 @@ def write(
     splits = split_people(
         {night.subject for night, judged in nights if not judged},
         {night.subject for night, judged in nights if judged},
-        args.folds,
+        (args.folds or 5) if labelled else 0,
         args.fold,
     )
     args.output.mkdir(parents=True, exist_ok=True)
@@ -101,7 +108,7 @@ def split_people(people: set[str], judged: set[str], folds: int, fold: int) -> d
     Args:
         people: who may be learnt from.
         judged: who are only judged; where there are any, nobody else is in the split test.
-        folds: where nobody is, in how many parts the people are cut; 0 is five.
+        folds: where nobody is, in how many parts the people are cut; 0: nobody is judged.
         fold: which part is the split test.
 
     Raises:
@@ -110,8 +117,7 @@ def split_people(people: set[str], judged: set[str], folds: int, fold: int) -> d
     if both := sorted(people & judged):
         raise SystemExit(f"{both[0]!r} is in --data and in --test: nobody learnt from is judged")
     order = sorted(people, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    folds = folds or 5
-    tested = set() if judged else set(order[fold % folds :: folds])
+    tested = set(order[fold % folds :: folds]) if folds and not judged else set()
     left = [name for name in order if name not in tested]
     validation = set(left[::5])
     splits = {x: "validation" if x in validation else "train" for x in left}

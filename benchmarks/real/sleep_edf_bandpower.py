@@ -10,12 +10,13 @@ import numpy as np
 from benchmarks.real import arrays_folder
 
 CHANNELS = ("eeg_fpz_cz", "eeg_pz_oz", "eog")
-# Absolute level is lost already; a z-score of the night takes a person's own level and spread away.
-SERIES = """# log powers of five bands, then the same relative to their sum
+# Both are told: how an epoch differs from all epochs of all people, and from those of its night.
+SERIES = """# log powers of five bands, the same relative to their sum; z-scores of the night too
 [series.{name}]
+columns = ["{name}", "{name}_of_night"]
 step_s = 30
-values = 10
-scaling = "night"
+values = 20
+scaling = "global"
 clip = 5
 unit = "log power"
 """
@@ -28,7 +29,10 @@ def nights_of(folder):
         names, people = file["night"], file["subject"]
     for i, name in enumerate(names.tolist()):
         rows = slice(start[i], start[i + 1])
+        own = x[rows]
+        own = (own - np.median(own, axis=0)) / np.maximum(own.std(axis=0), 1e-3)
         arrays = {channel: x[rows, c] for c, channel in enumerate(CHANNELS)}
+        arrays |= {f"{channel}_of_night": own[:, c] for c, channel in enumerate(CHANNELS)}
         yield arrays_folder.Night(name, f"SC4{people[i]}", {**arrays, "stages": y[rows]})
 
 

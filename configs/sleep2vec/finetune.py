@@ -124,7 +124,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "modalities": (),  # all of the store
         "sites": (),  # all
         "labels": (),  # all outcomes
-        "few_shot": 1280 if official else 0,  # training windows; 0: all
+        "few_shot": 1280.0 if official else 0.0,  # training windows, or a share; 0: all
         "few_shot_seed": 0,
         "max_damaged": 0.01,  # share of the records
         "fill": (

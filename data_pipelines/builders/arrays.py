@@ -14,7 +14,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.builders.arrays_folder import ArrayNight, ArraysError
+from data_pipelines.builders.arrays_folder import (
+    ArrayNight,
+    ArraysError,
+    read_declaration,
+)
 from data_pipelines.findings import Finding
 from data_pipelines.recipes import Recipe
 from data_pipelines.recipes.arrays import Series, pack, recipe_of_rows
@@ -59,7 +63,7 @@ class ReadArrays:
         if not series:
             wanted = dict.fromkeys(key for row in self.rows for key in _keys(row))
             raise ArraysError(f"{item.path.name}: none of {', '.join(wanted)}")
-        stages, notes, findings = _stages(item.path.name, arrays, self.stage_codes)
+        stages, findings = _stages(item.path.name, arrays, self.stage_codes)
         seconds = {row.name: len(x) * row.step_s for row, x in series.items()}
         ragged = item.path.suffix.lower() == PARQUET  # whose columns end where nulls begin
         tokens = _tokens(item.path.name, seconds, stages, ragged)
@@ -79,8 +83,8 @@ class ReadArrays:
             channels[row.name] = _channel(row, values, there, center, scale)
         if not channels:
             raise ArraysError(f"{item.path.name}: no series has any value")
-        if others := sorted(keys - used - {STAGES_KEY}):
-            notes.append(f"not declared, so not read: {', '.join(others[:20])}")
+        others = sorted(keys - used - {STAGES_KEY})
+        notes = [f"not declared, so not read: {', '.join(others[:20])}"] if others else []
         epochs = np.full(tokens, -1, np.int8)
         epochs[: len(stages)] = stages[:tokens]
         scored_share = round(float(np.mean(epochs >= 0)), 4)
@@ -95,6 +99,34 @@ class ReadArrays:
             metadata=dict(item.metadata) | ({"scoring": "arrays"} if len(stages) else {}),
             qc=told | {"findings": [finding.to_json() for finding in findings]},
         )
+
+
+def reader_of(recipe: Recipe, names: Sequence[str], folder) -> ReadArrays:
+    """Return what makes the nights of a folder by the recipe of a model.
+
+    Args:
+        recipe: Of series; its scaling is taken, whatever the folder declares.
+        names: Of its rows, to take where a file has them.
+        folder: With ``series.toml``, whose series must hold as many numbers at the same steps.
+
+    Raises:
+        ArraysError: The recipe is of no series, or the folder declares a series otherwise.
+    """
+    told = read_declaration(folder)
+    rows = [recipe.rows[name] for name in names]
+    for row in rows:
+        if not isinstance(row, Series):
+            raise ArraysError(
+                f"{folder} holds series, and the model reads {row.name} as the recipe"
+                f" {recipe.name} makes it of recordings"
+            )
+        own = told.recipe.rows.get(row.name)
+        if own is not None and (own.values, own.step_s) != (row.values, row.step_s):
+            raise ArraysError(
+                f"{folder}: series.{row.name} has values={own.values} and step_s={own.step_s:g};"
+                f" the model reads values={row.values} and step_s={row.step_s:g}"
+            )
+    return ReadArrays(tuple(rows), told.stage_codes)
 
 
 def measured(
@@ -283,9 +315,9 @@ def _times(name, key, array):
 
 
 def _stages(name, arrays, codes):
-    """Int8 [E], notes and findings; E = 0 where a file has none."""
+    """Int8 [E] and findings; E = 0 where a file has none."""
     if STAGES_KEY not in arrays:
-        return np.zeros(0, np.int8), [], []
+        return np.zeros(0, np.int8), []
     array = arrays[STAGES_KEY]
     if array.ndim != 1 or array.dtype.kind not in "iufUSb":
         raise ArraysError(
@@ -317,7 +349,7 @@ def _stages(name, arrays, codes):
         word = text if _is_number(text) else printable(text)
         note = f"{STAGES_KEY}: {count} epochs of the code {word!r}, which is not known: unscored"
         findings.append(Finding("unknown_stage", word, note, count, float(count * EPOCH_S)))
-    return stages, [], findings
+    return stages, findings
 
 
 def _is_number(text):

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from data_pipelines.recipes import Recipe, RecipeError, Row
-from data_pipelines.recordings.base import RecordingError
 from data_pipelines.signals.heartbeats import LONGEST_S, SHORTEST_S
 from data_pipelines.store import EPOCH_S
 
@@ -178,10 +177,8 @@ def _of(identity):
 
 
 def _make(rows, recording, quality, mains_hz):
-    raise RecordingError(
-        f"{recording.name}: series are read from a folder of arrays (docs/arrays.md), not made of a"
-        " recording"
-    )
+    """Series are made of no recording: the preparing of one asks for their channels first."""
+    return {}, {}, {row.name: "series are not made of recordings" for row in rows}
 
 
 def _is_name(name):

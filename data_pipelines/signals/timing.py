@@ -17,6 +17,8 @@ makes the same codes in pieces of any length, to the last bit.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 
 import numpy as np
 import scipy.signal
@@ -108,18 +110,13 @@ class Peaks:
             "tail_threshold": limits[-2:],
             "candidate": candidate,
             "peaks": peaks[-3:],
-            "floor": np.int64(floor[-1]) if count else state["floor"],
+            "floor": np.int64(floor[-1]),
         }
         return np.where(valid[:, None], codes, 0), state
 
     def _sections(self, rate_hz):
-        low, high = self.band_hz
-        kind, corners = ("lowpass", high) if low is None else ("bandpass", (low, high))
-        band = scipy.signal.butter(2, corners, kind, fs=rate_hz, output="sos")
-        smooth = self.smooth_hz
-        if smooth is not None:
-            smooth = scipy.signal.butter(2, smooth, fs=rate_hz, output="sos")
-        return band, smooth
+        smooth = None if self.smooth_hz is None else _sections(None, self.smooth_hz, rate_hz)
+        return _sections(*self.band_hz, rate_hz), smooth
 
     def _strength(self, samples, filters, rate_hz):
         band, smooth = self._sections(rate_hz)
@@ -166,7 +163,7 @@ class Peaks:
         return np.array(found), np.array(known), np.array([best, height])
 
     def _interval(self, seconds):
-        edges = np.geomspace(self.shortest_s, self.longest_s, INTERVAL_BINS + 1)[1:-1]
+        edges = _edges(self.shortest_s, self.longest_s, INTERVAL_BINS)
         return np.where(np.isnan(seconds), 0, 1 + np.searchsorted(edges, seconds, side="right"))
 
     def _since(self, seconds):
@@ -196,20 +193,31 @@ class Slots:
 
     def begin(self, rate_hz: int) -> dict[str, np.ndarray]:
         """Return the state before the first second."""
-        return {"filter": np.zeros((len(self._sections(rate_hz)), 2))}
+        return {"filter": np.zeros((len(_sections(*self.band_hz, rate_hz)), 2))}
 
     def advance(
         self, state: dict[str, np.ndarray], samples: np.ndarray, valid: np.ndarray, rate_hz: int
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the codes, int [n, 4], of the next seconds, and the state after them."""
-        out, after = scipy.signal.sosfilt(self._sections(rate_hz), samples, zi=state["filter"])
+        band = _sections(*self.band_hz, rate_hz)
+        out, after = scipy.signal.sosfilt(band, samples, zi=state["filter"])
         power = np.square(out).reshape(len(valid), len(self.levels), -1).mean(axis=2)
-        edges = np.geomspace(self.lowest, self.highest, SLOT_LEVELS + 1)[1:-1]
+        edges = _edges(self.lowest, self.highest, SLOT_LEVELS)
         codes = 1 + np.searchsorted(edges, np.sqrt(power), side="right")
         return np.where(valid[:, None], codes, 0), {"filter": after}
 
-    def _sections(self, rate_hz):
-        return scipy.signal.butter(2, self.band_hz, "bandpass", fs=rate_hz, output="sos")
+
+@functools.cache
+def _sections(low, high, rate_hz):
+    """Second-order sections of a Butterworth filter of order 2; ``low`` None is a low-pass."""
+    kind, corners = ("lowpass", high) if low is None else ("bandpass", (low, high))
+    return scipy.signal.butter(2, corners, kind, fs=rate_hz, output="sos")
+
+
+@functools.cache
+def _edges(low, high, bins):
+    """The borders between logarithmic bins."""
+    return np.geomspace(low, high, bins + 1)[1:-1]
 
 
 # Signal type -> its timing. The numbers of beats and breaths: see docs/learning.md.
@@ -222,7 +230,7 @@ TIMINGS: dict[str, Peaks | Slots] = {
         smooth_hz=8.0,
         fraction=0.35,
         window_s=2,
-        memory_s=10,
+        memory_s=30,
         apart_s=0.25,
         settle_s=0.2,
         delay_s=0.07,
@@ -269,6 +277,11 @@ def describe(signal_type: str) -> dict:
     }
 
 
+def tokenizer_levels(modality: Mapping) -> int:
+    """Return how many of a modality's levels a tokenizer makes; the others are timing levels."""
+    return modality["levels"] - len(modality.get("timing", ()))
+
+
 class TimingStream:
     """The timing codes of one channel, second by second."""
 
@@ -300,6 +313,8 @@ class TimingStream:
             valid: bool ``[n]``, whether a second holds signal.
         """
         samples = np.asarray(samples, np.float64)
+        if not len(samples):
+            return np.zeros((0, len(self._timing.levels)), np.uint16)
         codes, self._state = self._timing.advance(
             self._state, samples, np.asarray(valid, bool), self._rate_hz
         )
@@ -312,10 +327,3 @@ class TimingStream:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Go on where a stream with this state stopped."""
         self._state = {name: np.asarray(state[name])[()] for name in self._state}
-
-
-def timing_codes(
-    samples: np.ndarray, valid: np.ndarray, signal_type: str, rate_hz: int, **options
-) -> np.ndarray:
-    """Return the timing codes, uint16 [S, T], of a whole prepared channel; see ``TimingStream``."""
-    return TimingStream(signal_type, rate_hz, **options).push(samples, valid)

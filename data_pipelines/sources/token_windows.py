@@ -14,9 +14,11 @@ from data_pipelines.pipeline import (
     require_kind,
 )
 from data_pipelines.recipes import find_recipe, recipe_of_store
+from data_pipelines.signals.timing import tokenizer_levels
 from data_pipelines.store import DamagedRecordError, NightStore
 
 TOKEN_S = 1
+TIMING = ("", "beside", "alone")
 
 
 def open_source(
@@ -26,6 +28,7 @@ def open_source(
     seed: int,
     window_s: int = 512,
     modalities: tuple[str, ...] = (),
+    timing: str = "",
     nights: int = 0,
     max_damaged: float = 0.01,
     threads: int | None = None,
@@ -41,13 +44,17 @@ def open_source(
         seed: of order and crops.
         window_s: seconds of a window.
         modalities: only these, in the store's order; all by default.
+        timing: what is read of the store's timing levels: ``""``, nothing, the tokenizers' codes
+            alone; ``"beside"``, both; ``"alone"``, the timing levels and no others, of those
+            modalities that have some.
         nights: of the training split, so many alone; 0 takes all.
         max_damaged: share of the nights that may be damaged and left out; one always may, unless
             this is 0.
         threads: readers.
 
     Raises:
-        PipelineError: the store holds signals, lacks a modality, or has no night in that split.
+        PipelineError: the store holds signals, lacks a modality or what ``timing`` asks for, or
+            has no night in that split.
     """
     require_kind(store, "tokens", "token_windows")
     recipe_of_store(store)  # that of the signals, which must be known here
@@ -55,11 +62,10 @@ def open_source(
     unknown = [name for name in modalities if name not in names]
     if unknown:
         raise PipelineError(f"{store.path} has no modality {unknown[0]!r}; it has {names}")
-    keep = [i for i, name in enumerate(names) if name in (modalities or names)]
-    levels = [modality["levels"] for modality in store.modalities]
-    firsts = np.cumsum([0, *levels])
-    columns = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in keep])
-    channel_ids = np.array([store.modalities[i]["channel_id"] for i in keep], np.int32)
+    kept = _kept(store, modalities, timing)
+    keep = [names.index(row["name"]) for row in kept]
+    columns = store.columns(kept)
+    channel_ids = np.array([row["channel_id"] for row in kept], np.int32)
     entries = keep_some(store.select(split), nights if split == "train" else 0, store)
     if not entries:
         raise EmptySplitError(f"{store.path} has no night in split {split!r}: {contents(store)}")
@@ -67,7 +73,8 @@ def open_source(
     damage = DamagePolicy(store, len(entries), max_damaged)
     present = np.stack([store.present(night)[keep] for night in entries])
     # A slice takes all without a copy.
-    levels_kept, modalities_kept = (columns, keep) if modalities else (slice(None), slice(None))
+    whole = len(columns) == store.code_width
+    levels_kept, modalities_kept = (slice(None), slice(None)) if whole else (columns, keep)
 
     def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
         codes = np.zeros((len(chosen), window_s, store.code_width), np.int32)
@@ -89,19 +96,40 @@ def open_source(
             "weight": valid.any(axis=(1, 2)).astype(np.float32),
         }
 
-    kept = [
-        {
-            "name": names[i],
-            "levels": levels[i],
-            "codes": store.modalities[i]["codes"],
-            "channel_id": store.modalities[i]["channel_id"],
-            "group": store.modalities[i]["signal_type"],
-        }
-        for i in keep
-    ]
     description = {"modalities": kept, "window_s": window_s}
     seconds = [night.duration_s for night in entries]
     return Source(store, seconds, window_s, read, description, seed=seed, threads=threads)
+
+
+def _kept(store, modalities, timing):
+    """The rows of a model that reads these modalities and levels of a store."""
+    if timing not in TIMING:
+        raise PipelineError(f"config.data.timing is {timing!r}; use one of {TIMING}")
+    kept = []
+    for stored in store.modalities:
+        whole, plain = stored["levels"], tokenizer_levels(stored)
+        count = {"": plain, "beside": whole, "alone": whole - plain}[timing]
+        if not count or (modalities and stored["name"] not in modalities):
+            continue
+        row = {
+            "name": stored["name"],
+            "levels": count,
+            "codes": stored["codes"],
+            "channel_id": stored["channel_id"],
+            "group": stored["signal_type"],
+        }
+        if timing and plain < whole:
+            row |= {key: x for key, x in stored.items() if key.startswith("timing")}
+        kept.append(row)
+    missing = set(modalities) - {row["name"] for row in kept}
+    if missing or not kept or (timing and not any("timing" in row for row in kept)):
+        what = "no code of a tokenizer" if not timing else "no timing level"
+        of = f" of {sorted(missing)}" if missing else ""
+        raise PipelineError(
+            f"{store.path} has {what}{of}, which config.data.timing={timing!r} reads; write them"
+            " with launch.tokenize_nights (--tokenizers, --timing)"
+        )
+    return kept
 
 
 def shapes(data: dict, objective: dict) -> dict[str, tuple]:

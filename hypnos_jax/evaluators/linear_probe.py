@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.recipes.hypnos import EIGHT
+from data_pipelines.signals.timing import tokenizer_levels
 from data_pipelines.store import NightStore
 from hypnos_jax.export.model import TOKENIZERS, load_model
 from hypnos_jax.inference.embedding import epoch_means
@@ -322,11 +323,13 @@ def _latents(by_record, store, night, names, dequantize):
     codes = store.codes(night, 0, length).astype(np.int32)
     parts = []
     for signal_type in dict.fromkeys(row["signal_type"] for row in store.modalities):
+        if signal_type not in dequantize:
+            continue
         latents = []
         for i, row in enumerate(store.modalities):
             if row["signal_type"] != signal_type or row["name"] not in names:
                 continue
-            columns = codes[None, :, firsts[i] : firsts[i + 1]]
+            columns = codes[None, :, firsts[i] : firsts[i] + tokenizer_levels(row)]
             latent = np.asarray(dequantize[signal_type](columns))[0, : night.duration_s]
             absent = row["name"] not in night.channels
             latents.append(np.full_like(latent, np.nan) if absent else latent)

@@ -38,6 +38,7 @@ import hypnos_jax
 from data_pipelines.captions import tokenizers as text_tokenizers
 from data_pipelines.recipes import find_recipe, recipe_of_model
 from data_pipelines.recipes.hypnos import ROWS
+from data_pipelines.signals.timing import tokenizer_levels
 from hypnos_jax import checkpoint, plugins
 from hypnos_jax.config import frozen
 from hypnos_jax.interop import formats, hypnos
@@ -115,13 +116,16 @@ def load_model(path: str | os.PathLike | LoadedModel, *, step: int | None = None
 
 
 def signal_types(model: LoadedModel) -> list[str]:
-    """Return the signal types whose tokens the model reads; none for a model of signals."""
+    """Return the signal types whose tokens the model reads; none for a model of signals.
+
+    Timing levels need no tokenizer: a modality that has these alone does not count.
+    """
     return _groups(model.config["modalities"])
 
 
 def _groups(modalities: list[dict]) -> list[str]:
     """Signal types of modalities that are read as tokens; those read as signals have none."""
-    return sorted({row["group"] for row in modalities if "group" in row})
+    return sorted({row["group"] for row in modalities if "group" in row and tokenizer_levels(row)})
 
 
 def describe(
@@ -146,9 +150,10 @@ def describe(
 
     Returns:
         ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
-        group} in the order of the code axis, or {name, rate_hz, frames} for towers, or none for a
-        model of one signal; ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess}
-        of all that it may read, none for towers, whose modalities are made of several; ``recipe``
+        group} in the order of the code axis (and what ``signals.timing.describe`` says of timing
+        levels), or {name, rate_hz, frames} for towers, or none for a model of one signal;
+        ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess} of all that it may
+        read, none for towers, whose modalities are made of several; ``recipe``
         {name, version} of what prepares recordings for it (``data_pipelines.recipes``); ``title``
         and ``embedding`` {token_s, causal, fused, seen}, of the objective; ``text`` {tokenizer,
         context, identity} of a model that embeds texts (``captions.tokenizers``); ``data`` {name,

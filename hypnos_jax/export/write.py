@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
+from data_pipelines.signals.timing import tokenizer_levels
 from hypnos_jax.export import card
 from hypnos_jax.export.model import (
     CONFIG,
@@ -156,10 +157,12 @@ def _whole(workdir, tokenizers, step) -> tuple[LoadedModel, list[str]]:
     for row in model.config["modalities"]:
         if row.get("group") in model.tokenizers:
             own = load_model(model.tokenizers[row["group"]]).config["objective"]["model"]
-            made = {key: own.get(key, row[key]) for key in ("levels", "codes")}
-            if made != {key: row[key] for key in made}:
+            levels = tokenizer_levels(row)
+            read = {"levels": levels, "codes": row["codes"]}
+            made = {key: own.get(key, size) for key, size in read.items()}
+            if levels and made != read:
                 raise ModelError(
-                    f"the {row['group']} tokenizer makes {made}; the model takes {row['levels']} x"
+                    f"the {row['group']} tokenizer makes {made}; the model takes {levels} x"
                     f" {row['codes']} levels x codes of {row['name']}"
                 )
     return model, [name for name in signal_types(model) if name not in model.tokenizers]

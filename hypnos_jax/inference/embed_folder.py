@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tqdm
 
-from data_pipelines.builders import folder
+from data_pipelines.builders import arrays, arrays_folder, folder
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.files import atomic_write
+from data_pipelines.recipes import recipe_of_model
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import NightStore
 from hypnos_jax.inference.embed import open_embedder
@@ -59,7 +60,8 @@ def embed_folder(
 
     Args:
         model: what ``export.load_model`` takes, or what ``open_embedder`` returns.
-        source: a recording, a folder of recordings, or a store of nights or of tokens.
+        source: a recording, a folder of recordings or of arrays (docs/arrays.md), or a store of
+            nights or of tokens.
         output: folder; files of the same model in it with the modalities asked for are kept.
         modalities: only these; all by default.
         mains_hz: 50 or 60; None infers it from each recording's spectrum.
@@ -110,6 +112,12 @@ def _plan(source, names, mains_hz, aliases, cohort, embedder):
         store = NightStore(source)
         items = {night.recording: night for night in store.nights}
         return items, _unchanged, functools.partial(embedder.embed_night, store, names=names)
+    if (source / arrays_folder.DECLARED).is_file():
+        items, _ = arrays_folder.find_nights(source)
+        # The model's own series: another declaration would be another scaling.
+        recipe = recipe_of_model(embedder.model.config)
+        prepare = arrays.reader_of(recipe, names, source)
+        return items, prepare, lambda night: embedder.embed_signals(night.channels)
     if source.is_file():
         items = {source.stem: Pending(name=source.stem, path=source, scoring=False, cohort=cohort)}
     else:

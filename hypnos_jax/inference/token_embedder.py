@@ -27,7 +27,8 @@ from data_pipelines.builders.recording_night import PrepareRecording
 from data_pipelines.recipes import recipe_of_model
 from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.recordings.base import RecordingError
-from data_pipelines.store import ChannelSignal, NightEntry, NightStore
+from data_pipelines.signals.timing import TimingStream, tokenizer_levels
+from data_pipelines.store import ChannelSignal, NightEntry, NightStore, StoreError
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model
 from hypnos_jax.inference.embedding import RecordingEmbedding, epoch_means, wanted_names
 from hypnos_jax.inference.read_window import read_window
@@ -45,7 +46,8 @@ class Embedder:
     Attributes:
         model: the loaded model.
         objective: the model's, with the lag that was asked for.
-        modalities: {name, levels, codes, channel_id, group} in the order of the code axis.
+        modalities: {name, levels, codes, channel_id, group} in the order of the code axis, and
+            ``timing``, ``timing_codes``, ``timing_by`` of those with timing levels.
         checksum: of the model and its tokenizers.
         dtype: of the backbone's products.
         lag: whether row t has seen the seconds before t alone.
@@ -116,22 +118,47 @@ class Embedder:
     def tokenize(self, channels: Mapping[str, ChannelSignal]) -> dict[str, np.ndarray]:
         """Return name -> codes [S, K] of some preprocessed channels, cut to the shortest.
 
-        Channels that share a tokenizer pass it together.
+        Channels that share a tokenizer pass it together; timing codes come after its own.
 
         Raises:
             ModelError: the model carries no tokenizer for one, or one that does not fit.
+            ValueError: timing codes are made in another way here than the model's were.
         """
         seconds = min(len(channel.valid) for channel in channels.values())
-        groups = {}
-        for name in channels:
+        samples = {
+            name: channel.samples[: seconds * ROWS[name].rate_hz]
+            for name, channel in channels.items()
+        }
+        groups, codes = {}, {name: [] for name in channels}
+        for name in self.with_waveform(channels):
             groups.setdefault(id(self.tokenizer(name)), []).append(name)
-        codes = {}
         for names in groups.values():
-            tokenizer = self.tokenizer(names[0])
-            stop = seconds * tokenizer.rate_hz
-            signals = np.stack([channels[name].samples[:stop] for name in names])
-            codes.update(zip(names, tokenizer.encode(signals)))
-        return {name: codes[name] for name in channels}
+            signals = np.stack([samples[name] for name in names])
+            for name, own in zip(names, self.tokenizer(names[0]).encode(signals)):
+                codes[name].append(own)
+        for name, channel in channels.items():
+            timing = self.timing(name)
+            if timing is not None:
+                codes[name].append(timing.push(samples[name], channel.valid[:seconds]))
+        return {name: np.concatenate(parts, axis=1) for name, parts in codes.items()}
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Return what ``modalities`` says of one."""
+        return next(row for row in self.modalities if row["name"] == name)
+
+    def with_waveform(self, names: Sequence[str]) -> list[str]:
+        """Return those of some modalities that have codes of a tokenizer, not of timing alone."""
+        return [name for name in names if tokenizer_levels(self.row(name))]
+
+    def timing(self, name: str) -> TimingStream | None:
+        """Return what makes a modality's timing codes, at its first second; None: it has none.
+
+        Raises:
+            ValueError: they are made in another way here than the model's were.
+        """
+        made_by = self.row(name).get("timing_by")
+        row = ROWS[name]
+        return made_by and TimingStream(row.signal_type, row.rate_hz, made_by)
 
     def tokenizer(self, name: str) -> Tokenizer:
         """Return the tokenizer of a modality.
@@ -139,7 +166,7 @@ class Embedder:
         Raises:
             ModelError: the model carries none for it, or one that does not fit.
         """
-        row = next(row for row in self.modalities if row["name"] == name)
+        row = self.row(name)
         group, rate_hz = row["group"], ROWS[name].rate_hz
         if group not in self._tokenizers:
             if group not in self.model.tokenizers:
@@ -154,10 +181,11 @@ class Embedder:
                 f"the tokenizer of {group} reads {found.rate_hz} Hz; {name} is prepared at"
                 f" {rate_hz} Hz"
             )
-        if (found.levels, found.codes) != (row["levels"], row["codes"]):
+        levels = tokenizer_levels(row)
+        if (found.levels, found.codes) != (levels, row["codes"]):
             raise ModelError(
                 f"the tokenizer of {group} makes {found.levels} x {found.codes} levels x codes; the"
-                f" model takes {row['levels']} x {row['codes']} of {name}"
+                f" model takes {levels} x {row['codes']} of {name}"
             )
         return found
 
@@ -179,7 +207,7 @@ class Embedder:
                 no RQ-Transformer.
         """
         network, _ = self.network
-        tokenizers = {name: self.tokenizer(name) for name in names}
+        tokenizers = {name: self.tokenizer(name) for name in self.with_waveform(names)}
         reaches = {"the model": network.reach} | {n: t.reach for n, t in tokenizers.items()}
         if None in reaches.values():
             endless = next(name for name, reach in reaches.items() if reach is None)
@@ -222,13 +250,18 @@ class Embedder:
         """Compare a token store's tokenizers with the model's.
 
         Raises:
-            ModelError: other tokenizers made these tokens, or a modality of the model is missing.
+            ModelError: other tokenizers made these tokens, or a modality of the model is missing or
+                has other levels.
         """
         missing = set(self.names()) - {row["name"] for row in store.modalities}
         if missing:
             raise ModelError(
                 f"{store.path} has no tokens of {sorted(missing)}; the model needs them"
             )
+        try:
+            store.columns(self.modalities)
+        except StoreError as error:
+            raise ModelError(str(error)) from error
         made = store.manifest["provenance"].get("tokenizers", {})
         for name, digest in self.model.config["tokenizers"].items():
             if name in made and made[name]["checksum"] != digest:
@@ -356,11 +389,10 @@ class Embedder:
             signals = {name: store.channel(night, name) for name in names}
             return self.embed_signals(signals, recording=night.recording)
         self.check_tokens(store)
-        every = self.names()
-        asked = np.isin(every, names)
+        asked = np.isin(self.names(), names)
 
         def read(start: int, stop: int) -> Example:
-            window = read_window(store, night, every, start, stop)
+            window = read_window(store, night, self.modalities, start, stop)
             return {**window, "present": asked, "valid": window["valid"] & asked}
 
         return self.collect(read, seconds, names, recording=night.recording)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.builders import night_builder
 from data_pipelines.recipes.hypnos import EIGHT, ROWS
+from data_pipelines.signals import timing as timings
 from data_pipelines.store import NightEntry, NightStore, StoreError, TokenNight
 from hypnos_jax.export.model import CONFIG, TOKENIZERS, load_model
 from hypnos_jax.export.write import export
@@ -16,50 +18,56 @@ from hypnos_jax.inference.tokenizer import Tokenizer, TokenizerError, load_token
 
 
 def tokenize_nights(
-    nights: str | pathlib.Path, tokenizers: str | pathlib.Path, output: str | pathlib.Path
+    nights: str | pathlib.Path,
+    tokenizers: str | pathlib.Path | None,
+    output: str | pathlib.Path,
+    *,
+    timing: Sequence[str] = (),
 ) -> night_builder.StoreUpdate:
     """Encode every night of a store, channel by channel, and copy the tokenizers beside the tokens.
 
-    The modalities are the channels of ``recipes.hypnos.EIGHT`` whose signal type has a tokenizer,
-    in that order; a night without one of them has it as absent.
+    The modalities are the channels of ``recipes.hypnos.EIGHT`` whose signal type has a tokenizer
+    or is named in ``timing``, in that order; a night without one of them has it as absent.
 
     Args:
         nights: a store of signals.
-        tokenizers: a folder with a run's workdir or an export per signal type.
+        tokenizers: a folder with a run's workdir or an export per signal type; None where timing
+            levels alone are wanted.
         output: folder of the token store; may hold tokens made by the same tokenizers.
+        timing: signal types whose channels get timing levels (``data_pipelines.signals.timing``)
+            after those of the tokenizer.
 
     Raises:
         ModelError: a tokenizer that cannot be loaded.
         StoreError: ``nights`` holds no signals; ``output`` holds something else; the disk is full.
         TokenizerError: tokenizers that do not fit each other or the nights.
+        ValueError: a signal type without a timing.
     """
     store, output = NightStore(nights), pathlib.Path(output)
     if store.kind != "signals":
         raise StoreError(f"{nights} holds {store.kind}; give a store of signals")
-    found = load_tokenizers(tokenizers)
+    found = load_tokenizers(tokenizers) if tokenizers is not None else {}
+    made = {signal_type: timings.describe(signal_type) for signal_type in timing}
     modalities = [
-        {
-            "name": name,
-            "levels": found[ROWS[name].signal_type][1].levels,
-            "codes": found[ROWS[name].signal_type][1].codes,
-            "channel_id": ROWS[name].id,
-            "signal_type": ROWS[name].signal_type,
-        }
+        _modality(ROWS[name], found, made)
         for name in EIGHT
-        if ROWS[name].signal_type in found
+        if ROWS[name].signal_type in found.keys() | made.keys()
     ]
     if not modalities:
         raise TokenizerError(
-            f"{tokenizers} holds tokenizers of {sorted(found)}, none of a type of {EIGHT}"
+            f"{tokenizers} holds tokenizers of {sorted(found)}, none of a type of {EIGHT}, and"
+            f" timing={list(timing)} names none"
         )
     encode = EncodeNight(store, {name: pair[1] for name, pair in found.items()}, modalities)
     encode.check_rates()
     keep_tokenizers({name: path for name, (path, _) in found.items()}, output / TOKENIZERS)
+    said = {name: row["timing_by"] for name, row in sorted(made.items())}
     provenance = {
         "tokenizers": {
             name: {"checksum": tokenizer.checksum, "step": tokenizer.step}
             for name, (_, tokenizer) in sorted(found.items())
         },
+        **({"timing": said} if said else {}),
         "nights": store.manifest["provenance"],
     }
     return night_builder.write_store(
@@ -70,8 +78,25 @@ def tokenize_nights(
         modalities=modalities,
         provenance=provenance,
         recipe=store.recipe,
-        beside=[TOKENIZERS],
+        beside=[TOKENIZERS] if found else [],
     )
+
+
+def _modality(row, tokenizers, timing):
+    """What the store's manifest says of the codes of a channel."""
+    levels, codes = 0, 0
+    if row.signal_type in tokenizers:
+        tokenizer = tokenizers[row.signal_type][1]
+        levels, codes = tokenizer.levels, tokenizer.codes
+    added = timing.get(row.signal_type, {})
+    return {
+        "name": row.name,
+        "levels": levels + len(added.get("timing", ())),
+        "codes": codes,
+        "channel_id": row.id,
+        "signal_type": row.signal_type,
+        **added,
+    }
 
 
 def keep_tokenizers(folders: dict[str, pathlib.Path], beside: pathlib.Path) -> None:
@@ -143,7 +168,7 @@ class EncodeNight:
         codes = np.zeros((seconds, firsts[-1]), np.uint16)
         valid = np.zeros((seconds, len(names)), bool)
         tracks = np.zeros((seconds, len(names), 2), np.float32)
-        for signal_type, tokenizer in self.tokenizers.items():
+        for signal_type in dict.fromkeys(row["signal_type"] for row in self.modalities):
             columns = [
                 i
                 for i, modality in enumerate(self.modalities)
@@ -152,10 +177,18 @@ class EncodeNight:
             if not columns:
                 continue
             signals = [self.store.signal(night, names[i], 0, seconds) for i in columns]
-            for i, found in zip(columns, tokenizer.encode(np.stack(signals)), strict=True):
-                codes[:, firsts[i] : firsts[i + 1]] = found
+            for i, signal in zip(columns, signals):
                 valid[:, i] = self.store.valid(night, names[i], 0, seconds)
                 tracks[:, i] = self.store.tracks(night, names[i], 0, seconds)
+                added = len(self.modalities[i].get("timing", ()))
+                if added:
+                    stream = timings.TimingStream(signal_type, self.store.rate_hz(names[i]))
+                    last = slice(firsts[i + 1] - added, firsts[i + 1])
+                    codes[:, last] = stream.push(signal, valid[:, i])
+            if signal_type in self.tokenizers:
+                tokenizer = self.tokenizers[signal_type]
+                for i, found in zip(columns, tokenizer.encode(np.stack(signals)), strict=True):
+                    codes[:, firsts[i] : firsts[i] + tokenizer.levels] = found
         return TokenNight(
             recording=night.recording,
             subject=night.subject,

@@ -108,6 +108,7 @@ def _in_pieces(context, variables, every, used, wanted, chunk_s):
     missing = set(every) - {row["name"] for row in store.modalities}
     if missing:
         raise ValueError(f"{store.path} has no tokens of {sorted(missing)}")
+    modalities = context.attribute("modalities")
     lag, reach = context.attribute("embed_lag"), context.attribute("reach")
     kept = () if reach is None else ("cache",)
     with context.on_one_device(variables) as (local, here):
@@ -119,7 +120,7 @@ def _in_pieces(context, variables, every, used, wanted, chunk_s):
             context.heartbeat()
 
             def read(start, stop, night=night):
-                window = read_window(store, night, every, start, stop)
+                window = read_window(store, night, modalities, start, stop)
                 return {**window, "present": window["present"] & used}
 
             pieces = list(

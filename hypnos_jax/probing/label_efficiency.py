@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -68,10 +68,12 @@ class Question:
     Attributes:
         examples: recordings with labels; its features are not looked at.
         ranked: scored by areas under curves first; two classes.
+        epochs: of 30 s, that a label stands for: rows and probabilities of epochs are averaged.
     """
 
     examples: probe.Examples
     ranked: bool = False
+    epochs: int = 1
 
     @property
     def classes(self) -> int:
@@ -111,6 +113,17 @@ class Question:
         ]
         labels = [y[y >= 0] for y in labels]
         return places, np.concatenate(labels), np.concatenate(owner)
+
+    def pooled(self, rows: np.ndarray) -> np.ndarray:
+        """Return means [E // epochs, F] of rows [E, F], of what is known of them."""
+        if self.epochs == 1:
+            return rows
+        rows = np.asarray(rows, np.float32)
+        rows = rows[: len(rows) // self.epochs * self.epochs]
+        rows = rows.reshape(-1, self.epochs, rows.shape[-1])
+        known = np.isfinite(rows)
+        total = np.where(known, rows, 0).sum(1)
+        return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
 
     def answer(self, probabilities: np.ndarray) -> np.ndarray:
         """Return what ``Answers`` keeps of probabilities [N, classes]."""
@@ -181,7 +194,7 @@ def draw_people(
             chosen = tuple(few_people(people, size, seed))
             told = sum(counts[who] for who in chosen)
             if frozenset(chosen) in kept or told.min() < fewest:
-                passed[size] += told.min() < fewest
+                passed[size] += int(told.min() < fewest)
             else:
                 kept.add(frozenset(chosen))
                 found.append(Draw(size, seed, chosen))
@@ -196,7 +209,6 @@ def probe_frozen(
     *,
     strengths: Sequence[float] = STRENGTHS,
     most: int = ROWS,
-    heartbeat: Callable[[], None] = lambda: None,
 ) -> Answers:
     """Read answers out of frozen rows by a linear probe: standardise, logistic regression.
 
@@ -210,9 +222,8 @@ def probe_frozen(
         draws: of ``draw_people``.
         strengths: penalties to choose from; sklearn's C is their inverse.
         most: labelled epochs that are used, evenly spread.
-        heartbeat: called between fits.
     """
-    features = [rows[name] for name in question.examples.recordings]
+    features = [question.pooled(rows[name]) for name in question.examples.recordings]
     examples = dataclasses.replace(question.examples, features={"": features})
     held = []
     for split in ("validation", "test"):
@@ -223,27 +234,34 @@ def probe_frozen(
     given, chosen = {}, {}
     for size in dict.fromkeys(draw.size for draw in draws):
         own = [draw for draw in draws if draw.size == size]
-        fits = {}
 
-        def fit(draw, strength, fits=fits):
-            if (draw.seed, strength) not in fits:
-                heartbeat()
-                x, y = examples.of("", draw.people)
-                kept = np.linspace(0, len(y) - 1, min(most, len(y))).round().astype(int)
-                fits[draw.seed, strength] = probe.fit_predict(
-                    x[kept], y[kept], asked, question.classes, strength=strength
+        def fit(draw, strengths):
+            x, y = examples.of("", draw.people)
+            kept = np.linspace(0, len(y) - 1, min(most, len(y))).round().astype(int)
+            found = probe.fit_path(
+                x[kept], y[kept], asked, question.classes, strengths, precision=np.float32
+            )
+            return {s: np.split(found[s], [len(held[0])]) for s in strengths}
+
+        tried = [fit(draw, strengths) for draw in own[:CHOOSING]]
+        means = {
+            strength: float(
+                np.mean(
+                    [
+                        question.score(question.answer(found[strength][0]), "validation")[
+                            question.metric
+                        ]
+                        for found in tried
+                    ]
                 )
-            return np.split(fits[draw.seed, strength], [len(held[0])])
-
-        means = {}
-        for strength in strengths:
-            said = [question.answer(fit(draw, strength)[0]) for draw in own[:CHOOSING]]
-            scores = [question.score(x, "validation")[question.metric] for x in said]
-            means[strength] = float(np.mean(scores))
+            )
+            for strength in strengths
+        }
         best = max(means, key=means.get)
         chosen[size] = {"strength": best, "validation": means[best]}
-        for draw in own:
-            given[size, draw.seed] = question.answer(fit(draw, best)[1])
+        for i, draw in enumerate(own):
+            found = tried[i] if i < len(tried) else fit(draw, [best])
+            given[size, draw.seed] = question.answer(found[best][1])
     return Answers(given, chosen, features[0].shape[1])
 
 

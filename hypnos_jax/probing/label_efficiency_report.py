@@ -33,6 +33,9 @@ def write_table(report: Mapping) -> str:
         f" {people['test']} people, {report['epochs']} epochs. In brackets: 95 %, over test people"
         " and draws.",
     ]
+    costs = {name: found.get("flops") for name, found in report["methods"].items()}
+    if told := [f"{name} {flops:.3g}" for name, flops in costs.items() if flops]:
+        lines.append(f"- Floating-point operations of training, a seed: {', '.join(told)}.")
     for metric in report["metrics"]:
         head = [METRICS[metric], "seeds", *(_people(size) for size in sizes)]
         rows = [head, ["---"] * len(head)]

@@ -25,7 +25,7 @@ from hypnos_jax.probing.comparison import network
 from hypnos_jax.probing.context_features import inputs_of, with_context
 from hypnos_jax.probing.frozen_features import night_features, random_features
 from hypnos_jax.probing.label_efficiency import Answers, Question, draw_people, probe_frozen
-from hypnos_jax.probing.trained_with_labels import train_on_draws
+from hypnos_jax.probing.trained_with_labels import LabelTraining
 from hypnos_jax.runtime.files import write_json
 from hypnos_jax.tasks import find_probe_task
 
@@ -40,18 +40,21 @@ class Training:
     Attributes:
         name: of the model among those of the study that it begins from.
         config: of the objective ``finetune``, resolved.
-        settings: to choose from; see ``train_on_draws``.
+        settings: to choose from; see ``LabelTraining``.
+        seeds: of the model that are fine-tuned, and so many times from scratch.
     """
 
     name: str
     config: dict
     settings: Sequence[dict] = ({},)
+    seeds: int = 1
 
 
-def ask(stores: Sequence[NightStore], task: str) -> Question:
+def ask(stores: Sequence[NightStore], task: str, epochs: int = 1) -> Question:
     """Return the question of a task by epoch about the nights of some stores.
 
-    The people of the first store are in its own splits; those of the others are tested alone.
+    The people of the first store are in its own splits; those of the others are tested alone. Where
+    a label stands for several ``epochs``, it is theirs where they agree, and else unknown.
 
     Raises:
         ValueError: no such task, or one of whole recordings; a recording or a person that two
@@ -71,10 +74,12 @@ def ask(stores: Sequence[NightStore], task: str) -> Question:
                     )
             split = night.split if number == 0 else "test"
             labels = found.labels(store, night).astype(int)
+            labels = labels[: len(labels) // epochs * epochs].reshape(-1, epochs)
+            labels = np.where((labels == labels[:, :1]).all(1), labels[:, 0], -1)
             rows.append((night.recording, night.subject, split, labels))
     recordings, subjects, splits, labels = (list(x) for x in zip(*rows))
     examples = probe.Examples(recordings, subjects, splits, labels, {}, found.classes)
-    return Question(examples, ranked=found.ranked)
+    return Question(examples, ranked=found.ranked, epochs=epochs)
 
 
 def study(
@@ -83,6 +88,7 @@ def study(
     folder: pathlib.Path,
     *,
     task: str = "staging",
+    epochs: int = 1,
     people: Sequence[int] = (1, 3, 10, 0),
     draws: int = 12,
     untrained: int = 3,
@@ -98,6 +104,7 @@ def study(
         stores: nights that all models read; see ``ask``.
         folder: gets everything.
         task: a name in ``tasks.PROBE_TASKS``, of epochs.
+        epochs: that an answer stands for, such as 2 where each minute was scored.
         people: numbers of labelled people; 0 is all.
         draws: of each number, but of all one.
         untrained: seeds of each network with random weights.
@@ -112,10 +119,10 @@ def study(
             store; a training that begins from no model of the study.
     """
     begin = time.monotonic()
-    question = ask(stores, task)
+    question = ask(stores, task, epochs)
     drawn, passed = draw_people(question, people, draws)
     of = [sha256(store.path / "manifest.json") for store in stores]
-    of += [task, [[d.size, d.seed] for d in drawn], list(strengths)]
+    of += [task, epochs, [[d.size, d.seed] for d in drawn], list(strengths)]
     kept = Kept(folder / "answers", of)
 
     def probed(name, identity, features):
@@ -154,17 +161,15 @@ def study(
         if one.name not in models:
             raise ValueError(f"the training begins from {one.name!r}; there are {[*models]}")
         tuned, scratch = FINETUNED.format(one.name), SCRATCH.format(one.name)
-        for seed, path in enumerate(models[one.name]):
+        trained = LabelTraining(question, one.config, stores, one.settings)
+        for seed, path in enumerate(models[one.name][: one.seeds]):
             for label, source in ((tuned, str(path)), (scratch, "")):
-                config = one.config | {"seed": seed}
-                identity = [config, list(one.settings)]
+                identity = [one.config, list(one.settings), seed]
                 identity += [load_model(source).checksum] if source else []
                 own = kept.get(
                     f"{label} {seed}",
                     identity,
-                    lambda c=config, s=source, t=one: train_on_draws(
-                        question, drawn, c, stores, init_from=s, settings=t.settings
-                    ),
+                    lambda t=trained, s=source, n=seed: t.answers(drawn, init_from=s, seed=n),
                 )
                 methods.setdefault(label, []).append(own)
         pairs += [(tuned, scratch), (one.name, scratch), (tuned, CONTEXT)]
@@ -174,6 +179,8 @@ def study(
         for size, n in passed.items()
         if n
     ]
+    for name, paths in models.items():
+        report["methods"][name]["flops"] = training_flops(paths)
     report |= {"task": task, "title": title or task, "notes": [*notes, *more]}
     report["seconds"] = kept.seconds + time.monotonic() - begin
     write_json(folder / "labels.json", report)
@@ -182,6 +189,20 @@ def study(
     with atomic_write(folder / "labels.md", "w") as file:
         file.write(table)
     return table
+
+
+def training_flops(paths: Sequence[str | os.PathLike]) -> float | None:
+    """Return the mean over runs of what their training computed, as ``cost.json`` counts it.
+
+    None where one is no run that has such a file.
+    """
+    found = []
+    for path in paths:
+        file = pathlib.Path(path) / "cost.json"
+        if not file.is_file():
+            return None
+        found.append(json.loads(file.read_text())["flops_per_step"] * load_model(path).step)
+    return float(np.mean(found))
 
 
 class Kept:

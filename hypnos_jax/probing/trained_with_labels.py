@@ -6,11 +6,11 @@ validation people, for a network from scratch by the same search as for one that
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import numpy as np
 
@@ -25,63 +25,72 @@ from hypnos_jax.tasks import find_task
 BATCH_SIZE = 32  # windows at once, in answering
 
 
-def train_on_draws(
-    question: Question,
-    draws: Sequence[Draw],
-    config: dict,
-    stores: Sequence[NightStore],
-    *,
-    init_from: str = "",
-    settings: Sequence[dict] = ({},),
-    heartbeat: Callable[[], None] = lambda: None,
-) -> Answers:
-    """Train a network with the labels of each draw, and take its answers.
+class LabelTraining:
+    """Training with the labels of draws, from any weights."""
 
-    Args:
-        question: what is asked; its recordings are those of the stores.
-        draws: of ``label_efficiency.draw_people``, of the first store.
-        config: of the objective ``finetune`` on ``modality_nights``, resolved.
-        stores: the first one's training people are drawn from; the others are answered alone.
-        init_from: what ``config.train.init_from`` may be; "" begins at random. What of it goes
-            where, the config says.
-        settings: changes of the config by dotted key, such as ``{"train.steps": 80}``; for each
-            number of people the one is taken that is best on the validation people over the first
-            ``CHOOSING`` draws.
-        heartbeat: called between trainings.
+    def __init__(
+        self,
+        question: Question,
+        config: dict,
+        stores: Sequence[NightStore],
+        settings: Sequence[dict] = ({},),
+    ):
+        """Take the config; nothing is compiled before it is needed.
 
-    Raises:
-        ConfigError: the config cannot be trained with.
-        WarmStartError: the weights do not fit.
-        ValueError: a task that is not answered token by token.
-    """
-    given, chosen = {}, {}
-    mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.set_mesh(mesh))
-        stack.enter_context(nn.logical_axis_rules(sharding.RULES))
-        trainers = [
-            Trainer(question, configs.change(config, change), stores, mesh, init_from)
-            for change in settings
-        ]
-        for size in dict.fromkeys(draw.size for draw in draws):
-            own, found = [draw for draw in draws if draw.size == size], {}
+        Args:
+            question: what is asked; its recordings are those of the stores.
+            config: of the objective ``finetune`` on ``modality_nights``, resolved.
+            stores: the first one's training people are drawn from; the others are answered alone.
+            settings: changes of the config by dotted key, such as ``{"train.steps": 80}``; for each
+                number of people the one is taken that is best on the validation people over the
+                first ``CHOOSING`` draws.
+        """
+        self.question, self.config, self.stores = question, config, stores
+        self.settings = settings
+        self._mesh = sharding.make_mesh(data=1, devices=jax.local_devices()[:1])
+        self._trainers: list[Trainer] = []
 
-            def answer(i, draw, found=found):
-                if (i, draw.seed) not in found:
-                    heartbeat()
-                    found[i, draw.seed] = trainers[i].answer(draw)
-                return found[i, draw.seed]
+    def answers(self, draws: Sequence[Draw], *, init_from: str = "", seed: int = 0) -> Answers:
+        """Train on each draw, and take the answers.
 
-            means = []
-            for i in range(len(settings)):
-                said = [answer(i, draw)["validation"] for draw in own[:CHOOSING]]
-                scores = [question.score(x, "validation")[question.metric] for x in said]
-                means.append(float(np.mean(scores)))
-            best = int(np.argmax(means))
-            chosen[size] = {"settings": settings[best], "validation": means[best]}
-            for draw in own:
-                given[size, draw.seed] = answer(best, draw)["test"]
-    return Answers(given, chosen, 0)
+        Args:
+            draws: of ``label_efficiency.draw_people``, of the first store.
+            init_from: what ``config.train.init_from`` may be; "" begins at random. What of it goes
+                where, the config says.
+            seed: of the random beginning.
+
+        Raises:
+            ConfigError: the config cannot be trained with.
+            WarmStartError: the weights do not fit.
+            ValueError: a task that is not answered token by token.
+        """
+        given, chosen = {}, {}
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(sharding.RULES):
+            if not self._trainers:
+                configured = [configs.change(self.config, change) for change in self.settings]
+                own = self.question, self.stores, self._mesh
+                self._trainers = [Trainer(*own, config) for config in configured]
+            weights = self._trainers[0].weights(init_from, seed)
+            for size in dict.fromkeys(draw.size for draw in draws):
+                own, found = [draw for draw in draws if draw.size == size], {}
+
+                def answer(i, draw, found=found):
+                    if (i, draw.seed) not in found:
+                        found[i, draw.seed] = self._trainers[i].answer(draw, weights)
+                    return found[i, draw.seed]
+
+                means = []
+                for i in range(len(self.settings)):
+                    said = [answer(i, draw)["validation"] for draw in own[:CHOOSING]]
+                    scores = [
+                        self.question.score(x, "validation")[self.question.metric] for x in said
+                    ]
+                    means.append(float(np.mean(scores)))
+                best = int(np.argmax(means))
+                chosen[size] = {"settings": self.settings[best], "validation": means[best]}
+                for draw in own:
+                    given[size, draw.seed] = answer(best, draw)["test"]
+        return Answers(given, chosen, 0)
 
 
 class Trainer:
@@ -90,12 +99,11 @@ class Trainer:
     def __init__(
         self,
         question: Question,
-        config: dict,
         stores: Sequence[NightStore],
         mesh: jax.sharding.Mesh,
-        init_from: str,
+        config: dict,
     ):
-        """Plan and compile; see ``train_on_draws``."""
+        """Plan and compile; see ``LabelTraining``."""
         self.question, self.stores, self.mesh = question, stores, mesh
         config = configs.change(config, {"data.path": str(stores[0].path)})
         source = batches.load_source(config, stores[0].path, split="train")
@@ -108,20 +116,24 @@ class Trainer:
         spec = batches.batch_spec(source, self.options.batch_size)
         self.plan = make_plan(self.config, self.objective, mesh, spec)
         self.step = self.plan.trace().lower().compile()
-        self.weights = None
-        if init_from:
-            more = self.options.init_subtrees, self.options.init_fresh
-            self.weights = warm_start.choose(self.plan.state, init_from, *more)
         self.context = self._on(stores[0])
 
-    def answer(self, draw: Draw) -> dict[str, np.ndarray]:
+    def weights(self, init_from: str, seed: int) -> warm_start.Weights:
+        """Return what to begin from: a model's weights, the rest of a seed."""
+        fresh = flax.traverse_util.flatten_dict(self.context.init(seed), sep="/")
+        arrays = {name: np.asarray(x) for name, x in fresh.items()}
+        if not init_from:
+            return warm_start.Weights(arrays, {})
+        more = self.options.init_subtrees, self.options.init_fresh
+        found = warm_start.choose(self.plan.state, init_from, *more)
+        return warm_start.Weights(arrays | found.arrays, found.provenance)
+
+    def answer(self, draw: Draw, weights: warm_start.Weights) -> dict[str, np.ndarray]:
         """Return the answers to the validation and the test people after training on a draw."""
         few = {"data.few_shot_subjects": draw.size, "data.few_shot_seed": draw.seed}
         config = configs.change(self.config, few)
         source = batches.load_source(config, self.stores[0].path, split="train")
-        state = self.plan.make()
-        if self.weights is not None:
-            state = warm_start.begin_from(state, self.weights)
+        state = warm_start.begin_from(self.plan.make(), weights)
         place, rows = sharding.batch_sharding(self.mesh), self.options.batch_size
         feed = source.batches(rows, 0, rows, 0)
         for _ in range(self.options.steps):
@@ -163,7 +175,8 @@ class Trainer:
         rows = []
         for i in places:
             labels = examples.labels[i]
-            rows.append(found[examples.recordings[i]][: len(labels)][labels >= 0])
+            said = self.question.pooled(found[examples.recordings[i]])
+            rows.append(said[: len(labels)][labels >= 0])
         return self.question.answer(np.concatenate(rows))
 
 

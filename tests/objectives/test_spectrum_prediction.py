@@ -33,6 +33,9 @@ def test_powers_are_those_of_the_bands_a_tone_lies_in():
     # 16 of 64 Hz is three quarters of the way from 0.1 Hz to 64 Hz on a logarithmic axis.
     assert int(tone.argmax()) == 6
     np.testing.assert_allclose(np.exp(log_powers(noise, 8)).mean(0), 1, atol=0.15)
+    # A louder device only adds a number, which the window's mean takes away.
+    gained = log_powers(300 * noise, 8) - log_powers(100 * noise, 8)
+    np.testing.assert_allclose(gained, 2 * np.log(3), atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["masked", "denoising"])
@@ -47,14 +50,11 @@ def test_hidden_tokens_or_all_are_asked_and_padding_is_not(source, kind):
     @jax.jit
     def loss(batch):
         found = objective.apply(variables, batch)
-        return found.total, found.weight, found.metrics["mean_predictor"][0]
+        return found.total, found.weight
 
-    total, weight, plain = loss(batch)
+    total, weight = loss(batch)
     assert np.isfinite(total)
     assert weight == ROWS * 2 * 10 * (0.5 if kind == "masked" else 1)
-    # A louder device asks nothing more of the same night.
-    louder = loss({**batch, "scale": np.array(batch["scale"]) * 1.5})
-    assert louder[2] == pytest.approx(float(plain), rel=0.02)
     padded = {**batch, "weight": np.array([1, 1, 0, 0], np.float32)}
     assert loss(padded)[1] == weight / 2
     other = {**padded, "signal/ibi": np.array(batch["signal/ibi"])}

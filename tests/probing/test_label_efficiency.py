@@ -85,6 +85,15 @@ def test_a_question_of_yes_and_no_is_ranked():
     assert found["auroc"]["low"] < found["auroc"]["value"] < found["auroc"]["high"]
 
 
+def test_an_answer_may_stand_for_several_epochs():
+    examples = probe.Examples(["r"], ["p"], ["test"], [np.array([0, 1, 1])], {}, ("a", "b"))
+    question = labels.Question(examples, ranked=True, epochs=2)
+    rows = np.array([[1, 2], [3, np.nan], [np.nan, 0], [np.nan, 4], [5, 5], [5, 7], [9, 9]])
+    found = question.pooled(rows)  # the last epoch is no minute
+    np.testing.assert_array_equal(found, [[2, 2], [np.nan, 2], [5, 6]])
+    assert labels.Question(examples).pooled(rows) is rows
+
+
 def test_too_few_draws_with_every_class_are_refused(examples):
     question = labels.Question(examples)
     with pytest.raises(ValueError, match="draws of 1 of 6 people"):

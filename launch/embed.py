@@ -3,6 +3,14 @@
 Writes ``<recording>.npz``: one float16 array [rows, D] per present modality under its name, or one
 named ``fused`` where the model fuses them; ``epochs`` [E, D] (means over 30 s and the modalities),
 ``times_s`` [rows] and ``model`` (the model's checksum). A row is of a second, of towers of 30 s.
+
+``--surprise`` adds how unexpected each second was to a model of tokens, in nats: one float32 array
+``surprise/<modality>`` [rows, C] per modality, its columns named in ``surprise_columns`` (``nll``
+and ``entropy`` of all levels together, and of further groups of levels, such as ``timing_nll``),
+NaN where there was no signal; and mean, standard deviation and percentiles of them,
+``surprise_epochs/<modality>`` [E, 6 C] and ``surprise_recording/<modality>`` [6 C], named in
+``surprise_statistics``.
+
 Recordings that cannot be embedded are listed in ``rejects.jsonl``. The same command resumes after
 an interruption; files of another model are replaced.
 
@@ -27,6 +35,7 @@ CHUNK_S = flags.DEFINE_integer("chunk_s", 256, "Seconds that the backbone embeds
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of the backbone's products; default: as trained."
 )
+SURPRISE = flags.DEFINE_bool("surprise", False, "Tell also how unexpected each second was.")
 
 
 def main(argv):
@@ -52,6 +61,7 @@ def main(argv):
             jobs=JOBS.value,
             chunk_s=CHUNK_S.value,
             dtype=DTYPE.value,
+            surprise=SURPRISE.value,
         )
     except (ValueError, OSError) as error:
         print(f"embed: {error}", file=sys.stderr)

@@ -253,8 +253,8 @@ TIMINGS: dict[str, Peaks | Slots] = {
         longest_s=12.0,
     ),
     "eeg": Slots("sigma", 1, (11.0, 16.0), 0.02, 2.0),
-    "eog": Slots("eye movements", 1, (1.0, 8.0), 0.02, 4.0),
-    "emg": Slots("muscle", 1, (20.0, 45.0), 0.05, 5.0),
+    "eog": Slots("eye movements", 1, (1.0, 8.0), 0.06, 4.0),
+    "emg": Slots("muscle", 1, (20.0, 45.0), 0.005, 2.0),
 }
 
 

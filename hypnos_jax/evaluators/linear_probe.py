@@ -3,7 +3,8 @@
 Tasks, each where the nights have labels for it: sleep staging, apnea or hypopnea and arousal by
 30-s epoch of sleep, rhythm by record. Beside the embedding: the same backbone with random weights,
 the tokenizers' codewords before the backbone, hand-crafted baseline features
-(``hypnos_jax.probing.hand_features``), and no features at all. Protocol:
+(``hypnos_jax.probing.hand_features``), and no features at all; with ``surprise`` also statistics of
+how unexpected the tokens were, alone, beside the embedding, and of random weights. Protocol:
 ``hypnos_jax.probing.probe``. Results go to ``workdir/probe.json`` and, as a picture, to
 ``workdir/figures/<step>_probe.png``.
 """
@@ -23,13 +24,26 @@ from data_pipelines.store import NightStore
 from hypnos_jax.export.model import TOKENIZERS, load_model
 from hypnos_jax.inference.embedding import epoch_means
 from hypnos_jax.models.token_chunks import CHUNK_S
+from hypnos_jax.objectives import TellsSurprise
 from hypnos_jax.probing import hand_features, probe
-from hypnos_jax.probing.frozen_features import BATCH_SIZE, POOLINGS, embed_nights, pooled
+from hypnos_jax.probing.frozen_features import (
+    BATCH_SIZE,
+    POOLINGS,
+    embed_nights,
+    embed_with_surprise,
+    pooled,
+    surprise_statistics,
+)
 from hypnos_jax.reports.figures import draw_probe
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
 from hypnos_jax.tasks import PROBED, find_probe_task
 
+SURPRISE, WITH_SURPRISE, RANDOM_SURPRISE = (
+    "surprise",
+    "embedding_and_surprise",
+    "random_surprise",
+)
 EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
     "embedding",
     "random_backbone",
@@ -54,6 +68,7 @@ class LinearProbe:
         fewest_test_subjects: int = probe.FEWEST_TEST_SUBJECTS,
         fewest_test_records: int = 50,
         pooling: str = "mean",
+        surprise: bool = False,
         batch_size: int = BATCH_SIZE,
         chunk_s: int = CHUNK_S,
         draws: int = 1000,
@@ -73,16 +88,19 @@ class LinearProbe:
             fewest_test_records: the same where a recording is a single example.
             pooling: of modalities, ``"mean"`` or ``"side_by_side"``; see
                 ``frozen_features.pooled``.
+            surprise: probe the surprise of tokens too; of models that predict them.
             batch_size: windows that are embedded at once.
             chunk_s: seconds of tokens that are embedded at once.
             draws: bootstrap samples.
 
         Raises:
-            ValueError: an unknown task or pooling.
+            ValueError: an unknown task or pooling; or a model that cannot tell ``surprise``.
         """
         if pooling not in POOLINGS:
             raise ValueError(f"linear_probe: pooling={pooling!r}; it is one of {POOLINGS}")
-        self.context, self.nights = context, nights
+        if surprise and not context.can(TellsSurprise):
+            raise ValueError("linear_probe: surprise=True wants a model that predicts tokens")
+        self.context, self.nights, self.surprise = context, nights, surprise
         self.tasks = [find_probe_task(name) for name in tasks or PROBED]
         self.fractions, self.repeats, self.strength = sorted(fractions), repeats, strength
         self.fewest = {False: fewest_test_subjects, True: fewest_test_records}
@@ -183,17 +201,20 @@ class LinearProbe:
 
     def _features(self, variables, by_record, store, nights, names, signals):
         """Feature set -> per night [N, F]; and why a set was not run."""
-        embedded = self._embed(by_record, nights, names, variables)
+        embedded = self._embed(by_record, nights, names, variables, EMBEDDING, SURPRISE)
+        if self.surprise:
+            both = zip(*embedded.values())
+            embedded[WITH_SURPRISE] = [np.concatenate(pair, axis=1) for pair in both]
         if by_record not in self._baselines:
             given = (by_record, store, nights, names, signals)
             self._baselines[by_record] = self._baselines_of(*given)
         sets, reasons = self._baselines[by_record]
-        return {EMBEDDING: embedded, **sets}, reasons
+        return {**embedded, **sets}, reasons
 
     def _baselines_of(self, by_record, store, nights, names, signals):
         sets, reasons = {}, {}
         fresh = self.context.init(self.context.config.get("seed", 0) + 1)
-        sets[RANDOM] = self._embed(by_record, nights, names, fresh)
+        sets |= self._embed(by_record, nights, names, fresh, RANDOM, RANDOM_SURPRISE)
         folder = store.path / TOKENIZERS
         if store.kind != "tokens":
             reasons[LATENTS] = "the model reads no tokens"
@@ -208,15 +229,22 @@ class LinearProbe:
             reasons[HAND] = "no store of channels was given (option nights)"
         return sets, reasons
 
-    def _embed(self, by_record, nights, names, variables):
-        """Pooled rows of each of the nights: [N, D]."""
+    def _embed(self, by_record, nights, names, variables, embedding, surprise):
+        """Feature set -> of each of the nights [N, F], by the names given: pooled rows, and
+        statistics of the surprise where that is asked for."""
         only = {night.recording for night in nights}
         options = {"names": names, "only": only, "chunk_s": self.chunk_s}
-        found = embed_nights(self.context, variables, batch_size=self.batch_size, **options)
         how = {"by_record": by_record, "pooling": self.pooling}
-        token_s = self.context.attribute("token_s")
-        rows = {night.recording: pooled(own, token_s, **how) for night, own in found}
-        return [rows[night.recording] for night in nights]
+        token_s, rows, told = self.context.attribute("token_s"), {}, {}
+        if self.surprise:
+            for night, own, values in embed_with_surprise(self.context, variables, **options):
+                rows[night.recording] = pooled(own, token_s, **how)
+                told[night.recording] = surprise_statistics(values, by_record=by_record)
+        else:
+            found = embed_nights(self.context, variables, batch_size=self.batch_size, **options)
+            rows = {night.recording: pooled(own, token_s, **how) for night, own in found}
+        sets = {embedding: rows, surprise: told} if told else {embedding: rows}
+        return {name: [own[night.recording] for night in nights] for name, own in sets.items()}
 
     def _judge(self, task, examples):
         """Probe every feature set, all subjects and fractions of them."""
@@ -285,7 +313,7 @@ class LinearProbe:
                 row = {"fraction": fraction, "subjects": float(np.mean(taken)), "values": values}
                 curve.append(row)
             out["label_efficiency"] |= {name: curve} if curve else {}
-            if name != EMBEDDING:
+            if name not in (EMBEDDING, SURPRISE, WITH_SURPRISE):
                 self._judged[task.name, name] = out["sets"][name], curve
         return out
 

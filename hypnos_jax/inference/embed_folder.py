@@ -54,6 +54,7 @@ def embed_folder(
     jobs: int = 1,
     chunk_s: int = CHUNK_S,
     dtype: str | None = None,
+    surprise: bool = False,
     progress: bool = True,
 ) -> Summary:
     """Embed every recording of a folder into ``output/<recording>.npz``.
@@ -68,14 +69,14 @@ def embed_folder(
         aliases: further channel labels, as ``channels.load_aliases`` returns them.
         cohort: whose generic labels these are.
         jobs: processes that read and prepare.
-        chunk_s, dtype: see ``Embedder``.
+        chunk_s, dtype, surprise: see ``Embedder``.
         progress: show a progress bar on stderr.
 
     Raises:
         ModelError: no model, or one that does not fit the recordings' tokens.
         ValueError: an unknown modality, or nothing to embed.
     """
-    embedder = open_embedder(model, chunk_s=chunk_s, dtype=dtype)
+    embedder = open_embedder(model, chunk_s=chunk_s, dtype=dtype, surprise=surprise)
     output = pathlib.Path(output)
     names = tuple(embedder.names(modalities))
     items, prepare, embed = _plan(pathlib.Path(source), names, mains_hz, aliases, cohort, embedder)
@@ -87,6 +88,7 @@ def embed_folder(
         "dtype": embedder.dtype,
         "modalities": names,
         "mains_hz": mains_hz,
+        **({"surprise": True} if surprise else {}),
     }
     comment = json.dumps({**settings, "aliases": aliases, "cohort": cohort}, sort_keys=True)
     done = {name for name in items if _comment(output / f"{name}.npz") == comment}

@@ -24,6 +24,7 @@ from data_pipelines.channels.resolve import label_of
 from data_pipelines.recipes.hypnos import RECIPE, ROWS
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.signals.rolling_scale import expand, last_scale
+from data_pipelines.signals.timing import tokenizer_levels
 from data_pipelines.store import ChannelSignal
 from hypnos_jax.export.model import ModelError
 from hypnos_jax.inference.token_embedder import Embedder
@@ -247,7 +248,8 @@ def generate(
         made[name] = np.stack(drawn)[:, columns[name]].astype(np.uint16)
         # The decoder too hears what came before, so that nothing jumps where the new begins.
         before = heard[name][:length][-shown - tokenizer.reach :] if heard else made[name][:0]
-        decoded = np.concatenate([before, made[name]])[:, : tokenizer.levels]
+        plain = tokenizer_levels(embedder.row(name))
+        decoded = np.concatenate([before, made[name]])[:, :plain]
         signal = tokenizer.decode(decoded[None])[0]
         start = len(before) * rate
         lead[name], signals[name] = signal[start - shown * rate : start], signal[start:]

@@ -26,6 +26,7 @@ import numpy as np
 from data_pipelines.files import atomic_write
 from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.signals.streaming import ChannelStream
+from hypnos_jax.inference.surprise import column_names, columns
 from hypnos_jax.inference.token_embedder import Embedder
 from hypnos_jax.models.code_axis import CodeAxis
 
@@ -41,12 +42,15 @@ class StreamRow:
         modalities: name -> float32 [D].
         mean: float32 [D], the mean over the modalities.
         valid: name -> whether the second held signal.
+        surprise: name -> how unexpected the second was, as ``RecordingSurprise.columns`` names it;
+            None where the embedder does not tell it.
     """
 
     second: int
     modalities: dict[str, np.ndarray]
     mean: np.ndarray
     valid: dict[str, bool]
+    surprise: dict[str, dict[str, float]] | None = None
 
 
 class Stream:
@@ -289,7 +293,16 @@ class Stream:
         second = int(state["second"])
         state["second"] = np.int64(second + 1)
         mean = np.mean(list(modalities.values()), axis=0)
-        return StreamRow(second, modalities, mean, valid)
+        return StreamRow(second, modalities, mean, valid, self._surprise(batch, before))
+
+    def _surprise(self, batch, before):
+        if not self._embedder.tells_surprise:
+            return None
+        found = columns(self._embedder.surprise(batch, before))[0, 0]
+        names = column_names(self._embedder.objective.level_groups)
+        return {
+            name: dict(zip(names, found[place].tolist())) for name, place in self._places.items()
+        }
 
     def _take(self, kind, name, count):
         queue = self._state[kind]

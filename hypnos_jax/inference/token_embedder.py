@@ -21,6 +21,7 @@ from typing import Any
 import flax.core
 import flax.errors
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.builders.recording_night import PrepareRecording
@@ -32,10 +33,11 @@ from data_pipelines.store import ChannelSignal, NightEntry, NightStore, StoreErr
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model
 from hypnos_jax.inference.embedding import RecordingEmbedding, epoch_means, wanted_names
 from hypnos_jax.inference.read_window import read_window
+from hypnos_jax.inference.surprise import RecordingSurprise, column_names, columns
 from hypnos_jax.inference.tokenizer import Tokenizer
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.models.token_chunks import CHUNK_S, Example, carry, cut, embed_tokens
-from hypnos_jax.objectives import EmbedsInPieces
+from hypnos_jax.objectives import EmbedsInPieces, Surprise, TellsSurprise
 
 DECODER = {"project_out", "decoder_transformer", "decoder"}  # of ``RvqTokenizer``
 
@@ -52,6 +54,7 @@ class Embedder:
         dtype: of the backbone's products.
         lag: whether row t has seen the seconds before t alone.
         width: D.
+        tells_surprise: whether embeddings come with their surprise.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Embedder:
         lag: bool | None = None,
         dtype: str | None = None,
         generates: bool = True,
+        surprise: bool = False,
     ):
         """Load a model.
 
@@ -73,18 +77,26 @@ class Embedder:
             dtype: of the backbone's products, ``"float32"`` or ``"bfloat16"``; None likewise.
             generates: keep also what only generation uses, the depth transformer and the decoders:
                 a third of the weights.
+            surprise: tell also how unexpected each second was, which needs the depth transformer:
+                about twice the time.
 
         Raises:
-            ModelError: no model, or not one of tokens.
+            ModelError: no model, or not one of tokens; or it has no likelihood of tokens, and
+                ``surprise`` is asked for.
         """
-        self.model = load_model(model)
+        self.model, self.tells_surprise = load_model(model), surprise
         if not generates:
-            self.model = _without_generation(self.model)
+            self.model = _without_generation(self.model, depth=surprise)
         self.modalities = self.model.config["modalities"]
         if not isinstance(self.model.objective, EmbedsInPieces):
             raise ModelError(
                 f"{type(self.model.objective).__name__} reads no tokens; this needs a model of"
                 " tokens, such as one of configs/hypnos/rq_transformer.py"
+            )
+        if surprise and not isinstance(self.model.objective, TellsSurprise):
+            raise ModelError(
+                f"{type(self.model.objective).__name__} has no likelihood of tokens: it cannot tell"
+                " their surprise"
             )
         if chunk_s < 1:
             raise ValueError(f"chunk_s={chunk_s}; give 1 or more seconds")
@@ -246,6 +258,19 @@ class Embedder:
         except flax.errors.FlaxError as error:
             raise ModelError(f"the model's variables do not fit its objective: {error}") from error
 
+    def surprise(self, batch: Example, context: jax.Array) -> Surprise:
+        """Return how unexpected seconds of tokens were.
+
+        Args:
+            batch: of these seconds, as ``RqTransformer`` takes it.
+            context: float32 [B, M, S, D], of ``advance``: of the second before each.
+        """
+        return self._surprise(self._variables, batch, jnp.moveaxis(context, 1, 2))
+
+    @functools.cached_property
+    def _surprise(self):
+        return jax.jit(functools.partial(self.objective.apply, method="surprise"))
+
     def check_tokens(self, store: NightStore) -> None:
         """Compare a token store's tokenizers with the model's.
 
@@ -348,8 +373,11 @@ class Embedder:
             recording: its name.
         """
         # Rows are written where they stay: pieces in lists would be there twice at the end.
-        rows, pooled, done = {}, None, 0
+        rows, pooled, done, told = {}, None, 0, []
         for piece in self.chunks(read, seconds):
+            if self.tells_surprise:
+                piece, surprise = piece
+                told.append(columns(surprise))
             own = {name: piece[name] for name in names}
             mean = np.mean(list(own.values()), axis=0)
             if pooled is None:
@@ -365,7 +393,14 @@ class Embedder:
             modalities=rows,
             epochs=epoch_means(pooled).astype(np.float16),
             model=self.checksum,
+            surprise=self._of_recording(np.concatenate(told), names) if told else None,
         )
+
+    def _of_recording(self, values, names):
+        """Of [S, M, C]."""
+        every = self.names()
+        own = {name: values[:, every.index(name)] for name in names}
+        return RecordingSurprise(column_names(self.objective.level_groups), own)
 
     def embed_night(
         self, store: NightStore, night: NightEntry, names: Sequence[str] | None = None
@@ -398,18 +433,23 @@ class Embedder:
         return self.collect(read, seconds, names, recording=night.recording)
 
     def chunks(self, read: Callable[[int, int], Example], seconds: int) -> Iterator[Example]:
-        """Yield name -> float32 [n, D] over the seconds of ``read``; see ``embed_tokens``."""
+        """Yield name -> float32 [n, D] over the seconds of ``read``; see ``embed_tokens``.
 
-        def step(batch, cache):
+        With ``tells_surprise`` a pair of it and the ``Surprise`` [n, M, G] of the same seconds.
+        """
+
+        def step(batch, cache, after=None):
             context, cache = self.advance(batch, cache)
-            return {name: context[:, i] for i, name in enumerate(self.names())}, cache
+            rows = {name: context[:, i] for i, name in enumerate(self.names())}
+            return rows if after is None else (rows, self.surprise(after, context)), cache
 
         options = {"lag": self.lag, "reach": self.reach, "chunk_s": self.chunk_s}
+        options["coming"] = self.tells_surprise
         yield from embed_tokens(step, read, seconds, **options)
 
 
-def _without_generation(model):
-    """The model without the weights that only generation uses."""
+def _without_generation(model, depth):
+    """The model without the weights that only generation uses, or with its depth transformer."""
 
     def cut(model, part, names):
         params = dict(model.variables["params"])
@@ -420,7 +460,8 @@ def _without_generation(model):
     tokenizers = {
         name: cut(load_model(own), "tokenizer", DECODER) for name, own in model.tokenizers.items()
     }
-    return dataclasses.replace(cut(model, "network", {"depth"}), tokenizers=tokenizers)
+    left_out = set() if depth else {"depth"}
+    return dataclasses.replace(cut(model, "network", left_out), tokenizers=tokenizers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

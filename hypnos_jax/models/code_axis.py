@@ -91,6 +91,16 @@ class CodeAxis:
             ends.append(ends[-1] + modality["levels"])
         return [slice(a, b) for a, b in zip(ends, ends[1:])]
 
+    @functools.cached_property
+    def level_groups(self) -> dict[str, list[tuple[int, ...]]]:
+        """Names of groups of levels -> each modality's columns of the axis; ``"all"`` is first."""
+        groups = {"all": self.columns, "timing": self.timing}
+        found = {
+            name: [tuple(range(own.start, own.stop)) for own in parts]
+            for name, parts in groups.items()
+        }
+        return {name: parts for name, parts in found.items() if any(parts)}
+
     @property
     def width(self) -> int:
         """sumK."""

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
-from hypnos_jax.nn.cross_entropy import cross_entropy, head_logits
+from hypnos_jax.nn.cross_entropy import cross_entropy, head_logits, surprise
 from hypnos_jax.nn.linear import kernel_init, zeros_init
 from hypnos_jax.nn.transformer import Transformer
 
@@ -216,15 +216,6 @@ class DepthTransformer(nn.Module):
             self.logits(context[:, :, :1], codes[:, :1], tables)
             params = self.variables["params"]
         length = codes.shape[1]
-        chunk = min(self.chunk, length)
-        count = -(-length // chunk)
-
-        def cut(x, axis):
-            pads = [(0, 0)] * x.ndim
-            pads[axis] = (0, count * chunk - length)
-            x = jnp.pad(x, pads)
-            x = x.reshape(*x.shape[:axis], count, chunk, *x.shape[axis + 1 :])
-            return jnp.moveaxis(x, axis, 0)
 
         def cost(learnt, context, codes, weight, key):
             params, tables = learnt
@@ -239,14 +230,54 @@ class DepthTransformer(nn.Module):
                 method="_cost",
             )
 
-        pieces = (cut(codes, 1), cut(weight, 1), jax.random.split(key, count))
+        given = self._pieces(codes, 1), self._pieces(weight, 1)
+        pieces = (*given, jax.random.split(key, len(given[0])))
         learnt = (params, None if self.code_tables == "own" else tables)
-        total, scores = _sum_with_gradient(cost, learnt, cut(context, 2), pieces)
-        scores = {
-            name: jnp.moveaxis(x, 0, 1).reshape(len(codes), count * chunk, -1)[:, :length]
-            for name, x in scores.items()
-        }
-        return total, scores
+        total, scores = _sum_with_gradient(cost, learnt, self._pieces(context, 2), pieces)
+        return total, {name: _joined(x)[:, :length] for name, x in scores.items()}
+
+    def _pieces(self, x, axis):
+        """The axis of seconds cut into ``chunk`` each, zeros behind; pieces first."""
+        chunk = min(self.chunk, x.shape[axis])
+        count = -(-x.shape[axis] // chunk)
+        pads = [(0, 0)] * x.ndim
+        pads[axis] = (0, count * chunk - x.shape[axis])
+        x = jnp.pad(x, pads)
+        x = x.reshape(*x.shape[:axis], count, chunk, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 0)
+
+    def surprise(
+        self,
+        context: jax.Array,
+        codes: jax.Array,
+        tables: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return how unexpected codes were, ``chunk`` seconds of logits at a time.
+
+        Args:
+            context, codes, tables: as for ``score``.
+
+        Returns:
+            float32 [B, S, sumK] each, in nats: the negative log likelihood of each code given the
+            context and the true codes of the lower levels, and the entropy of that prediction.
+        """
+        module, params = self.clone(parent=None), self.variables["params"]
+
+        def one(piece):
+            return module.apply({"params": params}, *piece, tables, method="_surprise")
+
+        found = jax.lax.map(one, (self._pieces(context, 2), self._pieces(codes, 1)))
+        return tuple(_joined(x)[:, : codes.shape[1]] for x in found)
+
+    def _surprise(self, context, codes, tables):
+        parts = {}, {}
+        for group, (x, kernel) in self._heads(context, codes, tables, False).items():
+            target = jnp.moveaxis(self.codes.members(codes, group), -1, 0)
+            flat = x.reshape(len(x), -1, x.shape[-1]), target.reshape(len(x), -1)
+            found = surprise(flat[0], kernel, self.biases[group], flat[1])
+            for part, values in zip(parts, found):
+                part[group] = jnp.moveaxis(values.reshape(target.shape), 0, -1)
+        return tuple(self.codes.axis(part) for part in parts)
 
     def _cost(self, context, codes, weight, tables, train):
         scores = {"nll": {}, "hit": {}, "max_logit": {}, "log_partition": {}}
@@ -298,6 +329,11 @@ class DepthTransformer(nn.Module):
                 parts[name] = own
             codes = self.codes.axis(parts)
         return codes[:, 0]
+
+
+def _joined(x):
+    """[B, S, ...] of pieces [n, B, S / n, ...]."""
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
 
 
 def _sum_with_gradient(cost, params, xs, pieces):

@@ -381,6 +381,15 @@ class RqTransformer(nn.Module):
         head = jnp.where(first, x[:, :, :1], x[:, :, 1:2])
         return self._run(jnp.concatenate([head, x[:, :, 2:]], axis=2), present, groups)
 
+    def surprise(self, context: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return how unexpected codes were; see ``DepthTransformer.surprise``.
+
+        Args:
+            context: float32 [B, M, S, D], each second's of the seconds before it alone.
+            codes: int32 [B, S, sumK].
+        """
+        return self.depth.surprise(context, codes, self.tables)
+
     def draw(self, context: jax.Array, key: jax.Array, **options) -> jax.Array:
         """Draw one second's codes int32 [B, sumK]; see ``DepthTransformer.draw``."""
         return self.depth.draw(context, key, self.tables, **options)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.models.rq_transformer import RqTransformer
-from hypnos_jax.objectives import Embedding, Loss
+from hypnos_jax.objectives import Embedding, Loss, Surprise
 
 
 class RqNextToken(nn.Module):
@@ -149,6 +149,28 @@ class RqNextToken(nn.Module):
     def embed_next(self, batch: dict[str, jax.Array], first: jax.Array | bool) -> Embedding:
         """Return ``embed``'s rows of seconds that come in pieces; see ``RqTransformer.advance``."""
         return self._embedding(batch, self.network.advance(batch, first=first))
+
+    @property
+    def level_groups(self) -> tuple[str, ...]:
+        """Names of the groups of levels that ``surprise`` is told of."""
+        return tuple(CodeAxis(self.model["modalities"]).level_groups)
+
+    def surprise(self, batch: dict[str, jax.Array], rows: jax.Array) -> Surprise:
+        """Return how unexpected a batch's codes were after ``rows`` of the seconds before each."""
+        axis = CodeAxis(self.model["modalities"])
+        there = batch["valid"] & batch["present"][:, None]
+
+        def sums(x):
+            found = []
+            for columns in axis.level_groups.values():  # of each modality
+                own = [
+                    x[..., list(c)].sum(-1) if c else jnp.full(x.shape[:2], jnp.nan)
+                    for c in columns
+                ]
+                found.append(jnp.where(there, jnp.stack(own, axis=-1), jnp.nan))
+            return jnp.stack(found, axis=-1)
+
+        return Surprise(*map(sums, self.network.surprise(jnp.moveaxis(rows, 2, 1), batch["codes"])))
 
     def _embedding(self, batch, context):
         """Of contexts [B, M, S, D], which rest on the past: a gap in it does not make them void."""

@@ -14,15 +14,16 @@ import jax
 import numpy as np
 
 from data_pipelines import pipeline
-from data_pipelines.store import NightEntry, NightStore
+from data_pipelines.store import EPOCH_S, NightEntry, NightStore
 from hypnos_jax import batch as batches
 from hypnos_jax import evaluate, sharding
 from hypnos_jax import state as states
 from hypnos_jax.export.model import LoadedModel
 from hypnos_jax.inference.embedding import mean_over_modalities, valid_epoch_means
 from hypnos_jax.inference.read_window import read_window
+from hypnos_jax.inference.surprise import columns, statistics
 from hypnos_jax.models.token_chunks import CHUNK_S, carry, embed_tokens
-from hypnos_jax.objectives import EmbedsInPieces
+from hypnos_jax.objectives import EmbedsInPieces, TellsSurprise
 
 SPLITS = ("train", "validation", "test")
 POOLINGS = ("mean", "side_by_side")
@@ -63,7 +64,8 @@ def embed_nights(
             for night in context.store.nights
             if night.split in splits and (only is None or night.recording in only)
         }
-        yield from _in_pieces(context, variables, every, used, wanted, chunk_s)
+        for night, rows, _ in _in_pieces(context, variables, every, used, wanted, chunk_s):
+            yield night, rows
         return
     source = pipeline.find_source(context.attribute("embed_data"))
     if "whole_nights" not in vars(source):
@@ -100,7 +102,35 @@ def embed_nights(
             yield night, found.pop(night.recording)
 
 
-def _in_pieces(context, variables, every, used, wanted, chunk_s):
+def embed_with_surprise(
+    context: evaluate.Context,
+    variables: dict,
+    *,
+    names: Sequence[str] | None = None,
+    only: set[str] | None = None,
+    chunk_s: int = CHUNK_S,
+) -> Iterator[tuple[NightEntry, Rows, np.ndarray]]:
+    """Yield every night of a store of tokens with its rows and how unexpected its tokens were.
+
+    Args:
+        context, variables, names, only, chunk_s: as of ``embed_nights``.
+
+    Yields:
+        the night, its rows, and float32 [L, M, C] in the order of ``surprise.column_names``.
+
+    Raises:
+        ValueError: the model has no likelihood of tokens, or reads no such store.
+    """
+    if not (context.can(EmbedsInPieces) and context.can(TellsSurprise)):
+        raise ValueError("the model has no likelihood of tokens: it cannot tell their surprise")
+    every = [row["name"] for row in context.attribute("modalities")]
+    used = np.isin(every, every if names is None else names)
+    nights = {night.recording for night in context.store.nights}
+    wanted = nights if only is None else nights & only
+    yield from _in_pieces(context, variables, every, used, wanted, chunk_s, surprise=True)
+
+
+def _in_pieces(context, variables, every, used, wanted, chunk_s, surprise=False):
     """Nights of tokens; every process does all of them on one device of its own."""
     store = context.store
     if store.kind != "tokens":
@@ -113,7 +143,15 @@ def _in_pieces(context, variables, every, used, wanted, chunk_s):
     kept = () if reach is None else ("cache",)
     with context.on_one_device(variables) as (local, here):
         apply = local.functions("embed_next", mutable=kept)
-        step = carry(lambda own, cache, *given: apply({**own, **cache}, *given), here)
+        advance = carry(lambda own, cache, *given: apply({**own, **cache}, *given), here)
+        tell = local.functions("surprise") if surprise else None
+
+        def step(batch, cache, after=None):
+            found, cache = advance(batch, cache)
+            if after is None:
+                return found, cache
+            return (found, tell(here, after, found.rows)), cache
+
         for night in store.nights:
             if night.recording not in wanted:
                 continue
@@ -123,11 +161,13 @@ def _in_pieces(context, variables, every, used, wanted, chunk_s):
                 window = read_window(store, night, modalities, start, stop)
                 return {**window, "present": window["present"] & used}
 
-            pieces = list(
-                embed_tokens(step, read, night.duration_s, lag=lag, reach=reach, chunk_s=chunk_s)
-            )
+            options = {"lag": lag, "reach": reach, "chunk_s": chunk_s, "coming": surprise}
+            pieces, told = list(embed_tokens(step, read, night.duration_s, **options)), None
+            if surprise:
+                pieces, told = zip(*pieces)
+                told = np.concatenate([columns(piece) for piece in told])
             rows = np.concatenate([piece.rows for piece in pieces])
-            yield night, (rows, np.concatenate([piece.valid for piece in pieces]))
+            yield night, (rows, np.concatenate([piece.valid for piece in pieces])), told
 
 
 def pooled(rows: Rows, token_s: float, *, by_record: bool, pooling: str) -> np.ndarray:
@@ -151,6 +191,19 @@ def pooled(rows: Rows, token_s: float, *, by_record: bool, pooling: str) -> np.n
         return mean_over_modalities(values, valid)
     flat = values.reshape(len(values), -1)
     return np.where(valid.any(1, keepdims=True), flat, np.nan)
+
+
+def surprise_statistics(values: np.ndarray, *, by_record: bool) -> np.ndarray:
+    """Return float32 [E, F], statistics of each 30-s epoch, or [1, F], of the whole recording.
+
+    Args:
+        values: of ``embed_with_surprise``, float32 [S, M, C], a row a second.
+        by_record: one row for the recording.
+    """
+    if not by_record:
+        values = values[: len(values) // EPOCH_S * EPOCH_S]
+    step = len(values) if by_record else EPOCH_S
+    return statistics(values.reshape(-1, step, values[0].size))
 
 
 def subset_features(

@@ -18,6 +18,9 @@ NAMES = {
     "token_latents": "token latents",
     "hand_features": "hand-made features",
     "no_features": "no features",
+    "surprise": "surprise",
+    "embedding_and_surprise": "embedding and surprise",
+    "random_surprise": "surprise, random weights",
 }
 COLOURS = {
     "embedding": BLUE,
@@ -25,6 +28,9 @@ COLOURS = {
     "token_latents": ORANGE,
     "hand_features": GREEN,
     "no_features": "#555555",
+    "surprise": "#56B4E9",
+    "embedding_and_surprise": "#CC79A7",
+    "random_surprise": "#BBBBBB",
 }
 METRICS = {
     "kappa": "Cohen's kappa",
@@ -171,6 +177,46 @@ def draw_probe(report: dict, path: str | os.PathLike) -> None:
             confusion_panel(axis, task["sets"][own]["confusion"], classes)
             axis.set(xlabel="predicted", ylabel="scored")
             axis.set_title(f"{NAMES.get(own, own)}: share of each scored class", fontsize=9)
+    save_figure(figure, path)
+
+
+def draw_records(report: dict, path: str | os.PathLike) -> None:
+    """Draw the results of ``evaluators/record_probe.py`` as a PNG.
+
+    Args:
+        report: what ``record_probe.json`` holds.
+        path: the file; replaced whole.
+    """
+    parts = [part for part in ("records", "test") if part in report]
+    height = 1.6 + 0.42 * len(report["records"]["sets"])
+    figure, axes = new_figure(1, len(parts), (9 * len(parts), height))
+    for axis, part in zip(np.ravel(axes), parts):
+        sets, beside = report[part]["sets"], report["beside"]
+        places = np.arange(len(sets))[::-1]
+        for place, (name, row) in zip(places, sets.items()):
+            alone = "untrained" not in row  # hand-made
+            label = {0: "hand-made"}.get(place) if alone else {len(sets) - 1: "trained"}.get(place)
+            low, high = (
+                row[end] if row[end] is not None else row["value"] for end in ("low", "high")
+            )
+            axis.plot([low, high], [place] * 2, color=GREEN if alone else BLUE)
+            axis.plot(row["value"], place, "o", color=GREEN if alone else BLUE, label=label)
+            axis.text(1.01, place, f"{row['value']:.3f}", va="center", fontsize=8)
+            for values in [row.get("untrained", [])]:
+                label = "untrained, a seed each" if place == len(sets) - 1 else None
+                axis.plot(values, [place] * len(values), "|", color=GREY, markersize=9, label=label)
+            for other, colour in zip(beside, (ORANGE, "#CC79A7")):
+                own = beside[other].get(part, {}).get(name)
+                if own and not alone:
+                    label = other if place == len(sets) - 1 else None
+                    axis.plot(own["value"], place - 0.22, "D", color=colour, ms=4, label=label)
+        axis.axvline(0.5, color="black", linewidth=0.6, linestyle=":")
+        axis.set_yticks(places, [name.replace("_", " ") for name in sets])
+        axis.set(xlim=(0.3, 1.0), xlabel="AUROC, 95 % interval over people")
+        normal, other = report[part]["counts"]
+        title = f"{other} records of {report['classes'][1]}, {normal} {report['classes'][0]}"
+        axis.set_title(title + (", only judged" if part == "test" else ""), fontsize=10)
+        axis.legend(fontsize=8, frameon=False, loc="lower left")
     save_figure(figure, path)
 
 

@@ -140,6 +140,17 @@ def test_a_picture_is_drawn(results, workdir):
 
 
 @pytest.mark.slow
+def test_surprise_is_probed_alone_and_beside_the_embedding(workdir):
+    options = {"surprise": True, "tasks": ["staging", "rhythm"], "fractions": [1.0]}
+    evaluate(workdir, changes={f"evals.probe.{name}": x for name, x in options.items()})
+    report = json.loads((workdir / "probe.json").read_text())
+    for task in report["tasks"].values():
+        assert list(task["sets"])[:3] == ["embedding", "surprise", "embedding_and_surprise"]
+        assert "random_surprise" in task["sets"]
+        assert np.sum(task["sets"]["surprise"]["confusion"]) == sum(task["counts"])
+
+
+@pytest.mark.slow
 def test_without_nights_the_reason_is_given(workdir):
     evaluate(workdir, changes={"evals.probe.nights": "", "evals.probe.tasks": ["rhythm"]})
     report = json.loads((workdir / "probe.json").read_text())

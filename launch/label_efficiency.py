@@ -36,6 +36,9 @@ FINETUNED = flags.DEFINE_string("finetuned", "", "name of the model that it begi
 SETTINGS = flags.DEFINE_string(
     "settings", "[{}]", "JSON, changes of that config by dotted key, to choose from"
 )
+WHOLE_NIGHT = flags.DEFINE_bool(
+    "whole_night", False, "give every probe its rows' mean and spread in the night, too"
+)
 TITLE = flags.DEFINE_string("title", "", "of the table")
 
 
@@ -66,6 +69,7 @@ def main(argv):
             draws=DRAWS.value,
             untrained=UNTRAINED.value,
             training=training,
+            whole_night=WHOLE_NIGHT.value,
             title=TITLE.value,
         )
     except (ValueError, OSError) as error:

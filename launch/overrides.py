@@ -1,4 +1,4 @@
-"""What command lines share: a config's keys, ``--set``, ``--models=NAME=PATH``."""
+"""Texts of command lines: ``--config.KEY=`` and ``--set`` of configs, NAME=PATH of models."""
 
 import json
 import pathlib

@@ -4,9 +4,10 @@ Tasks, each where the nights have labels for it: sleep staging, apnea or hypopne
 30-s epoch of sleep, rhythm by record. Beside the embedding: the same backbone with random weights,
 the tokenizers' codewords before the backbone, hand-crafted baseline features
 (``hypnos_jax.probing.hand_features``), and no features at all; with ``surprise`` also statistics of
-how unexpected the tokens were, alone, beside the embedding, and of random weights. Protocol:
-``hypnos_jax.probing.probe``. Results go to ``workdir/probe.json`` and, as a picture, to
-``workdir/figures/<step>_probe.png``.
+how unexpected the tokens were, alone, beside the embedding, and of random weights. With ``shots``,
+probes of a few labelled epochs of each class too. Protocol: ``hypnos_jax.probing.probe``. Results
+go to ``workdir/probe.json`` and, as pictures, to ``workdir/figures/<step>_probe.png`` and
+``<step>_few_shot.png``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from hypnos_jax.probing.frozen_features import (
     pooled,
     surprise_statistics,
 )
+from hypnos_jax.reports import few_shot_section
 from hypnos_jax.reports.figures import draw_probe
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
@@ -64,6 +66,8 @@ class LinearProbe:
         tasks: Sequence[str] = (),
         fractions: Sequence[float] = (0.01, 0.1, 1.0),
         repeats: int = 3,
+        shots: Sequence[int] = (),
+        shot_draws: int = 10,
         strength: float = 1.0,
         fewest_test_subjects: int = probe.FEWEST_TEST_SUBJECTS,
         fewest_test_records: int = 50,
@@ -83,6 +87,9 @@ class LinearProbe:
                 labels for by default.
             fractions: of the training subjects, for the label-efficiency curve.
             repeats: draws of each fraction.
+            shots: labelled epochs (or records) of each class, such as ``(1, 3, 10, 30, 100)``: a
+                probe for each, on so few, drawn among those of all training subjects.
+            shot_draws: draws of each of these.
             strength: of the probe's L2 penalty.
             fewest_test_subjects: fewer of them, and folds over all subjects replace the split.
             fewest_test_records: the same where a recording is a single example.
@@ -94,8 +101,13 @@ class LinearProbe:
             draws: bootstrap samples.
 
         Raises:
-            ValueError: an unknown task or pooling; or a model that cannot tell ``surprise``.
+            ValueError: an unknown task or pooling; shots or draws below 1; a model that cannot tell
+                ``surprise``.
         """
+        if min((*shots, shot_draws)) < 1:
+            raise ValueError(
+                f"linear_probe: shots={tuple(shots)} and shot_draws={shot_draws} are 1 or more"
+            )
         if pooling not in POOLINGS:
             raise ValueError(f"linear_probe: pooling={pooling!r}; it is one of {POOLINGS}")
         if surprise and not context.can(TellsSurprise):
@@ -103,16 +115,17 @@ class LinearProbe:
         self.context, self.nights, self.surprise = context, nights, surprise
         self.tasks = [find_probe_task(name) for name in tasks or PROBED]
         self.fractions, self.repeats, self.strength = sorted(fractions), repeats, strength
+        self.shots, self.shot_draws = sorted(shots), shot_draws
         self.fewest = {False: fewest_test_subjects, True: fewest_test_records}
         self.chunk_s, self.draws = chunk_s, draws
         self.pooling, self.batch_size = pooling, batch_size
         # What does not depend on the model's variables is found once for all checkpoints of a job.
         self._baselines: dict[bool, tuple[dict, dict]] = {}
-        self._judged: dict[tuple[str, str], tuple[dict, list]] = {}
+        self._judged: dict[tuple[str, str], tuple[dict, list, list]] = {}
 
     def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
         """Yield ``<task>/<feature set>/<metric>``, with ``_low`` and ``_high`` of the first metric
-        where there is an interval; write and draw everything.
+        where there is an interval, and ``..._<n>_shot`` of it; write and draw everything.
 
         Raises:
             ValueError: the model reads no whole nights, or ``nights`` are others.
@@ -158,6 +171,10 @@ class LinearProbe:
                 for end in ("low", "high"):
                     if own["metrics"][first][end] is not None:
                         yield f"{task}/{name}/{first}_{end}", own["metrics"][first][end]
+            for name, rows in found["few_shot"].items():
+                for row in rows:
+                    if row["mean"] is not None:
+                        yield f"{task}/{name}/{first}_{row['shots']}_shot", row["mean"]
 
     def _write(self, report):
         write_json(self.context.workdir / "probe.json", report)
@@ -165,6 +182,8 @@ class LinearProbe:
             figures = self.context.workdir / "figures"
             figures.mkdir(exist_ok=True)
             draw_probe(report, figures / f"{report['step']}_probe.png")
+            if self.shots:
+                few_shot_section.write(self.context.workdir, report, self.shot_draws)
 
     def _signals(self, store):
         """The store of signals for the hand-crafted features, or None; it must hold every night."""
@@ -279,15 +298,17 @@ class LinearProbe:
             ).tolist(),
             "sets": {},
             "label_efficiency": {},
+            "few_shot": {},
         }
         size, metric = len(task.classes), "auroc" if task.ranked else "kappa"
         scored = functools.partial(probe.score, classes=size, ranked=task.ranked)
         for name in [*examples.features, NOTHING]:
             self.context.heartbeat()
             if (task.name, name) in self._judged:
-                score, curve = self._judged[task.name, name]
+                score, curve, few = self._judged[task.name, name]
                 out["sets"][name] = score
                 out["label_efficiency"] |= {name: curve} if curve else {}
+                out["few_shot"] |= {name: few} if few else {}
                 continue
             own = "" if name == NOTHING else name
             cross = functools.partial(
@@ -313,9 +334,33 @@ class LinearProbe:
                 row = {"fraction": fraction, "subjects": float(np.mean(taken)), "values": values}
                 curve.append(row)
             out["label_efficiency"] |= {name: curve} if curve else {}
+            whole = out["sets"][name]["metrics"][metric]["value"]
+            judge = functools.partial(scored, draws=1)
+            few = self._few_shot(examples, pairs, cross, judge, metric, whole) if own else []
+            out["few_shot"] |= {name: few} if few else {}
             if name not in (EMBEDDING, SURPRISE, WITH_SURPRISE):
-                self._judged[task.name, name] = out["sets"][name], curve
+                self._judged[task.name, name] = out["sets"][name], curve, few
         return out
+
+    def _few_shot(self, examples, pairs, cross, judge, metric, whole) -> list[dict]:
+        """The score by labelled examples of each class: ``{shots, examples, values, mean, low,
+        high}``, the last two 95 % of the draws."""
+        rows = []
+        counts = [probe.class_counts(examples, train) for train, _ in pairs]
+        for shots in self.shots:
+            self.context.heartbeat()
+            few = [int(np.minimum(own, shots).sum()) for own in counts]
+            if all(shots >= own.max() for own in counts):
+                values = [whole]  # there are no more
+            else:
+                found = (judge(cross(shots=shots, seed=seed)) for seed in range(self.shot_draws))
+                values = [one["metrics"][metric]["value"] for one in found]
+            told = [value for value in values if value is not None]
+            low, high = np.quantile(told, [0.025, 0.975]).tolist() if told[1:] else (None, None)
+            mean = float(np.mean(told)) if told else None
+            row = {"shots": shots, "examples": float(np.mean(few)), "values": values}
+            rows.append(row | {"mean": mean, "low": low, "high": high})
+        return rows
 
 
 PROTOCOL = (

@@ -86,19 +86,21 @@ class RecordProbe:
         and ``/gain``; of test records the same below ``test/``. Write and draw everything.
 
         Raises:
-            ValueError: the records lack labels of a class, or the model reads no such tokens; or a
-                person of the records is in the training data, or one of ``test`` among the others.
+            ValueError: the records lack labels of a class, or are no tokens of the tokenizers that
+                made the training data; or a person of the records is in the training data, or one
+                of ``test`` among the others.
         """
-        records, contexts, sets = {}, {}, {}
+        records, stores, sets = {}, {}, {}
         for which, (tokens, _) in self.stores.items():
-            contexts[which] = self.context.on({**self.context.config["data"], "path": tokens})
-            records[which] = self._records(contexts[which].store)
+            stores[which] = NightStore(tokens)
+            self._check_tokens(stores[which])
+            records[which] = self._records(stores[which])
             self._check_people(tokens, records)
         seed = self.context.config.get("seed", 0) + 1
         weights = [variables, *(self.context.init(seed + i) for i in range(self.untrained))]
         for which, (_, signals) in self.stores.items():
-            there = contexts[which]
-            sets[which] = [self._features(there, own, records[which]) for own in weights]
+            of = stores[which], records[which]
+            sets[which] = [self._features(own, *of) for own in weights]
             for own in sets[which][:1]:
                 own |= self._hand_made(signals, records[which]) if signals else {}
         report = {"step": step, "task": self.task.name, "classes": list(self.task.classes)}
@@ -124,6 +126,16 @@ class RecordProbe:
                 if "gain" in row:
                     yield f"{head}/untrained", float(np.mean(row["untrained"]))
                     yield f"{head}/gain", row["gain"]["value"]
+
+    def _check_tokens(self, store):
+        made, trained = (
+            own.manifest["provenance"].get("tokenizers", {}) for own in (store, self.context.store)
+        )
+        if store.kind != "tokens" or made != trained:
+            raise ValueError(
+                f"record_probe: {store.path} holds no tokens of the tokenizers that made"
+                f" {self.context.store.path}"
+            )
 
     def _check_people(self, tokens, records):
         """Nobody is judged whom the model was trained on, nor in ``test`` whom a probe was."""
@@ -161,11 +173,11 @@ class RecordProbe:
             raise ValueError(f"record_probe: the records of {store.path} are not of both classes")
         return Records(names, subjects, np.array(labels))
 
-    def _features(self, context, variables, records):
+    def _features(self, variables, store, records):
         """Feature set -> [N, F], or [N] of one number."""
-        columns = column_names(context.attribute("level_groups"))
-        found, only = {}, set(records.names)
-        for night, (rows, valid), told in embed_with_surprise(context, variables, only=only):
+        columns = column_names(self.context.attribute("level_groups"))
+        found, of = {}, {"store": store, "only": set(records.names)}
+        for night, (rows, valid), told in embed_with_surprise(self.context, variables, **of):
             rows, told = rows[self.skip_s :], told[self.skip_s :]
             rows = np.where(valid[self.skip_s :, :, None], rows, np.nan).reshape(len(rows), -1)
             own = {"mean": np.nanmean(rows, 0)}

@@ -38,6 +38,20 @@ def with_context(rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
+def with_night(rows: np.ndarray) -> np.ndarray:
+    """Return float32 [E, 3 F] of rows [E, F]: themselves, and their mean and spread in the night.
+
+    What is not known is left out of these; NaN where nothing is known of the night.
+    """
+    rows = np.asarray(rows, np.float32)
+    known = np.isfinite(rows)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, rows, 0).sum(0) / count
+    spread = np.sqrt(np.where(known, (rows - mean) ** 2, 0).sum(0) / count)
+    night = np.where(known.any(0), [mean, spread], np.nan).reshape(-1)
+    return np.concatenate([rows, np.tile(night, (len(rows), 1))], axis=1, dtype=np.float32)
+
+
 def inputs_of(store: NightStore, night: NightEntry) -> np.ndarray:
     """Return float32 [E, F]: what a night's epochs are described by without any network.
 

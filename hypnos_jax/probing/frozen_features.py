@@ -64,7 +64,9 @@ def embed_nights(
             for night in context.store.nights
             if night.split in splits and (only is None or night.recording in only)
         }
-        for night, rows, _ in _in_pieces(context, variables, every, used, wanted, chunk_s):
+        options = {"chunk_s": chunk_s, "surprise": False}
+        store = context.store
+        for night, rows, _ in _in_pieces(context, variables, store, every, used, wanted, **options):
             yield night, rows
         return
     source = pipeline.find_source(context.attribute("embed_data"))
@@ -106,6 +108,7 @@ def embed_with_surprise(
     context: evaluate.Context,
     variables: dict,
     *,
+    store: NightStore | None = None,
     names: Sequence[str] | None = None,
     only: set[str] | None = None,
     chunk_s: int = CHUNK_S,
@@ -114,6 +117,7 @@ def embed_with_surprise(
 
     Args:
         context, variables, names, only, chunk_s: as of ``embed_nights``.
+        store: of the model's tokens; that of the data by default.
 
     Yields:
         the night, its rows, and float32 [L, M, C] in the order of ``surprise.column_names``.
@@ -125,14 +129,15 @@ def embed_with_surprise(
         raise ValueError("the model has no likelihood of tokens: it cannot tell their surprise")
     every = [row["name"] for row in context.attribute("modalities")]
     used = np.isin(every, every if names is None else names)
-    nights = {night.recording for night in context.store.nights}
+    store = store or context.store
+    nights = {night.recording for night in store.nights}
     wanted = nights if only is None else nights & only
-    yield from _in_pieces(context, variables, every, used, wanted, chunk_s, surprise=True)
+    options = {"chunk_s": chunk_s, "surprise": True}
+    yield from _in_pieces(context, variables, store, every, used, wanted, **options)
 
 
-def _in_pieces(context, variables, every, used, wanted, chunk_s, surprise=False):
+def _in_pieces(context, variables, store, every, used, wanted, *, chunk_s, surprise):
     """Nights of tokens; every process does all of them on one device of its own."""
-    store = context.store
     if store.kind != "tokens":
         raise ValueError(f"{store.path} holds {store.kind}, and the model reads tokens")
     missing = set(every) - {row["name"] for row in store.modalities}

@@ -149,13 +149,25 @@ class Question:
         counts = counts.reshape(-1, size, size)
         found = probe.agreement(np.einsum("wp,pij->wij", weights, counts))
         if self.ranked:
-            block = max(1, 4_000_000 // len(labels))
-            parts = [
-                probe.ranking(labels, given, weights[k : k + block][:, owner])["auroc"]
-                for k in range(0, len(weights), block)
-            ]
-            found["auroc"] = np.concatenate(parts)
+            found["auroc"] = _auroc(given, labels == 1, owner, weights)
         return {name: found[name] for name in self.metrics}
+
+
+def _auroc(given, positive, owner, weights):
+    """[W] areas under the ROC curve; of all pairs of people only once, whatever their weights."""
+    count = weights.shape[1]
+    said, of = given[positive].astype(np.float64), owner[positive]
+    right = np.empty((count, count))  # pairs of a person's positives and another's negatives
+    totals = np.bincount(of, minlength=count), np.bincount(owner[~positive], minlength=count)
+    for other in range(count):
+        negatives = np.sort(given[~positive & (owner == other)].astype(np.float64))
+        below = sum(np.searchsorted(negatives, said, side) for side in ("left", "right")) / 2
+        right[:, other] = np.bincount(of, below, minlength=count)
+    pairs = (weights @ totals[0]) * (weights @ totals[1])
+    with np.errstate(invalid="ignore"):
+        return np.where(pairs > 0, np.einsum("wp,pq,wq->w", weights, right, weights), np.nan) / (
+            np.maximum(pairs, 1e-9)
+        )
 
 
 def draw_people(

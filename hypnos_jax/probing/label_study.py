@@ -22,7 +22,7 @@ from data_pipelines.store import NightStore, sha256
 from hypnos_jax.export.model import load_model
 from hypnos_jax.probing import label_efficiency, label_efficiency_report, probe
 from hypnos_jax.probing.comparison import network
-from hypnos_jax.probing.context_features import inputs_of, with_context
+from hypnos_jax.probing.context_features import inputs_of, with_context, with_night
 from hypnos_jax.probing.frozen_features import night_features, random_features
 from hypnos_jax.probing.label_efficiency import Answers, Question, draw_people, probe_frozen
 from hypnos_jax.probing.trained_with_labels import LabelTraining
@@ -94,6 +94,7 @@ def study(
     untrained: int = 3,
     training: Sequence[Training] = (),
     strengths: Sequence[float] = label_efficiency.STRENGTHS,
+    whole_night: bool = False,
     title: str = "",
     notes: Sequence[str] = (),
 ) -> str:
@@ -110,6 +111,7 @@ def study(
         untrained: seeds of each network with random weights.
         training: networks that are trained with the labels, each fine-tuned and from scratch.
         strengths: penalties of probes to choose from.
+        whole_night: give every probe its rows' mean and spread in the night, too.
         title: of the table.
         notes: sentences above the table.
 
@@ -123,6 +125,7 @@ def study(
     drawn, passed = draw_people(question, people, draws)
     of = [sha256(store.path / "manifest.json") for store in stores]
     of += [task, epochs, [[d.size, d.seed] for d in drawn], list(strengths)]
+    of += ["whole night"] if whole_night else []
     kept = Kept(folder / "answers", of)
 
     def probed(name, identity, features):
@@ -130,6 +133,8 @@ def study(
             rows = {}
             for store in stores:
                 rows |= features(store)
+            if whole_night:
+                rows = {name: with_night(x) for name, x in rows.items()}
             return probe_frozen(question, rows, drawn, strengths=strengths)
 
         return kept.get(name, identity, make)

@@ -180,6 +180,50 @@ def draw_probe(report: dict, path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
+def draw_few_shot(report: dict, path: str | os.PathLike) -> None:
+    """Draw the scores of probes by how many examples of each class have labels.
+
+    Args:
+        report: what ``probe.json`` holds, with ``few_shot`` of one task or more.
+        path: the file; replaced whole.
+    """
+    tasks = {name: task for name, task in report["tasks"].items() if task["few_shot"]}
+    figure, axes = new_figure(1, len(tasks), (5 * len(tasks), 4.2))
+    for axis, (name, task) in zip(axes, tasks.items()):
+        metric = "auroc" if task["ranked"] else "kappa"
+        for own, rows in task["few_shot"].items():
+            colour = COLOURS.get(own)
+            rows = [row for row in rows if row["mean"] is not None]
+            x, mean = [row["shots"] for row in rows], [row["mean"] for row in rows]
+            axis.plot(x, mean, marker="o", color=colour, label=NAMES.get(own, own))
+            ends = [
+                [row["mean"] if row[end] is None else row[end] for row in rows]
+                for end in ("low", "high")
+            ]
+            axis.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
+            whole = task["sets"][own]["metrics"][metric]["value"]
+            if whole is not None:
+                axis.axhline(whole, color=colour, linewidth=0.8, linestyle=":")
+        _log_ticks(axis, {row["shots"] for rows in task["few_shot"].values() for row in rows})
+        axis.set_xlabel(
+            "labelled examples of each class\n(band: 95 % of draws; dotted: all labels)"
+        )
+        axis.set_ylabel(METRICS[metric])
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, frameon=False)
+        axis.set_title(name, fontsize=9)
+    save_figure(figure, path)
+
+
+def _log_ticks(axis, values):
+    from matplotlib.ticker import NullFormatter
+
+    ticks = sorted(values)
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def draw_records(report: dict, path: str | os.PathLike) -> None:
     """Draw the results of ``evaluators/record_probe.py`` as a PNG.
 
@@ -268,14 +312,8 @@ def _curve(axis, task):
     axis.set_ylabel(METRICS[metric])
     axis.set_xlabel("training subjects with labels (band: range over draws)")
     if drawn:
-        from matplotlib.ticker import NullFormatter
-
-        ticks = sorted(
-            {row["subjects"] for rows in task["label_efficiency"].values() for row in rows}
-        )
-        axis.set_xscale("log")
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        curves = task["label_efficiency"].values()
+        _log_ticks(axis, {row["subjects"] for rows in curves for row in rows})
         axis.legend(fontsize=8, frameon=False)
     axis.grid(alpha=0.3)
     axis.set_title("label efficiency", fontsize=9)

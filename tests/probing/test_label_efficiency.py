@@ -5,7 +5,7 @@ import pytest
 
 from hypnos_jax.probing import label_efficiency as labels
 from hypnos_jax.probing import label_efficiency_report, probe
-from hypnos_jax.probing.context_features import with_context
+from hypnos_jax.probing.context_features import with_context, with_night
 
 SPLITS = ["train"] * 6 + ["validation"] * 3 + ["test"] * 6
 
@@ -80,8 +80,12 @@ def test_a_question_of_yes_and_no_is_ranked():
     found = report["methods"]["rows"]["sizes"]["2"]
     assert 0.7 < found["auroc"]["value"] < 0.95 and 0.3 < found["kappa"]["value"] < 0.8
     _, told, owner = question.held("test")
-    own = probe.ranking(told, answers.given[2, draws[0].seed], np.ones((1, len(told))))
-    assert found["auroc"]["by_draw"][0] == pytest.approx(own["auroc"][0])
+    given = np.round(answers.given[2, draws[0].seed], 1)  # with ties
+    weights = np.array([[1] * 6, [2, 0, 1, 1, 0, 3], [1, 0, 0, 0, 0, 0]])
+    own = probe.ranking(told, given, weights[:, owner])["auroc"]
+    np.testing.assert_allclose(question.score(given, "test", weights)["auroc"], own)
+    by_draw = probe.ranking(told, answers.given[2, draws[0].seed], np.ones((1, len(told))))
+    assert found["auroc"]["by_draw"][0] == pytest.approx(by_draw["auroc"][0])
     assert found["auroc"]["low"] < found["auroc"]["value"] < found["auroc"]["high"]
 
 
@@ -115,3 +119,11 @@ def test_context_knows_the_epochs_around_and_the_time():
     assert found[20, 10] == pytest.approx(20, abs=1e-4)  # triangular, what is known around it
     assert np.isfinite(found[5, 10]) and np.isnan(found[5, 0])
     assert found[39, -2:].tolist() == [1, 1]
+
+
+def test_a_row_may_know_its_whole_night():
+    rows = np.array([[1, 2], [3, np.nan], [np.nan, np.nan]])
+    found = with_night(rows)
+    np.testing.assert_array_equal(found[:, :2], rows.astype(np.float32))
+    np.testing.assert_array_equal(found[:, 2:], [[2, 2, 1, 0]] * 3)
+    assert np.isnan(with_night(np.full((2, 1), np.nan))).all()

@@ -7,6 +7,9 @@ A store is a folder::
     records-<digest>/scoring.jsonl    one line per night: its stages and events
     records-<digest>/nights/1.0.0/    an ArrayRecord data set as TFDS writes it, split by subject
 
+A store of tokens may hold ``phases/<fraction of a second>/``, stores of their own: its nights of
+training on grids that begin so much later.
+
 One record is one channel of a night (signals) or all modalities of one (tokens), uncompressed: what
 is recorded is mostly noise, which zstd makes 7 % smaller and much slower. A crop reads its own
 bytes and no others, at the places that a shard's index (``.npy``) gives. Before the first of them
@@ -40,6 +43,7 @@ SEXES = {
     **dict.fromkeys(("female", "f", "0", "0.0"), 0),
 }
 INT16_PEAK = 32767
+PHASES = "phases"  # of a store of tokens: folder of stores of the same nights on shifted grids
 STORED = {"samples": np.int16, "codes": np.uint16, "valid": np.bool_, "tracks": np.float32}
 STORED = {field: np.dtype(kind) for field, kind in STORED.items()}
 OPEN_FILES = 256  # ours: of the 1024 that a process may have open by default

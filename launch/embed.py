@@ -14,12 +14,18 @@ NaN where there was no signal; and mean, standard deviation and percentiles of t
 Recordings that cannot be embedded are listed in ``rejects.jsonl``. The same command resumes after
 an interruption; files of another model are replaced.
 
+Of a run's folder the best checkpoint is taken by ``config.checkpoints.best_metric``, the newest
+where nothing was judged by it or ``--newest`` says so, or ``--step``; what was taken and why is
+printed.
+
 Exit codes: 0 done, also when some recordings were rejected; 1 when all were, or an error.
 """
 
 import sys
 
 from absl import app, flags, logging
+
+from launch import checkpoint_flags
 
 MODEL = flags.DEFINE_string("model", None, "Folder of a run or an export, or a published bundle.")
 INPUT = flags.DEFINE_string(
@@ -43,6 +49,7 @@ def main(argv):
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     from data_pipelines.channels import resolve
     from hypnos_jax import checkpoint
+    from hypnos_jax.export.model import load_model
     from hypnos_jax.inference import embed_folder  # after the flags: imports start jax
     from hypnos_jax.runtime import compile_cache
 
@@ -50,8 +57,11 @@ def main(argv):
     compile_cache.keep()
 
     try:
+        model = load_model(MODEL.value, step=checkpoint_flags.asked())
+        if model.taken:
+            print(f"{MODEL.value}: took {model.taken}")
         summary = embed_folder.embed_folder(
-            MODEL.value,
+            model,
             INPUT.value,
             OUTPUT.value,
             modalities=MODALITIES.value,

@@ -1,8 +1,9 @@
 """Train what a config says: ``python -m launch.train --config=FILE:ARGUMENT --workdir=DIR``.
 
 Any value can be overridden: ``--config.data.path=NIGHTS --config.train.steps=2000``. The same
-command again resumes. Exit codes: 0 done, 75 stopped by a signal and saved, 1 an error of config or
-data, 70 a crash, 76 a process was stuck (``config.watchdog``), 130 ended by a second SIGINT.
+command again resumes. The last line says which step was best by validation, and whether the last
+is worse. Exit codes: 0 done, 75 stopped by a signal and saved, 1 an error of config or data, 70 a
+crash, 76 a process was stuck (``config.watchdog``), 130 ended by a second SIGINT.
 
 On several hosts run the same command on each: TPU pods, Slurm, Open MPI and Kubernetes are known by
 their environment; elsewhere give ``--coordinator=HOST:PORT --processes=N --process=I``.

@@ -117,6 +117,7 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
         "modalities": (),  # all of the store
         "timing": LEVELS[levels],  # none as published
         "nights": 0,  # of the training split, so many alone; 0: all
+        "phases": 0,  # of the grids of tokenize_nights --shifts, so many alone; 0: all
         "max_damaged": 0.01,  # share of the nights
         "fill": (("objective.model.modalities", "modalities"),),
     }
@@ -131,11 +132,11 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
     config.train = common.train(
         steps=steps,
         batch_size=batch,
+        stop_after=5 if size == "demo" else 0,  # a dozen hours are memorised in some 500 steps
     )
     config.mesh = common.mesh()
     config.checkpoints = common.checkpoints(
         every=1000 if accelerator else max(steps // 2, 1),
-        keep_best=1 if accelerator else 0,
         best_metric="eval/val/loss",
         best="lowest",
     )
@@ -144,7 +145,7 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
     config.evals = {
         "val": {
             "type": "mean_loss",
-            "every": 1000 if accelerator else max(steps // 2, 1),
+            "every": 1000 if accelerator else common.validation_every(size, steps),
             "split": "validation",
             "limit": 64 if accelerator else 8,  # batches
         },

@@ -93,7 +93,6 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
     config.mesh = common.mesh()
     config.checkpoints = common.checkpoints(
         every=every,
-        keep_best=1 if accelerator else 0,
         best_metric="eval/val/loss",
         best="lowest",
     )

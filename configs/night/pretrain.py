@@ -95,7 +95,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.mesh = common.mesh()
     config.checkpoints = common.checkpoints(
         every=every,
-        keep_best=1 if accelerator else 0,
         best_metric="eval/val/prediction",
         best="lowest",
     )

@@ -15,7 +15,8 @@ beside untrained networks, hand-made features with the minutes around, and the n
 The argument is the size of the models, ``demo`` by default; ``test`` is for tests. Options:
 ``mmash=false`` leaves these nights out; ``seeds`` of each model; ``models`` and ``people`` by
 commas; ``draws`` of labelled people; ``untrained`` seeds; ``finetune=false`` leaves out what is
-trained with labels; ``folds`` and ``fold`` choose other test people.
+trained with labels; ``whole_night=true`` gives probes the night's mean and spread; ``folds`` and
+``fold`` choose other test people.
 """
 
 import json
@@ -46,6 +47,7 @@ def get_pipeline(
     draws: int = 12,
     untrained: int = 3,
     finetune: bool = True,
+    whole_night: bool = False,
     folds: int = 3,
     fold: int = 0,
 ) -> list[Step]:
@@ -85,6 +87,8 @@ def get_pipeline(
         "untrained": untrained,
         "title": "Apnea by the minute from heart beats, Apnea-ECG",
     }
+    if whole_night:
+        asked["whole_night"] = True
     if finetune:
         task = f"configs/night/finetune.py:{size},apnea_unstaged"
         asked |= {"finetune": task, "finetuned": "minutes", "settings": json.dumps(SETTINGS[size])}

@@ -178,10 +178,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.optim.end_scale = 1e-2
     config.train = common.train(steps=steps, batch_size=batch)
     config.mesh = common.mesh()
-    every = max(steps // 50, 1) if accelerator else max(steps // 2, 1)
-    config.checkpoints = common.checkpoints(
-        every=every, keep_best=1, best_metric="eval/val/loss", best="lowest"
-    )
+    every = max(steps // 50, 1) if accelerator else common.validation_every(size, steps)
+    config.checkpoints = common.checkpoints(every=every, best_metric="eval/val/loss", best="lowest")
     config.logs = common.logs(every=100 if accelerator else 10)
     config.watchdog = common.watchdog()
     config.evals = {

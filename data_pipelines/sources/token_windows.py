@@ -1,6 +1,7 @@
 """Windows of all modalities of a night as tokens: what token models are trained on."""
 
 import numpy as np
+from absl import logging
 
 from data_pipelines.channels.table import CHANNELS
 from data_pipelines.pipeline import (
@@ -14,8 +15,9 @@ from data_pipelines.pipeline import (
     require_kind,
 )
 from data_pipelines.recipes import find_recipe, recipe_of_store
+from data_pipelines.shuffle import mix
 from data_pipelines.signals.timing import tokenizer_levels
-from data_pipelines.store import DamagedRecordError, NightStore
+from data_pipelines.store import PHASES, DamagedRecordError, NightEntry, NightStore, sha256
 
 TOKEN_S = 1
 TIMING = ("", "beside", "alone")
@@ -30,6 +32,7 @@ def open_source(
     modalities: tuple[str, ...] = (),
     timing: str = "",
     nights: int = 0,
+    phases: int = 0,
     max_damaged: float = 0.01,
     threads: int | None = None,
 ) -> Source:
@@ -48,6 +51,9 @@ def open_source(
             alone; ``"beside"``, both; ``"alone"``, the timing levels and no others, of those
             modalities that have some.
         nights: of the training split, so many alone; 0 takes all.
+        phases: of the grids of a second on which the nights were tokenized
+            (``tokenize_nights --shifts``), so many alone; 0 takes all. Each visit of a training
+            window draws one; other splits are read on the first.
         max_damaged: share of the nights that may be damaged and left out; one always may, unless
             this is 0.
         threads: readers.
@@ -70,22 +76,34 @@ def open_source(
     if not entries:
         raise EmptySplitError(f"{store.path} has no night in split {split!r}: {contents(store)}")
 
-    damage = DamagePolicy(store, len(entries), max_damaged)
+    grids = [(store, dict(enumerate(entries)))]
+    if split == "train":
+        grids += [(grid, _same_nights(grid, entries)) for grid in _shifted(store, phases)]
+    damage = [DamagePolicy(grid, len(entries), max_damaged) for grid, _ in grids]
     present = np.stack([store.present(night)[keep] for night in entries])
     # A slice takes all without a copy.
     whole = len(columns) == store.code_width
     levels_kept, modalities_kept = (slice(None), slice(None)) if whole else (columns, keep)
 
-    def read(chosen: np.ndarray, starts: np.ndarray) -> Batch:
+    def draw_grid(numbers: np.ndarray) -> np.ndarray:
+        keys = mix(mix(seed + 2) + numbers.astype(np.uint64))
+        return (keys % np.uint64(len(grids))).astype(int)
+
+    def read(chosen: np.ndarray, starts: np.ndarray, numbers: np.ndarray | None = None) -> Batch:
         codes = np.zeros((len(chosen), window_s, store.code_width), np.int32)
         valid = np.zeros((len(chosen), window_s, len(names)), bool)
         tracks = np.zeros((*valid.shape, 2), np.float32)
+        drawn = np.zeros(len(chosen), int) if numbers is None else draw_grid(numbers)
         for row, (night, start) in enumerate(zip(chosen.tolist(), starts.tolist())):
+            which = int(drawn[row])
+            grid, nights_there = grids[which]
+            if night not in nights_there:
+                which, (grid, nights_there) = 0, grids[0]
             fields = {"codes": codes[row], "valid": valid[row], "tracks": tracks[row]}
             try:
-                store.fill(entries[night], None, start, **fields)
+                grid.fill(nights_there[night], None, start, **fields)
             except DamagedRecordError as error:
-                damage.leave_out(error)
+                damage[which].leave_out(error)
         valid = valid[:, :, modalities_kept] & present[chosen, None]
         return {
             "codes": codes[:, :, levels_kept],
@@ -97,8 +115,59 @@ def open_source(
         }
 
     description = {"modalities": kept, "window_s": window_s}
+    if len(grids) > 1:
+        description["phases"] = {
+            grid.path.name: sha256(grid.path / "manifest.json") for grid, _ in grids[1:]
+        }
     seconds = [night.duration_s for night in entries]
-    return Source(store, seconds, window_s, read, description, seed=seed, threads=threads)
+    return Source(
+        store,
+        seconds,
+        window_s,
+        read,
+        description,
+        seed=seed,
+        threads=threads,
+        read_training=read if len(grids) > 1 else None,
+    )
+
+
+def _shifted(store: NightStore, count: int) -> list[NightStore]:
+    """The stores of the same nights on shifted grids; ``count`` is with the first, 0 for all."""
+    found = sorted(
+        (store.path / PHASES).glob("*/manifest.json"), key=lambda p: float(p.parent.name)
+    )
+    if not 0 <= count <= len(found) + 1:
+        raise PipelineError(
+            f"config.data.phases={count}: {store.path} has {len(found) + 1}; tokenize its nights"
+            f" with --shifts={count} for more"
+        )
+    grids = [NightStore(path.parent) for path in found[: count - 1 if count else None]]
+    for grid in grids:
+        theirs = {**grid.manifest["provenance"]}
+        theirs.pop("shift_s", None)
+        if (grid.modalities, theirs) != (store.modalities, store.manifest["provenance"]):
+            raise PipelineError(
+                f"{grid.path} holds tokens of other tokenizers or nights than {store.path}: delete"
+                " it, or tokenize the nights again"
+            )
+    return grids
+
+
+def _same_nights(grid: NightStore, entries: list) -> dict[int, NightEntry]:
+    """Number of a night -> its entry on another grid; those that are missing there are told."""
+    there = {night.recording: night for night in grid.nights}
+    found = {
+        i: there[night.recording] for i, night in enumerate(entries) if night.recording in there
+    }
+    if len(found) < len(entries):
+        logging.warning(
+            "%s: %d of %d nights of training are not there, and read on the first grid alone",
+            grid.path,
+            len(entries) - len(found),
+            len(entries),
+        )
+    return found
 
 
 def _kept(store, modalities, timing):

@@ -43,7 +43,7 @@ def export(
     output: str | os.PathLike,
     *,
     tokenizers: str | os.PathLike | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     programs: bool = True,
     licence: str | None = None,
 ) -> LoadedModel:
@@ -54,7 +54,7 @@ def export(
         output: folder to write.
         tokenizers: folder with a run or an export per signal type, for a model of tokens; by
             default those beside the tokens that it was trained on.
-        step: which checkpoint of a run; the newest good one by default.
+        step: which checkpoint of a run; see ``checkpoint_choice.choose``: the best by default.
         programs: also write what runs without this package; takes seconds.
         licence: of the weights, for the card; by default that of the export given, else none.
 
@@ -94,7 +94,7 @@ def export(
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return load_model(output)
+    return dataclasses.replace(load_model(output), taken=model.taken)
 
 
 def export_published(
@@ -103,7 +103,7 @@ def export_published(
     name: str,
     *,
     tokenizers: str | os.PathLike | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
 ) -> LoadedModel:
     """Write a model, with its tokenizers if any, as one file in a published format.
 
@@ -142,7 +142,7 @@ def export_published(
         form.write(output, part(model), parts)
     except formats.FormatError as error:
         raise ModelError(f"{output} cannot be written: {error}") from error
-    return load_model(output)
+    return dataclasses.replace(load_model(output), taken=model.taken)
 
 
 def _whole(workdir, tokenizers, step) -> tuple[LoadedModel, list[str]]:
@@ -153,7 +153,8 @@ def _whole(workdir, tokenizers, step) -> tuple[LoadedModel, list[str]]:
     """
     model = load_model(workdir, step=step)
     if tokenizers is not None:
-        model = with_tokenizers(model, pathlib.Path(tokenizers))
+        whole = with_tokenizers(model, pathlib.Path(tokenizers))
+        model = dataclasses.replace(whole, taken=model.taken)
     for row in model.config["modalities"]:
         if row.get("group") in model.tokenizers:
             own = load_model(model.tokenizers[row["group"]]).config["objective"]["model"]

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 from data_pipelines import pipeline
-from data_pipelines.store import EPOCH_S, NightEntry, NightStore
+from data_pipelines.store import NightEntry, NightStore
 from hypnos_jax import batch as batches
 from hypnos_jax import evaluate, sharding
 from hypnos_jax import state as states
 from hypnos_jax.export.model import LoadedModel
 from hypnos_jax.inference.embedding import mean_over_modalities, valid_epoch_means
 from hypnos_jax.inference.read_window import read_window
-from hypnos_jax.inference.surprise import columns, statistics
+from hypnos_jax.inference.surprise import by_epoch, columns, statistics
 from hypnos_jax.models.token_chunks import CHUNK_S, carry, embed_tokens
 from hypnos_jax.objectives import EmbedsInPieces, TellsSurprise
 
@@ -205,10 +205,8 @@ def surprise_statistics(values: np.ndarray, *, by_record: bool) -> np.ndarray:
         values: of ``embed_with_surprise``, float32 [S, M, C], a row a second.
         by_record: one row for the recording.
     """
-    if not by_record:
-        values = values[: len(values) // EPOCH_S * EPOCH_S]
-    step = len(values) if by_record else EPOCH_S
-    return statistics(values.reshape(-1, step, values[0].size))
+    flat = values.reshape(len(values), -1)
+    return statistics(flat[None] if by_record else by_epoch(flat))
 
 
 def subset_features(

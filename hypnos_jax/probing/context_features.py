@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
+from scipy.ndimage import correlate1d
 
 from data_pipelines.store import NightEntry, NightStore
 from hypnos_jax.probing import hand_features
@@ -35,7 +36,7 @@ def with_context(rows: np.ndarray) -> np.ndarray:
     filled = np.nan_to_num(rows)
     for span in SPANS:
         triangle = np.bartlett(span + 2)[1:-1].astype(np.float32)
-        total, weight = (_smoothed(x, triangle) for x in (filled, known))
+        total, weight = (correlate1d(x, triangle, axis=0, mode="constant") for x in (filled, known))
         parts.append(np.where(weight > 1e-6, total / np.maximum(weight, 1e-6), np.nan))
     share = places / max(count - 1, 1)
     parts.append(np.stack([places / 120, share, share**2], axis=1))
@@ -97,11 +98,3 @@ def inputs_of(store: NightStore, night: NightEntry) -> np.ndarray:
         scale = fill(store, night, row, 0, count, samples, valid)
         parts.append(np.where(valid[:, None], samples * scale, np.nan))
     return np.concatenate(parts, axis=1, dtype=np.float32)
-
-
-def _smoothed(x, kernel):
-    """[E, F], each column convolved with a kernel, as long as it was."""
-    half = len(kernel) // 2
-    padded = np.pad(x, ((half, half), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=0)
-    return windows @ kernel

@@ -33,7 +33,7 @@ OBJECTIVES = sorted(
 # With files of their own under tests/objectives: the whole suite asks the contract of them too.
 TESTED = {
     *("dash_infonce", "finetune", "masked_autoencoding", "masked_prediction", "rq_next_token"),
-    *("sleep_language", "channel_prediction", "epoch_next_token"),
+    *("sleep_language", "channel_prediction", "epoch_next_token", "spectrum_prediction"),
 }
 ROWS, STEPS = 8, 20
 # At 1e-3 without warm-up a tokenizer is chaotic: a change of 1e-7 of its first parameters, on one

@@ -135,6 +135,7 @@ def _design(name, judged, steps, untrained, beside):
         "config.data.window_s": WINDOW_S,
         "config.train.batch_size": ROWS,
         "config.train.steps": steps,
+        "config.train.stop_after": 0,  # the loss of codes says little of what timing levels teach
         "config.optim.learning_rate": 2e-3,
         "config.optim.warmup_steps": 30,
         "config.optim.weight_decay": 0.05,

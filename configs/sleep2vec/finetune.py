@@ -29,6 +29,7 @@ TASKS = {
     "stage3": ("accuracy", "highest", "gated_scalar"),
     "ahi": ("ahi_pearson", "highest", "gated_scalar"),
     "arousal": ("auprc", "highest", "gated_scalar"),  # ours
+    "apnea": ("auroc", "highest", "gated_scalar"),  # apnea or hypopnea by epoch of sleep; ours
     "age": ("mae", "lowest", "mean"),
     "sex": ("accuracy", "highest", "gated_scalar"),
     "binary": ("auroc", "highest", "gated_scalar"),  # ours
@@ -123,7 +124,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "modalities": (),  # all of the store
         "sites": (),  # all
         "labels": (),  # all outcomes
-        "few_shot": 1280 if official else 0,  # training windows; 0: all
+        "few_shot": 1280.0 if official else 0.0,  # training windows, or a share; 0: all
         "few_shot_seed": 0,
         "flip": 0.0,  # share of the waves whose sign is changed in training, such as 0.5
         "gain": 0.0,  # of waves that vary in size in training, such as 0.2
@@ -139,6 +140,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             else ()
         ),
     }
+    if task == "apnea":
+        config.data.events = (task,)
     config.optim = common.optim(
         learning_rate=rate,
         warmup_steps=max(1, round(0.03 * steps)),

@@ -29,7 +29,13 @@ def column_names(groups: Sequence[str]) -> list[str]:
 def columns(surprise: Surprise) -> np.ndarray:
     """Return float32 [..., C] of a surprise [..., G], in the order of ``column_names``."""
     both = np.stack([np.asarray(surprise.nll), np.asarray(surprise.entropy)], axis=-1)
-    return both.reshape(*both.shape[:-2], -1).astype(np.float32)
+    return both.reshape(*both.shape[:-2], both.shape[-2] * len(MEASURES)).astype(np.float32)
+
+
+def by_epoch(values: np.ndarray) -> np.ndarray:
+    """Return [E, 30, ...], the whole 30-s epochs of [S, ...]; the rest is cut."""
+    count = len(values) // EPOCH_S
+    return values[: count * EPOCH_S].reshape(count, EPOCH_S, *values.shape[1:])
 
 
 def statistics(values: np.ndarray) -> np.ndarray:
@@ -46,7 +52,7 @@ def statistics(values: np.ndarray) -> np.ndarray:
         found = [np.nanmean(values, axis=-2), np.nanstd(values, axis=-2)]
         found += list(np.nanpercentile(values, PERCENTILES, axis=-2))
     found = np.stack(found, axis=-1)
-    return found.reshape(*found.shape[:-2], -1).astype(np.float32)
+    return found.reshape(*found.shape[:-2], found.shape[-2] * len(STATISTICS)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +76,7 @@ class RecordingSurprise:
 
     def by_epoch(self) -> dict[str, np.ndarray]:
         """Return name -> statistics of each whole 30-s epoch, float32 [E, C x 6]."""
-        cut = {name: len(x) // EPOCH_S * EPOCH_S for name, x in self.modalities.items()}
-        shape = (EPOCH_S, len(self.columns))
-        return {
-            name: statistics(x[: cut[name]].reshape(-1, *shape))
-            for name, x in self.modalities.items()
-        }
+        return {name: statistics(by_epoch(x)) for name, x in self.modalities.items()}
 
     def whole(self) -> dict[str, np.ndarray]:
         """Return name -> statistics of the recording, float32 [C x 6]."""

@@ -7,21 +7,21 @@ source of its ``embed`` cuts. Both come out as rows [L, M, D] every ``token_s`` 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from data_pipelines import pipeline
-from data_pipelines.store import EPOCH_S, NightEntry, NightStore
+from data_pipelines.store import NightEntry, NightStore
 from hypnos_jax import batch as batches
 from hypnos_jax import evaluate, sharding
 from hypnos_jax import state as states
 from hypnos_jax.export.model import LoadedModel
 from hypnos_jax.inference.embedding import mean_over_modalities, valid_epoch_means
 from hypnos_jax.inference.read_window import read_window
-from hypnos_jax.inference.surprise import columns, statistics
+from hypnos_jax.inference.surprise import by_epoch, columns, statistics
 from hypnos_jax.models.token_chunks import CHUNK_S, carry, embed_tokens
 from hypnos_jax.objectives import EmbedsInPieces, TellsSurprise
 
@@ -205,16 +205,27 @@ def surprise_statistics(values: np.ndarray, *, by_record: bool) -> np.ndarray:
         values: of ``embed_with_surprise``, float32 [S, M, C], a row a second.
         by_record: one row for the recording.
     """
-    if not by_record:
-        values = values[: len(values) // EPOCH_S * EPOCH_S]
-    step = len(values) if by_record else EPOCH_S
-    return statistics(values.reshape(-1, step, values[0].size))
+    flat = values.reshape(len(values), -1)
+    return statistics(flat[None] if by_record else by_epoch(flat))
 
 
-def _of_model(
-    model: LoadedModel, store: NightStore, variables: Callable[[evaluate.Context], dict]
-) -> dict[str, np.ndarray]:
-    """Features of every night of a store, on one device."""
+def subset_features(
+    model: LoadedModel,
+    store: NightStore,
+    subsets: Mapping[str, Sequence[str]],
+    seed: int | None = None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return name of a subset -> recording -> float32 [E, F] by 30-s epoch, on one device.
+
+    Args:
+        model: of any family.
+        store: of nights that it reads.
+        subsets: name -> names of the modalities that the model is given; the others are absent.
+        seed: of random weights in place of the model's own; None for its own.
+
+    Raises:
+        ValueError: the model does not read such a store.
+    """
     data = {k: v for k, v in model.config["data"].items() if k != "manifest_sha256"}
     objective = model.objective
     config = {"data": {**data, "path": str(store.path)}, "seed": 0, "train": {}}
@@ -223,9 +234,15 @@ def _of_model(
         spec = batches.batch_spec(batches.load_source(config, store.path, split="train"), 1)
         init = states.init_function(objective, spec)
         context = evaluate.Context(config, objective, init, mesh, pathlib.Path(store.path))
-        nights = embed_nights(context, variables(context))
+        variables = jax.device_put(model.variables) if seed is None else context.init(seed)
         how = {"by_record": False, "pooling": "side_by_side"}
-        return {night.recording: pooled(rows, objective.token_s, **how) for night, rows in nights}
+        return {
+            subset: {
+                night.recording: pooled(rows, objective.token_s, **how)
+                for night, rows in embed_nights(context, variables, names=names)
+            }
+            for subset, names in subsets.items()
+        }
 
 
 def night_features(model: LoadedModel, store: NightStore) -> dict[str, np.ndarray]:
@@ -238,9 +255,13 @@ def night_features(model: LoadedModel, store: NightStore) -> dict[str, np.ndarra
     Raises:
         ValueError: the model does not read such a store.
     """
-    return _of_model(model, store, lambda context: jax.device_put(model.variables))
+    return subset_features(model, store, {"": _names(model)})[""]
 
 
 def random_features(model: LoadedModel, store: NightStore, seed: int) -> dict[str, np.ndarray]:
     """Return ``night_features`` of the model's network with random weights of a seed."""
-    return _of_model(model, store, lambda context: context.init(seed))
+    return subset_features(model, store, {"": _names(model)}, seed)[""]
+
+
+def _names(model):
+    return [row["name"] for row in model.objective.modalities]

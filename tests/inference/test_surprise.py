@@ -110,11 +110,13 @@ def test_a_second_is_judged_by_the_past_and_its_lower_levels_alone(embedder, tol
 
 
 @pytest.mark.slow
-def test_neither_lag_nor_pieces_change_it(variables, told, codes):
+@pytest.mark.parametrize("chunk_s, seconds", [(10_000, LENGTH), (32, 64)])
+def test_neither_lag_nor_pieces_change_it(variables, told, codes, chunk_s, seconds):
     model = make_model(rq_config(), variables, step=3)
-    other = Embedder(model, chunk_s=10_000, lag=False, generates=False, surprise=True)
-    for name, values in other.embed_codes(codes).surprise.modalities.items():
-        np.testing.assert_allclose(values, told.modalities[name], atol=1e-4)
+    other = Embedder(model, chunk_s=chunk_s, lag=False, generates=False, surprise=True)
+    found = other.embed_codes({name: own[:seconds] for name, own in codes.items()}).surprise
+    for name, values in found.modalities.items():
+        np.testing.assert_allclose(values, told.modalities[name][:seconds], atol=1e-4)
 
 
 def test_seconds_without_signal_have_none_and_do_not_enter_statistics(embedder, told, codes):
@@ -131,6 +133,12 @@ def test_statistics_of_worked_numbers():
     found = statistics(values)
     np.testing.assert_allclose(found[:6], [2, np.sqrt(2 / 3), 2, 2.5, 2.8, 2.94], rtol=1e-6)
     assert np.isnan(found[6:]).all()
+
+
+def test_a_recording_shorter_than_an_epoch_has_statistics_of_the_whole(embedder, codes):
+    found = embedder.embed_codes({name: own[:25] for name, own in codes.items()}).surprise
+    assert found.by_epoch()["ecg"].shape == (0, 12)
+    assert np.isfinite(found.whole()["ecg"]).all()
 
 
 @pytest.fixture(scope="module")

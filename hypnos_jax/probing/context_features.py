@@ -1,18 +1,23 @@
 """Hand-made features of an epoch with those around it: what a probe without a network can be given.
 
 Rows of an epoch (band powers, or any few numbers), their neighbours, weighted means over longer
-spans of the night, and the time of night.
+spans of the night, and the time of night. Many numbers, such as the rows of a model, are first made
+few by their principal components.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
+from scipy.ndimage import correlate1d
 
 from data_pipelines.store import NightEntry, NightStore
 from hypnos_jax.probing import hand_features
 
 NEIGHBOURS = (-2, -1, 1, 2)  # epochs
 SPANS = (15, 61)  # ours: epochs of the triangular means, 7.5 and 30.5 min
+COMPONENTS = 16  # ours: of a model's rows that context is made of
 MOST_VALUES = 64  # ours: samples of a token up to which they are features and not a waveform
 
 
@@ -31,11 +36,29 @@ def with_context(rows: np.ndarray) -> np.ndarray:
     filled = np.nan_to_num(rows)
     for span in SPANS:
         triangle = np.bartlett(span + 2)[1:-1].astype(np.float32)
-        total, weight = (_smoothed(x, triangle) for x in (filled, known))
+        total, weight = (correlate1d(x, triangle, axis=0, mode="constant") for x in (filled, known))
         parts.append(np.where(weight > 1e-6, total / np.maximum(weight, 1e-6), np.nan))
     share = places / max(count - 1, 1)
     parts.append(np.stack([places / 120, share, share**2], axis=1))
     return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def principal_components(
+    rows: Mapping[str, np.ndarray], learnt_from: Collection[str], most: int = COMPONENTS
+) -> dict[str, np.ndarray]:
+    """Return recording -> float32 [E, K], the first components of standardised rows [E, F].
+
+    Args:
+        rows: recording -> float [E, F]; an epoch with NaN stays NaN.
+        learnt_from: recordings whose epochs, without labels, give the components.
+        most: K is this, or F where that is less.
+    """
+    known = np.concatenate([np.asarray(rows[name], np.float64) for name in learnt_from])
+    known = known[np.isfinite(known).all(1)]
+    mean, spread = known.mean(0), np.maximum(known.std(0), 1e-6)
+    _, axes = np.linalg.eigh(np.atleast_2d(np.cov((known - mean) / spread, rowvar=False)))
+    axes = axes[:, ::-1][:, :most]
+    return {name: ((x - mean) / spread @ axes).astype(np.float32) for name, x in rows.items()}
 
 
 def with_night(rows: np.ndarray) -> np.ndarray:
@@ -75,11 +98,3 @@ def inputs_of(store: NightStore, night: NightEntry) -> np.ndarray:
         scale = fill(store, night, row, 0, count, samples, valid)
         parts.append(np.where(valid[:, None], samples * scale, np.nan))
     return np.concatenate(parts, axis=1, dtype=np.float32)
-
-
-def _smoothed(x, kernel):
-    """[E, F], each column convolved with a kernel, as long as it was."""
-    half = len(kernel) // 2
-    padded = np.pad(x, ((half, half), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=0)
-    return windows @ kernel

@@ -21,7 +21,7 @@ import numpy as np
 from data_pipelines.splits import few_people
 from hypnos_jax.probing import probe
 
-STRENGTHS = (10.0, 100.0, 1000.0, 10000.0)  # of the probe's penalty, ours: strong ones
+STRENGTHS = (1.0, 10.0, 100.0, 1000.0, 10000.0)  # of the probe's penalty, ours: strong ones
 ROWS = 8000  # ours: labelled epochs that a probe is fitted on, at most
 CHOOSING = 4  # ours: draws of each size on which a penalty is chosen
 FEWEST = 20  # ours: labelled epochs of each class that a draw must have

@@ -7,6 +7,7 @@ changed; see ``label_efficiency`` for the protocol.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -22,7 +23,12 @@ from data_pipelines.store import NightStore, sha256
 from hypnos_jax.export.model import load_model
 from hypnos_jax.probing import label_efficiency, label_efficiency_report, probe
 from hypnos_jax.probing.comparison import network
-from hypnos_jax.probing.context_features import inputs_of, with_context, with_night
+from hypnos_jax.probing.context_features import (
+    inputs_of,
+    principal_components,
+    with_context,
+    with_night,
+)
 from hypnos_jax.probing.frozen_features import night_features, random_features
 from hypnos_jax.probing.label_efficiency import Answers, Question, draw_people, probe_frozen
 from hypnos_jax.probing.trained_with_labels import LabelTraining
@@ -31,6 +37,7 @@ from hypnos_jax.tasks import find_probe_task
 
 INPUTS, CONTEXT = "inputs, no network", "inputs with context"
 UNTRAINED, FINETUNED, SCRATCH = "{}, untrained", "{}, fine-tuned", "{}, from scratch"
+AROUND, JOINED = "{}, with context", "{}, joined"  # to inputs with context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,40 +135,63 @@ def study(
     of += ["whole night"] if whole_night else []
     kept = Kept(folder / "answers", of)
 
-    def probed(name, identity, features):
+    inputs = {n.recording: inputs_of(store, n) for store in stores for n in store.nights}
+    around = {name: with_context(x) for name, x in inputs.items()}
+    learnt_from = [night.recording for night in stores[0].nights if night.split == "train"]
+    methods, random, pairs = {}, {}, []
+
+    def probed(method, name, identity, features):
+        """Add a probe of features, which are made only if its answers are not kept."""
+
         def make():
-            rows = {}
-            for store in stores:
-                rows |= features(store)
+            rows = features()
             if whole_night:
                 rows = {name: with_night(x) for name, x in rows.items()}
             return probe_frozen(question, rows, drawn, strengths=strengths)
 
-        return kept.get(name, identity, make)
+        methods.setdefault(method, []).append(kept.get(name, identity, make))
 
-    methods, random, pairs = {}, {}, []
+    def frozen(label, seed, identity, features):
+        """Add a model's rows as they are, with context, and beside the inputs with context."""
+
+        @functools.cache
+        def rows():
+            found = {}
+            for store in stores:
+                found |= features(store)
+            return found
+
+        def own_context():
+            few = principal_components(rows(), learnt_from)
+            return {name: with_context(x) for name, x in few.items()}
+
+        def joined():
+            both = ((name, rows()[name], x) for name, x in around.items())
+            return {name: np.concatenate([own, x], axis=1) for name, own, x in both}
+
+        for form, make in (("{}", rows), (AROUND, own_context), (JOINED, joined)):
+            probed(form.format(label), f"{form.format(label)} {seed}", identity, make)
+
     for name, paths in models.items():
         for seed, path in enumerate(paths):
             model = load_model(path)
-            own = probed(f"{name} {seed}", model.checksum, lambda s, m=model: night_features(m, s))
-            methods.setdefault(name, []).append(own)
+            frozen(name, seed, model.checksum, lambda s, m=model: night_features(m, s))
         known, label = network(model), UNTRAINED.format(name)
         if known not in random:
             random[known] = label
             for seed in range(untrained):
-                own = probed(
-                    f"{label} {seed}",
+                frozen(
+                    label,
+                    seed,
                     [known, seed],
                     lambda s, m=model, seed=seed: random_features(m, s, 1000 + seed),
                 )
-                methods.setdefault(label, []).append(own)
-        pairs += [(name, random[known]), (name, CONTEXT), (name, INPUTS)]
-    inputs = {
-        store.path: {n.recording: inputs_of(store, n) for n in store.nights} for store in stores
-    }
-    methods[INPUTS] = [probed(INPUTS, "", lambda s: inputs[s.path])]
-    around = {p: {name: with_context(x) for name, x in own.items()} for p, own in inputs.items()}
-    methods[CONTEXT] = [probed(CONTEXT, "", lambda s: around[s.path])]
+        for form in ("{}", AROUND, JOINED):
+            own = form.format(name)
+            pairs += [(own, form.format(random[known])), (own, CONTEXT)]
+        pairs.append((name, INPUTS))
+    probed(INPUTS, INPUTS, "", lambda: inputs)
+    probed(CONTEXT, CONTEXT, "", lambda: around)
     for one in training:
         if one.name not in models:
             raise ValueError(f"the training begins from {one.name!r}; there are {[*models]}")

@@ -91,6 +91,7 @@ def test_people_who_are_only_judged_are_in_no_training(tmp_path):
     assert {"hybrid, fine-tuned", "hybrid, from scratch", "next", "next, untrained"} < set(
         report["methods"]
     )
+    assert {"hybrid, with context", "hybrid, untrained, joined"} < set(report["methods"])
     assert report["methods"]["contrast"]["flops"] > 0
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout.count("done (") == 7

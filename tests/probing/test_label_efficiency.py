@@ -5,7 +5,7 @@ import pytest
 
 from hypnos_jax.probing import label_efficiency as labels
 from hypnos_jax.probing import label_efficiency_report, probe
-from hypnos_jax.probing.context_features import with_context, with_night
+from hypnos_jax.probing.context_features import principal_components, with_context, with_night
 
 SPLITS = ["train"] * 6 + ["validation"] * 3 + ["test"] * 6
 
@@ -127,3 +127,19 @@ def test_a_row_may_know_its_whole_night():
     np.testing.assert_array_equal(found[:, :2], rows.astype(np.float32))
     np.testing.assert_array_equal(found[:, 2:], [[2, 2, 1, 0]] * 3)
     assert np.isnan(with_night(np.full((2, 1), np.nan))).all()
+
+
+def test_few_components_keep_what_many_rows_share():
+    rng = np.random.default_rng(0)
+    shared = {name: rng.normal(size=(200, 1)) for name in "abc"}
+    rows = {
+        name: 100 * np.arange(1, 7) * (x + 0.05 * rng.normal(size=(200, 6)))
+        for name, x in shared.items()
+    }
+    rows["a"][3, 2] = np.nan
+    rows["c"] += 1e6
+    found = principal_components(rows, ["a", "b"], 2)
+    assert found["b"].shape == (200, 2) and np.isnan(found["a"][3]).all()
+    assert abs(np.corrcoef(found["b"][:, 0], shared["b"][:, 0])[0, 1]) > 0.99
+    assert np.abs(found["b"].mean(0)).max() < 0.5  # c, which gives no components, is far away
+    assert principal_components(rows, ["a", "b"])["a"].shape == (200, 6)

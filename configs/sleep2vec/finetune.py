@@ -29,7 +29,7 @@ TASKS = {
     "stage3": ("accuracy", "highest", "gated_scalar"),
     "ahi": ("ahi_pearson", "highest", "gated_scalar"),
     "arousal": ("auprc", "highest", "gated_scalar"),  # ours
-    "apnea": ("auroc", "highest", "gated_scalar"),  # apnea or hypopnea by epoch of sleep; ours
+    "apnea": ("auprc", "highest", "gated_scalar"),  # apnea or hypopnea by epoch of sleep; ours
     "age": ("mae", "lowest", "mean"),
     "sex": ("accuracy", "highest", "gated_scalar"),
     "binary": ("auroc", "highest", "gated_scalar"),  # ours

@@ -238,6 +238,7 @@ def every_pipeline():
     given |= {name: {"data": "PUBLIC"} for name in ("real_apnea_rr.py", "real_stages_psd.py")}
     given |= {"demo.py": {}, "demo.py:test": {"data": "RECORDINGS"}}
     given |= {"compare.py": {}, "compare.py:test": {"seeds": 1, "steps": 3, "hypnos": False}}
+    given |= {"compare_families.py": {}, "compare_families.py:test": {"labels": "SCORING"}}
     edf = {"data": "RECORDINGS", "recipe": "sleep_edfx", "tasks": "stage5", "protocol": "probe"}
     given |= {"synthsleepnet.py": {}, "synthsleepnet.py:test": edf}
     few = {"rows": "c4,six", "fractions": 0.05, "random_fractions": 1, "seeds": 2}

@@ -64,6 +64,7 @@ def test_the_loss_counts_windows_and_its_parts_add_up(objective, variables):
     assert float(empty.weight) == 0 and np.isfinite(float(empty.total))
 
 
+@pytest.mark.slow
 def test_masks_alone_have_no_contrast_and_learn():
     objective = ChannelPrediction(MODEL, span_tokens=3, contrast_weight=0.0, noise=0.0)
     batch = nights()

@@ -70,19 +70,26 @@ def choose(workdir: str | os.PathLike, step: int | str | None = None) -> int:
     return steps[-1]
 
 
-def reason(workdir: str | os.PathLike, step: int, asked: int | str | None = None) -> str:
+def reason(
+    workdir: str | os.PathLike,
+    step: int,
+    asked: int | str | None = None,
+    measure: tuple[str, str] | None = None,
+) -> str:
     """Return in words why a checkpoint was chosen.
 
     Args:
         workdir: the run's folder.
         step: what ``choose`` returned.
         asked: its argument.
+        measure: ``best_metric`` and ``best`` of the run's config, where they are known; else they
+            are read from the checkpoint, in which Orbax waits for all processes of a run.
     """
     if isinstance(asked, int) or asked == "newest":
         return f"step {step}, as asked" if asked != "newest" else f"the newest, step {step}"
     root = pathlib.Path(workdir).resolve() / "checkpoints"
     try:
-        metric, best = _measure(root / str(step))
+        metric, best = measure or _measure(root / str(step))
     except CheckpointError:  # a run in progress has removed it since
         return f"step {step}"
     if not metric:

@@ -257,7 +257,11 @@ class TrainingRun:
             return
         told, best = self.judgement.summary(step, self.passes(step)), self.checkpoints.best_kept()
         if seals.saved(self.workdir):
-            taken = checkpoint_choice.reason(self.workdir, step if best is None else best)
+            taken = checkpoint_choice.reason(
+                self.workdir,
+                step if best is None else best,
+                measure=(self.checkpoints.best_metric, self.checkpoints.best),
+            )
             told += f". Evaluation, export and embedding take {taken}"
         logging.info("%s", told)
         content = {

@@ -22,10 +22,10 @@ $(VENV)/.installed: setup.py constraints.txt
 demo: setup
 	$(PIPELINE)/demo.py --output=$(if $(DATA),.demo-own --set 'data=$(DATA)',.demo)
 
-# The whole job on small public recordings: make demo-real DATA=/path/to/public
+# Pretraining on real ECGs, then fibrillation in others: make demo-real DATA=/path/to/public
 demo-real: setup
-	$(PIPELINE)/demo_real.py:ecg --output=.demo-real/ecg --set 'data=$(DATA)'
-	$(PIPELINE)/demo_real.py:psg --output=.demo-real/psg --set 'data=$(DATA)'
+	$(PIPELINE)/real_af.py --output=.demo-real/af --set 'data=$(DATA)' $(if $(TEST),--set 'test=$(TEST)')
+	@echo "figure: $$(ls .demo-real/af/mixed/figures/*_record_probe.png)"
 
 # Losses and models side by side on simulated nights with planted shortcuts
 compare: setup

@@ -46,6 +46,7 @@ setup(
             "scikit-learn>=1.5",  # logistic-regression probes and their metrics
             "matplotlib>=3.9",  # pictures of reconstructions and probe reports
         ],
+        "arrays": ["pyarrow>=15"],  # nights of features as Parquet files; NPZ needs nothing more
         "beam": ["apache-beam>=2.60"],  # spread a builder over a cluster engine
         "interop": [
             "huggingface_hub>=0.30",  # published weights by hub id; files need nothing more
@@ -58,6 +59,7 @@ setup(
             "sacrebleu>=2.4",  # BLEU and chrF
             "rouge-score>=0.1.2",  # ROUGE-L
         ],
+        "yasa": ["yasa>=0.7"],  # spindles and slow waves of the EEG, as facts beside the captions
         # eval jobs on runs behind a URL; beside it the package of your store, such as gcsfs or s3fs
         "remote": ["fsspec>=2024.12"],
         "slurm": ["submitit>=1.5.4"],  # sweeps on Slurm: arrays, requeueing when preempted

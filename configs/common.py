@@ -43,9 +43,16 @@ def train(*, steps: int, batch_size: int, **more) -> ml_collections.ConfigDict:
             "batch_size": batch_size,
             "accumulate": 1,
             "skip_not_finite": 0,  # batches in a row; 0: the first such loss or gradient ends it
+            "stop_after": 0,  # evaluations without a new best; 0: the run goes to its last step
             **more,
         }
     )
+
+
+def validation_every(size: str, steps: int) -> int:
+    """Steps between validations of a size that runs on a CPU: two in all for those of seconds, else
+    enough of them to see a longer run memorise."""
+    return max(steps // (2 if size in ("test", "smoke") else 4), 1)
 
 
 def mesh() -> ml_collections.ConfigDict:
@@ -54,15 +61,15 @@ def mesh() -> ml_collections.ConfigDict:
 
 
 def checkpoints(
-    *, every: int, keep_best: int, best_metric: str, best: str
+    *, every: int, best_metric: str, best: str, keep_best: int = 1
 ) -> ml_collections.ConfigDict:
     """Checkpoints every ``every`` steps, and the ``keep_best`` best of ``best_metric``.
 
     Args:
         every: steps.
-        keep_best: how many of the best are kept beside the newest.
         best_metric: such as ``eval/val/loss``.
         best: ``lowest`` or ``highest``.
+        keep_best: how many of the best are kept beside the newest.
     """
     return ml_collections.ConfigDict(
         {

@@ -28,6 +28,7 @@ KINDS = {
     "repaired_unit": "channels whose unit or polarity was corrected",
     "position_code": "codes of body positions that the site's table does not know",
     "person": "people without a night, nights without a person",
+    "index_row": "rows, columns and files of an index that were not used",
     "linked_folder": "folders and recordings that are links",
 }
 """Kinds of findings, with the heading of each in a summary; the worst first."""

@@ -105,6 +105,7 @@ class EventLabel:
 # by ``midpoint``, and so do ours in ``_official``; in all others only epochs of sleep count.
 EVENT_LABELS: dict[str, EventLabel] = {
     "apnea": EventLabel(BREATHING, "overlap"),  # with hypopneas
+    "apnea_unstaged": EventLabel(BREATHING, "overlap", asleep=False),  # nobody scored stages
     "apnea_more_than_10s": EventLabel(BREATHING, "more_than_10s"),  # as NeuroAtlas asks it
     "arousal": EventLabel(AROUSALS, "overlap"),
     **{

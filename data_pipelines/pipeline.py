@@ -104,6 +104,7 @@ class Source:
         *,
         seed: int,
         threads: int | None = None,
+        read_training: Callable[[np.ndarray, np.ndarray, np.ndarray], Batch] | None = None,
     ):
         """Take stretches and a function that reads crops of them.
 
@@ -115,6 +116,8 @@ class Source:
             description: what ``describe`` says of the data beside their origin.
             seed: of order and crops.
             threads: readers; 2 by default.
+            read_training: (stretches, start seconds, examples' numbers) -> batch, for sources that
+                read something else at each visit in training; ``read`` by default.
         """
         seconds = np.asarray(seconds, np.int64)
         self._slots = np.maximum(1, seconds // crop_s)
@@ -122,7 +125,7 @@ class Source:
         self._ends = np.cumsum(self._slots)
         self.store, self.num_examples = store, int(self._ends[-1])
         self._crop_s, self._read, self._description, self._seed = crop_s, read, description, seed
-        self._threads = threads or READERS
+        self._threads, self._read_training = threads or READERS, read_training
         self._page = functools.lru_cache(2 * self._threads + PREFETCHED_BATCHES)(self._draw)
 
     def draws(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +136,10 @@ class Source:
 
     def examples(self, first: int, stop: int) -> Batch:
         """Return training examples ``first`` to ``stop - 1``, each a function of (seed, number)."""
-        return self._read(*self.draws(first, stop))
+        drawn = self.draws(first, stop)
+        if self._read_training is None:
+            return self._read(*drawn)
+        return self._read_training(*drawn, np.arange(first, stop))
 
     def _draw(self, page):
         numbers = np.arange(page * PAGE, (page + 1) * PAGE)

@@ -6,7 +6,11 @@ pure function of the subject's name (and a salt), not of who else is in the fold
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from data_pipelines.shuffle import mix, permute
 
 SPLITS = ("train", "validation", "test")
 
@@ -38,6 +42,23 @@ def split_of(subject: str, *, fractions: Sequence[float] = (0.8, 0.1, 0.1), salt
     if fractions[2] == 0 or place < fractions[0] + fractions[1]:
         return "validation" if fractions[1] else "train"
     return "test"
+
+
+def few_people(people: Iterable[str], count: int, seed: int) -> list[str]:
+    """Return a number of people, chosen by a seed; 0 and more than there are return all, sorted.
+
+    For one seed and the same people, a smaller choice is the beginning of a larger one.
+
+    Raises:
+        ValueError: less than none.
+    """
+    if count < 0:
+        raise ValueError(f"{count} people: must be 0 or more")
+    names = sorted(set(people))
+    if not 0 < count < len(names):
+        return names
+    key = np.repeat(mix(mix(seed) + np.uint64(2)), len(names))
+    return [names[place] for place in permute(np.arange(len(names)), len(names), key)[:count]]
 
 
 # Cohorts whose file names say which person several nights are of.

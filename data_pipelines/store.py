@@ -7,6 +7,9 @@ A store is a folder::
     records-<digest>/scoring.jsonl    one line per night: its stages and events
     records-<digest>/nights/1.0.0/    an ArrayRecord data set as TFDS writes it, split by subject
 
+A store of tokens may hold ``phases/<fraction of a second>/``, stores of their own: its nights of
+training on grids that begin so much later.
+
 One record is one channel of a night (signals) or all modalities of one (tokens), uncompressed: what
 is recorded is mostly noise, which zstd makes 7 % smaller and much slower. A crop reads its own
 bytes and no others, at the places that a shard's index (``.npy``) gives. Before the first of them
@@ -40,6 +43,7 @@ SEXES = {
     **dict.fromkeys(("female", "f", "0", "0.0"), 0),
 }
 INT16_PEAK = 32767
+PHASES = "phases"  # of a store of tokens: folder of stores of the same nights on shifted grids
 STORED = {"samples": np.int16, "codes": np.uint16, "valid": np.bool_, "tracks": np.float32}
 STORED = {field: np.dtype(kind) for field, kind in STORED.items()}
 OPEN_FILES = 256  # ours: of the 1024 that a process may have open by default
@@ -236,6 +240,40 @@ class NightStore:
         codes = np.zeros((stop_s - start_s, self.code_width), np.uint16)
         self.fill(night, None, start_s, codes=codes)
         return codes
+
+    def columns(self, rows: list[dict]) -> np.ndarray:
+        """Return which columns of the codes some modalities of a model are, int [their levels].
+
+        Args:
+            rows: ``{name, levels}`` each, with ``timing`` and ``timing_by`` where the model reads
+                timing levels; a model may leave out a modality's timing levels, or all others.
+
+        Raises:
+            StoreError: the store lacks such a modality or has other levels of it.
+        """
+        names = [modality["name"] for modality in self.modalities]
+        stops = np.cumsum([modality["levels"] for modality in self.modalities])
+        columns = []
+        for row in rows:
+            if row["name"] not in names:
+                raise StoreError(f"{self.path} has no modality {row['name']!r}; it has {names}")
+            place = names.index(row["name"])
+            stored = self.modalities[place]
+            timing, others = len(row.get("timing", ())), len(stored.get("timing", ()))
+            plain = row["levels"] - timing
+            if plain not in (0, stored["levels"] - others) or (
+                timing and row["timing_by"] != stored.get("timing_by")
+            ):
+                there = stored.get("timing_by", "none")
+                raise StoreError(
+                    f"{self.path} has of {row['name']} {stored['levels'] - others} levels of a"
+                    f" tokenizer, and timing levels: {there}; wanted are {plain} levels, and"
+                    f" timing levels: {row.get('timing_by', 'none')}"
+                )
+            stop = stops[place]
+            columns += range(stop - stored["levels"], stop - stored["levels"] + plain)
+            columns += range(stop - timing, stop)
+        return np.array(columns)
 
     def present(self, night: NightEntry) -> np.ndarray:
         """Bool ``[M]``: which modalities the recording has at all."""

@@ -253,11 +253,11 @@ def fill(
     seconds = tokens * TOKEN_S
     by_second = np.zeros(seconds, bool)
     rows = samples[:tokens]
-    whole = rows.shape[1] == modality.frames
+    whole = rows.shape[1] == modality.frames == TOKEN_S * modality.rate_hz
     into = rows.reshape(seconds, -1) if whole else np.zeros((seconds, modality.rate_hz), np.int16)
     scale = store.fill(night, modality.name, start * TOKEN_S, samples=into, valid=by_second)
     if not whole:
-        rows[:, : modality.frames] = into.reshape(tokens, -1)
+        rows[:, : modality.frames] = into.reshape(tokens, -1)[:, : modality.frames]
     valid[:tokens] = holds_signal(by_second)
     return scale
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 import concurrent.futures
 import fcntl
 import json
-import math
 import os
 import pathlib
 import shutil
-import time
 from collections.abc import Sequence
 
 import jax
@@ -26,14 +24,15 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from hypnos_jax.checkpoint_choice import choose, judged, reason
 from hypnos_jax.metrics import EVALUATIONS
-from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime import distributed, orbax_files
+from hypnos_jax.runtime.save_timer import SaveTimer
 from hypnos_jax.runtime.seals import (
     MANIFEST,
     CheckpointError,
     damage,
     good_steps,
-    metrics_of,
     seal_of,
     sealed_steps,
     write_seal,
@@ -156,11 +155,22 @@ class Checkpoints:
                         if path.name.split(".")[0] == folder.name:
                             shutil.rmtree(path, ignore_errors=True)
                 raise CheckpointError(
-                    f"checkpoint {folder} was not saved: {_causes(error)}. Earlier ones are as they"
-                    " were; the same command resumes from the newest"
+                    f"checkpoint {folder} was not saved: {orbax_files.causes(error)}. Earlier ones"
+                    " are as they were; the same command resumes from the newest"
                 ) from error
 
         self._sealing = self._sealer.submit(seal)
+
+    def judge(self, step: int, metrics: dict[str, float]) -> None:
+        """Add what evaluation found to a checkpoint that was saved before it was evaluated."""
+        self.wait()
+        if distributed.is_first():
+            write_seal(self.root / str(step), step, metrics)
+
+    def best_kept(self) -> int | None:
+        """Return the step that is best among those that are there, None where none was judged."""
+        steps = [int(folder.name) for folder in sealed_steps(self.root)]
+        return next(iter(judged(self.root, steps, self.best_metric, self.best)), None)
 
     def wait(self) -> None:
         """Wait until the last save is complete and sealed.
@@ -204,7 +214,7 @@ class Checkpoints:
             wanted["collections"] = abstract.collections
         if abstract.ema is not None:
             wanted["ema"] = abstract.ema
-        loaded, meta = _load(folder, wanted), _load_meta(folder)
+        loaded, meta = orbax_files.load(folder, wanted), orbax_files.load_meta(folder)
 
         def scalar(like, value: int):
             return jax.make_array_from_callback((), like.sharding, lambda _: np.int32(value))
@@ -251,14 +261,7 @@ class Checkpoints:
         if self.keep_every:
             kept |= {step for step in folders if step % self.keep_every == 0}
         if self.keep_best:
-            sign = 1 if self.best == "lowest" else -1
-            found = {step: metrics_of(path) for step, path in folders.items()}
-            scores = {
-                step: sign * metrics[self.best_metric]
-                for step, metrics in found.items()
-                if math.isfinite(metrics.get(self.best_metric, math.nan))
-            }
-            kept |= set(sorted(scores, key=scores.get)[: self.keep_best])
+            kept |= set(judged(self.root, folders, self.best_metric, self.best)[: self.keep_best])
         if self.jobs and self.keep_for_jobs:
             older = [step for step in sorted(folders.keys() - kept) if self._awaits_jobs(step)]
             kept |= set(older[-self.keep_for_jobs :])
@@ -280,76 +283,16 @@ class Checkpoints:
         return not all((results / name / f"{step}.json").exists() for name in self.jobs)
 
 
-class SaveTimer:
-    """Rings some seconds after it was started, at the same step on every process.
-
-    The first process's clock counts. Asking it costs a step of several processes some time, so they
-    ask only when about half of the time is over, then half of the rest, and so on.
-    """
-
-    def __init__(self, seconds: float):
-        """Start it; 0 seconds never ring."""
-        self.seconds = seconds
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew."""
-        self._start, self._asked, self._ask_at = time.monotonic(), None, 0
-
-    def due(self, step: int) -> bool:
-        """Whether it rings at this step."""
-        if not self.seconds or step < self._ask_at:
-            return False
-        now = time.monotonic()
-        left, wait = self._start + self.seconds - now, 1
-        if self._asked is not None:
-            before, then = self._asked
-            step_s = max(now - then, 1e-6) / (step - before)
-            wait = max(1, int(left / 2 / step_s))
-        # Others may still read data: how long they may is the watchdog's to say.
-        rings, wait = distributed.broadcast(
-            "the clock of saving", [left <= 0, wait], timeout_s=math.inf
-        )
-        self._asked, self._ask_at = (step, now), step + wait
-        return rings
-
-
-def best_step(workdir: str | os.PathLike) -> int:
-    """Return the good checkpoint with the best ``config.checkpoints.best_metric``.
-
-    The newest one where none was evaluated.
-
-    Raises:
-        CheckpointError: no good checkpoint, or the run names no ``best_metric``.
-    """
-    steps, root = good_steps(workdir), pathlib.Path(workdir).resolve() / "checkpoints"
-    if not steps:
-        raise CheckpointError(f"{workdir} holds no complete checkpoint")
-    options = _load_meta(root / str(steps[-1]))["config"].get("checkpoints", {})
-    metric = options.get("best_metric")
-    if not metric:
-        raise CheckpointError(
-            f"{workdir}: config.checkpoints.best_metric does not say what is best"
-        )
-    sign = 1 if options.get("best", "lowest") == "lowest" else -1
-    scores = {step: sign * metrics_of(root / str(step)).get(metric, math.nan) for step in steps}
-    scores = {step: score for step, score in scores.items() if math.isfinite(score)}
-    if not scores:
-        logging.warning("%s: no checkpoint has a %s; the newest is taken", workdir, metric)
-    return min(scores, key=scores.get, default=steps[-1])
-
-
 def restore_variables(
     workdir: str | os.PathLike, step: int | str | None = None
 ) -> tuple[dict, int, dict]:
     """Load what evaluation and export need: the config and the variables, not the optimizer.
 
-    The run may be in progress.
+    The run may be in progress. The log says which checkpoint is taken, and why.
 
     Args:
         workdir: a run's folder.
-        step: which checkpoint; ``"best"`` for that of ``best_step``; the newest good one by
-            default.
+        step: which checkpoint; see ``checkpoint_choice.choose``.
 
     Returns:
         The config as a dict, the step, and the variables (``params``, averaged where the run keeps
@@ -359,27 +302,20 @@ def restore_variables(
         CheckpointError: no good checkpoint, or the one asked for is missing or damaged.
     """
     root = pathlib.Path(workdir).resolve() / "checkpoints"
-    if step == "best":
-        step = best_step(workdir)
-    if step is not None:
-        fault = damage(root / str(step))
-        if fault:
-            raise CheckpointError(f"checkpoint {root / str(step)} cannot be trusted: {fault}")
-        return load_variables(root / str(step))
     while True:
-        steps = good_steps(workdir)
-        if not steps:
-            raise CheckpointError(
-                f"{workdir} holds no complete checkpoint (checkpoints/<step>/{MANIFEST}); is it the"
-                " workdir of a training run that saved?"
-            )
-        folder = root / str(steps[-1])
+        chosen = choose(workdir, step)
+        folder = root / str(chosen)
+        fault = damage(folder) if isinstance(step, int) else None
+        if fault:
+            raise CheckpointError(f"checkpoint {folder} cannot be trusted: {fault}")
         try:
-            return load_variables(folder)
+            loaded = load_variables(folder)
+            logging.info("%s: taking %s", workdir, reason(workdir, chosen, step))
+            return loaded
         except CheckpointError:
-            if (folder / MANIFEST).exists():
+            if (folder / MANIFEST).exists() or isinstance(step, int):
                 raise
-            # A run in progress removed it meanwhile, so there is a newer one.
+            # A run in progress removed it meanwhile, so there is a newer or better one.
 
 
 def load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
@@ -392,7 +328,7 @@ def load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
         has = {path.name for path in folder.iterdir()}
         shapes = ocp.checkpointables_metadata(folder).metadata
     except Exception as error:
-        raise CheckpointError(f"{folder} cannot be read: {_causes(error)}") from error
+        raise CheckpointError(f"{folder} cannot be read: {orbax_files.causes(error)}") from error
     names = ["ema" if "ema" in has else "params"]
     names += ["collections"] if "collections" in has else []
     # numpy in the wanted tree: the file's own sharding would name devices that are not here
@@ -402,31 +338,10 @@ def load_variables(folder: pathlib.Path) -> tuple[dict, int, dict]:
     }
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted)
-    loaded = jax.device_get(_load(folder, wanted))
+    loaded = jax.device_get(orbax_files.load(folder, wanted))
     own = loaded["ema"] if "ema" in has else {"params": loaded["params"]}
     variables = {**loaded.get("collections", {}), **own}
-    return _load_meta(folder)["config"], int(folder.name), variables
-
-
-def _load(folder: pathlib.Path, wanted: dict) -> dict:
-    try:
-        return ocp.load_checkpointables(folder, wanted)
-    except Exception as error:
-        raise CheckpointError(
-            f"{folder} is complete but does not fit this program or config: {_causes(error)}"
-        ) from error
-
-
-def _load_meta(folder: pathlib.Path) -> dict:
-    return json.loads(_load(folder, {"meta": None})["meta"]["json"])
-
-
-def _causes(error: BaseException) -> str:
-    causes = []
-    while error is not None:
-        causes.append(f"{type(error).__name__}: {str(error)[:500]}")
-        error = error.__cause__
-    return " <- ".join(causes)
+    return orbax_files.load_meta(folder)["config"], int(folder.name), variables
 
 
 def _require_seen_by_all(folder: pathlib.Path, seal: str) -> None:

@@ -44,6 +44,7 @@ RESUMABLE_KEYS = (
     "data.max_damaged",
     "train.steps",
     "train.skip_not_finite",
+    "train.stop_after",
     "mesh",
     "checkpoints",
     "logs",

@@ -24,7 +24,7 @@ from absl import logging
 
 from data_pipelines import pipeline
 from hypnos_jax import batch as batches
-from hypnos_jax import checkpoint, plugins, sharding
+from hypnos_jax import checkpoint, checkpoint_choice, plugins, sharding
 from hypnos_jax import config as configs
 from hypnos_jax import state as states
 from hypnos_jax.export.model import load_model
@@ -227,10 +227,19 @@ class Evaluators:
         """Whether any evaluator of the loop runs after this many updates."""
         return any(_due(every, step, last) for every, _ in self.all.values())
 
-    def run(self, variables: dict, step: int, *, last: bool) -> Iterator[dict[str, float]]:
-        """Yield ``{"eval/<name>/<metric>": value}`` of each evaluator that is due."""
+    def run(
+        self, variables: dict, step: int, *, last: bool, only_last: bool = False
+    ) -> Iterator[dict[str, float]]:
+        """Yield ``{"eval/<name>/<metric>": value}`` of each evaluator that is due.
+
+        Args:
+            variables: of the model.
+            step: updates made.
+            last: whether the run ends with this step.
+            only_last: leave out those that are due at this step of any run.
+        """
         for name, (every, evaluator) in self.all.items():
-            if _due(every, step, last):
+            if _due(every, step, last) and not (only_last and _due(every, step, False)):
                 yield results(name, evaluator, variables, step)
 
 
@@ -317,7 +326,7 @@ def evaluate(
 
     Args:
         workdir: a run's folder, or any other model that ``export.load_model`` takes.
-        step: which checkpoint of a run, or ``"best"``; the newest good one by default.
+        step: which checkpoint of a run; see ``checkpoint_choice.choose``: the best by default.
         changes: dotted config key -> value, such as ``{"evals.probe.nights": PATH}``.
         output: folder that gets ``evaluation.json`` and what evaluators write; the run's by
             default, none for another model.
@@ -336,9 +345,11 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         if _is_other_model(workdir):
             trained, step, variables = _load_export(workdir, step)
+            taken = ""
             home = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
-            trained, step, variables = checkpoint.restore_variables(workdir, step)
+            trained, found_step, variables = checkpoint.restore_variables(workdir, step)
+            step, taken = found_step, checkpoint_choice.reason(workdir, found_step, step)
             home, output = workdir, output or workdir
         config = configs.change(trained, changes or {})
         if home != workdir:
@@ -351,7 +362,9 @@ def evaluate(
             logging.info("evaluating %s at step %d", name, step)
             found |= whole.results(name, placed, step, written)
         if output is not None:
-            write_json(written / "evaluation.json", {"step": step, "results": found})
+            write_json(
+                written / "evaluation.json", {"step": step, "taken": taken, "results": found}
+            )
     return found
 
 
@@ -361,7 +374,7 @@ def _is_other_model(path: pathlib.Path) -> bool:
     return there and not (path / "checkpoints").is_dir()
 
 
-def _load_export(path: pathlib.Path, step: int | None) -> tuple[dict, int, dict]:
+def _load_export(path: pathlib.Path, step: int | str | None) -> tuple[dict, int, dict]:
     """Return a config, the step, and the variables of an exported or published model."""
     model = load_model(path, step=step)
     run = path / RUN

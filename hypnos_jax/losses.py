@@ -293,6 +293,12 @@ def hidden_error(predicted: jax.Array, target: jax.Array, hidden: jax.Array) -> 
     return masked_mean(((predicted - target) ** 2).mean(-1), hidden)
 
 
+def smooth_l1(error: jax.Array) -> jax.Array:
+    """Return the Huber loss of errors, of any shape: half their square up to 1, then linear."""
+    size = jnp.abs(error)
+    return jnp.where(size < 1, 0.5 * size**2, size - 0.5)
+
+
 def spread(tokens: jax.Array, counted: jax.Array) -> jax.Array:
     """Return the variance of each feature over all tokens of the rows that count, float32 [D].
 

@@ -32,9 +32,11 @@ class TrainOptions:
         accumulate: micro-batches per step.
         skip_not_finite: batches in a row that may be skipped, the state unchanged, because their
             loss or gradient is not finite; 0 stops the run at the first.
+        stop_after: evaluations without a new best of ``config.checkpoints.best_metric`` after which
+            the run is over, before its last step; 0 for never.
         init_from: a model to begin from (a run's workdir, an export, published weights), or a list
-            of ``{"source", "subtrees", "fresh", "optional"}``, one entry for each of several, or
-            its JSON text; "" for none.
+            of ``{"source", "subtrees", "fresh", "optional", "step"}``, one entry for each of
+            several, or its JSON text; "" for none. Of a run the best checkpoint is taken.
             Read once: a resumed run does not need it.
         init_subtrees, init_fresh: what of it goes where, and what may be new; see
             ``warm_start.choose``. Also the defaults of a list's entries.
@@ -44,6 +46,7 @@ class TrainOptions:
     batch_size: int
     accumulate: int = 1
     skip_not_finite: int = 0
+    stop_after: int = 0
     init_from: str | Sequence[dict] = ""
     init_subtrees: Sequence[tuple[str, str]] = ()
     init_fresh: Sequence[str] = ()

@@ -24,7 +24,9 @@ from absl import logging
 from hypnos_jax import batch as batches
 from hypnos_jax import (
     checkpoint,
+    checkpoint_choice,
     evaluate,
+    judgement,
     metrics,
     non_finite,
     sharding,
@@ -49,8 +51,9 @@ def train(config, workdir: str | pathlib.Path) -> int:
         workdir: the run's folder; gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``.
 
     Returns:
-        0 when the last step is done; ``exit_codes.STOPPED_EARLY`` after a signal, and saved (where
-        ``distributed.initialize`` was called).
+        0 when the run is over, by its last step or by ``config.train.stop_after``; the log's last
+        sentence and ``finished.json`` then say how it went. ``exit_codes.STOPPED_EARLY`` after a
+        signal, and saved (where ``distributed.initialize`` was called).
 
     Raises:
         ConfigError: an unknown key, or another config than the one ``workdir`` began with.
@@ -65,15 +68,25 @@ def train(config, workdir: str | pathlib.Path) -> int:
         run = open_run(config, workdir, watch, stack)
         if preemption.requested():  # nothing is new, and compiling may take minutes
             return STOPPED_EARLY
+        if run.is_over:
+            run.finish(run.start)
+            return 0
         run.compile()
         # Collectives have deadlines of their own, shorter than some compilations.
         startup_s = watch.may_take_s["start-up"]
         distributed.barrier("compiling the train step", timeout_s=startup_s)
 
         state, options, start = run.state, run.options, run.start
+        logging.info(
+            "%d steps of %d rows: %.1f passes over %d examples",
+            options.steps,
+            options.batch_size,
+            run.passes(options.steps),
+            run.source.num_examples,
+        )
         for step in range(start, options.steps + 1):
             watch.enter("step")
-            last = step == options.steps
+            last = step == options.steps or run.judgement.over(options.stop_after)
             stop, due, evaluated = preemption.requested(), run.checkpoints.due(step), {}
             pause = last or stop or due or run.evaluators.due(step, last=last)
             run.log.flush(0 if pause else 1, state)
@@ -81,18 +94,17 @@ def train(config, workdir: str | pathlib.Path) -> int:
             if (step > start or not run.meta["evaluated"]) and not stop:
                 watch.enter("evaluation")
                 try:
-                    for values in run.evaluators.run(state.variables(), step, last=last):
-                        run.writer.write(step, values)
-                        logging.info("step %d: %s", step, metrics.words(values))
-                        evaluated |= values
+                    last, evaluated, due = run.evaluate(step, state, last=last, due=due)
                 except evaluate.Interrupted:
                     # The resumed run evaluates this step, from the beginning.
-                    stop, evaluated = True, {}
+                    stop = True
                 else:
                     offset = run.writer.offset() if pause else 0
             watch.enter("save")
             if step > start and (last or stop or due):
                 run.save(step, state, offset, evaluated, stopped=stop)
+            elif step == start and evaluated:  # what the run resumed from
+                run.checkpoints.judge(step, evaluated)
             if last or stop:
                 break
             if pause:
@@ -110,6 +122,9 @@ def train(config, workdir: str | pathlib.Path) -> int:
                 state, values = run.train_step(state, batch)
             run.trace.end(step + 1, values)
             run.log.add(step + 1, values, local)
+        if not stop:
+            watch.enter("save")
+            run.finish(step)
     if stop:
         logging.warning(
             "stopped at step %d of %d, saved; the same command resumes", step, options.steps
@@ -132,6 +147,7 @@ class TrainingRun:
     source: Any
     state: TrainState
     meta: dict
+    judgement: judgement.Judgement
     checkpoints: checkpoint.Checkpoints
     evaluators: evaluate.Evaluators
     stack: contextlib.ExitStack
@@ -146,6 +162,16 @@ class TrainingRun:
     def start(self) -> int:
         """Updates that were made before."""
         return int(self.state.step)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do of what was begun before."""
+        ended = self.start == self.options.steps or self.judgement.over(self.options.stop_after)
+        return ended and self.start > 0 and self.meta["evaluated"]
+
+    def passes(self, step: int) -> float:
+        """Passes over the training data that so many steps make."""
+        return step * self.options.batch_size / self.source.num_examples
 
     @property
     def batch_place(self) -> jax.sharding.NamedSharding:
@@ -179,6 +205,74 @@ class TrainingRun:
         close(self.trace.close)
         self.log = StepLog(self)
 
+    def evaluate(
+        self, step: int, state, *, last: bool, due: bool
+    ) -> tuple[bool, dict[str, float], bool]:
+        """Run the evaluators that are due, log what they find, and judge the run by it.
+
+        Args:
+            step: updates made.
+            state: of the loop.
+            last: whether the run ends here.
+            due: whether a checkpoint is due.
+
+        Returns:
+            Whether the run ends here now, what was found, and whether to save: a new best is saved
+            wherever it is met.
+
+        Raises:
+            Interrupted: the run was asked to stop; the judgement is as it was.
+        """
+        found, variables = {}, state.variables()
+
+        def take(values):
+            self.writer.write(step, values)
+            logging.info("step %d: %s", step, metrics.words(values))
+            found.update(values)
+
+        for values in self.evaluators.run(variables, step, last=last):
+            take(values)
+        if not found:
+            return last, found, due
+        new = dataclasses.replace(self.judgement)
+        # Processes that judged differently would wait for each other. How long others may still
+        # evaluate is the watchdog's to say.
+        own = found.get(new.metric)
+        judged = distributed.broadcast("the run's metric", own, timeout_s=math.inf)
+        best = judged is not None and new.add(step, {new.metric: judged})
+        if new.over(self.options.stop_after) and not last:
+            last = True
+            logging.info("step %d: config.train.stop_after ends the run", step)
+            for values in self.evaluators.run(variables, step, last=True, only_last=True):
+                take(values)
+        if warning := new.warning(self.passes(step)):
+            logging.warning("step %d: %s", step, warning)
+        self.judgement = new
+        return last, found, due or (best and self.checkpoints.keep_best > 0)
+
+    def finish(self, step: int) -> None:
+        """Wait for the last save, and say how the whole run went."""
+        self.checkpoints.wait()
+        if not distributed.is_first():
+            return
+        told, best = self.judgement.summary(step, self.passes(step)), self.checkpoints.best_kept()
+        if seals.saved(self.workdir):
+            taken = checkpoint_choice.reason(
+                self.workdir,
+                step if best is None else best,
+                measure=(self.checkpoints.best_metric, self.checkpoints.best),
+            )
+            told += f". Evaluation, export and embedding take {taken}"
+        logging.info("%s", told)
+        content = {
+            "step": step,
+            "steps": self.options.steps,
+            "passes": self.passes(step),
+            "judgement": dataclasses.asdict(self.judgement),
+            "best_kept": best,
+        }
+        write_json(self.workdir / judgement.FINISHED, content)
+
     def save(self, step: int, state, offset: int, evaluated: dict, *, stopped: bool) -> None:
         """Save a checkpoint; the time that it holds up the loop is measured."""
         then = time.perf_counter()
@@ -189,6 +283,7 @@ class TrainingRun:
             "offset": offset,
             "evaluated": not stopped,
             "not_finite": int(state.not_finite),
+            "judgement": dataclasses.asdict(self.judgement),
             "init_from": self.meta.get("init_from"),  # what the run began from
         }
         self.checkpoints.save(step, state, meta, evaluated)
@@ -323,6 +418,13 @@ def open_run(
             f"config.train.steps={options.steps}, but {workdir} has a checkpoint of step"
             f" {int(state.step)}; give as many steps or more, or another --workdir"
         )
+    judged = judgement.Judgement.resumed(
+        meta.get("judgement"), checkpoints.best_metric, checkpoints.best
+    )
+    if int(state.step) < options.steps and not judged.over(options.stop_after):
+        distributed.once(
+            "the end of the run", lambda: (workdir / judgement.FINISHED).unlink(missing_ok=True)
+        )
     if int(state.not_finite) > options.skip_not_finite:  # skipped when more were allowed
         state = state.replace(not_finite=0 * state.not_finite)
     return TrainingRun(
@@ -334,6 +436,7 @@ def open_run(
         source=source,
         state=state,
         meta=meta,
+        judgement=judged,
         checkpoints=checkpoints,
         evaluators=evaluators,
         stack=stack,

@@ -44,16 +44,20 @@ def choose(
 ) -> Weights:
     """Return the weights that a run is to begin from, of one other model or of several.
 
-    Averaged ones where the source keeps them. Every variable below a claimed path is taken,
+    Of a run its best checkpoint, like everything else that uses a run: a warm start wants the best
+    model, and the end of a run on a small corpus may be far from it; what goes on training is the
+    same ``--workdir``, not a warm start. An entry's ``step`` says otherwise. Averaged weights where
+    the source keeps them. Every variable below a claimed path is taken,
     parameters and other collections alike; one that the source lacks, or has in another shape, is
     an error, and so is one that two sources claim.
 
     Args:
         shapes: the run's state, or its shapes.
         source: whatever ``export.load_model`` takes: a run's workdir, an export, published weights;
-            or a list of ``{"source", "subtrees", "fresh", "optional"}``, or its JSON text.
+            or a list of ``{"source", "subtrees", "fresh", "optional", "step"}``, or its JSON text.
             ``subtrees`` and ``fresh`` below are the defaults of each; an optional one is left
-            unread where nothing here lies below its paths.
+            unread where nothing here lies below its paths. ``step``: see
+            ``checkpoint_choice.choose``.
         subtrees: (path there, path here) pairs, without the collection's name, such as
             ``(("towers", "towers"),)``; () for everything here.
         fresh: patterns (see ``hypnos_jax.param_paths``) of parameters that may be new here, such as
@@ -93,6 +97,7 @@ def _choose(
     subtrees: Sequence[tuple[str, str]],
     fresh: Sequence[str],
     optional: bool = False,
+    step: int | str | None = None,
 ) -> Weights:
     """The weights of one source; see ``choose``."""
     own = {"params": shapes.params, **shapes.collections}
@@ -100,7 +105,7 @@ def _choose(
     wanted = any(_renamed(name, here, there) for name in own for there, here in subtrees)
     if optional and not wanted:
         return Weights({}, {})
-    model = load_model(source)
+    model = load_model(source, step=step)
     theirs = flax.traverse_util.flatten_dict(model.variables, sep="/")
     new = set()
     if fresh:
@@ -131,7 +136,8 @@ def _choose(
             " init_fresh"
         )
     count = len(chosen)
-    logging.info("begins from %s: %d of %d arrays", source, count, count)
+    told = f" ({model.taken})" if model.taken else ""
+    logging.info("begins from %s%s: %d of %d arrays", source, told, count, count)
     provenance = {"source": str(source), "checksum": model.checksum, "step": model.step}
     return Weights(chosen, {**provenance, "copied": count})
 

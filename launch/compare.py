@@ -17,26 +17,13 @@ import sys
 
 from absl import app, flags, logging
 
+from launch.overrides import parse_models
+
 MODELS = flags.DEFINE_list("models", None, "NAME=PATH of each; the first is compared with the rest")
 NIGHTS = flags.DEFINE_list("nights", None, "stores of the same nights; the first has the stages")
 OUTPUT = flags.DEFINE_string("output", None, "folder for the comparison")
 UNSEEN_SITES = flags.DEFINE_list("unseen_sites", [], "sites that nothing was trained on")
 TITLE = flags.DEFINE_string("title", "", "of the comparison")
-
-
-def parse_models(texts: list[str]) -> dict[str, list[str]]:
-    """Return name -> paths.
-
-    Raises:
-        ValueError: a text that is not NAME=PATH.
-    """
-    models = {}
-    for text in texts:
-        name, _, path = text.partition("=")
-        if not name or not path:
-            raise ValueError(f"--models: {text!r} is not NAME=PATH")
-        models.setdefault(name, []).append(path)
-    return models
 
 
 def main(argv):

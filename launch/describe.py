@@ -6,7 +6,8 @@ night's numbers, its hypnogram and the captions. Stages and events are those of 
 recording, or of ``--scoring``. No file names the recording, its person or its date.
 
 With ``--model`` a model's captions stand beside those of the facts, and where they differ from what
-was measured or scored they are marked: they are guesses.
+was measured or scored they are marked: they are guesses. ``--noconstrained`` lets it write freely;
+by default a model that has the words of our grammar is kept to its sentences.
 
 Exit codes: 0 done; 1 where the recording or its scoring cannot be read.
 """
@@ -25,6 +26,8 @@ MAINS_HZ = flags.DEFINE_enum("mains_hz", None, ["50", "60"], "Mains frequency; d
 ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
 COHORT = flags.DEFINE_string("cohort", None, "Cohort whose generic labels (EEG, EMG) these are.")
 MODEL = flags.DEFINE_string("model", None, "An export or a run whose captions stand beside.")
+CONSTRAINED = flags.DEFINE_bool("constrained", None, "Keep the model's captions to the grammar.")
+MICRO_EVENTS = flags.DEFINE_bool("micro_events", False, "Find spindles and slow waves, by YASA.")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "What plain lists of stages mean.")
 
 
@@ -33,6 +36,8 @@ def main(argv):
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     if FORMAT.value == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise app.UsageError("--format=parquet needs pyarrow: pip install pyarrow")
+    if CONSTRAINED.value is not None and MODEL.value is None:
+        raise app.UsageError("--constrained is about captions of a --model, and none is given")
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         describe(pathlib.Path(INPUT.value), pathlib.Path(OUTPUT.value))
@@ -46,7 +51,7 @@ def describe(path: pathlib.Path, output: pathlib.Path) -> None:
     """Prepare the recording, measure it, and write the three files."""
     from data_pipelines import scoring
     from data_pipelines.builders.recording_night import Pending, PrepareRecording
-    from data_pipelines.captions import epoch_table
+    from data_pipelines.captions import epoch_table, micro_events
     from data_pipelines.captions.measures import facts_of
     from data_pipelines.captions.night_summary import summarise
     from data_pipelines.channels import resolve
@@ -64,7 +69,8 @@ def describe(path: pathlib.Path, output: pathlib.Path) -> None:
     )
     of_scoring = pathlib.Path(SCORING.value) if SCORING.value else None
     night = prepare(Pending(path.stem, path, scoring=of_scoring, cohort=COHORT.value))
-    facts = facts_of(night)
+    found_by = micro_events.version() if MICRO_EVENTS.value else None
+    facts = facts_of(night, with_micro_events=found_by is not None)
     if not facts.epochs:
         raise ValueError(f"{path.name} is shorter than an epoch of 30 s")
     rows = epoch_table.rows_of(facts, night.recording)
@@ -80,6 +86,9 @@ def describe(path: pathlib.Path, output: pathlib.Path) -> None:
     notes = [f"Channels that the recording lacks, or that cannot be used: {', '.join(missing)}."]
     notes = notes if missing else []
     notes += [] if scored else ["No scoring was found: stages and events are not said."]
+    if MICRO_EVENTS.value:
+        told = f"Spindles and slow waves are those of {found_by}, in N1 to N3 as scored."
+        notes += [told if found_by else f"{micro_events.MISSING}."]
     differ = sum(flag.startswith("caption differs") for row in rows for flag in row.flags)
     notes += [f"{differ} captions, read back, differ from their facts."] if differ else []
     notes += generated
@@ -105,12 +114,14 @@ def with_captions(rows, night):
 
     checkpoint.quiet()
     compile_cache.keep()
-    rows = epoch_table.with_generated(rows, Captioner(MODEL.value).write(night.channels))
+    captioner = Captioner(MODEL.value, constrained=CONSTRAINED.value)
+    rows = epoch_table.with_generated(rows, captioner.write(night.channels))
     written = [row for row in rows if row.generated]
     differ = sum(bool(row.differences) for row in written)
     return rows, [
-        f"A model wrote captions of {len(written)} epochs; in {differ} they differ from what was"
-        " measured or scored, and are marked."
+        f"A model wrote captions of {len(written)} epochs,"
+        f" {'kept to the grammar' if captioner.constrained else 'freely'}; in {differ} they differ"
+        " from what was measured or scored, and are marked."
     ]
 
 

@@ -1,8 +1,9 @@
 """Evaluate a model, or follow a run: ``python -m launch.evaluate --workdir=DIR [--follow]``.
 
 Without ``--follow``: every evaluator of the run's config, those of eval jobs (``every: "job"``)
-too, at its newest good checkpoint, ``--step`` or the ``--best`` one; a table and
-``DIR/evaluation.json`` come of it. ``DIR`` may be an export too, which gets nothing unless
+too, at its best checkpoint by ``config.checkpoints.best_metric``, at the newest where nothing was
+judged by it or ``--newest`` says so, or at ``--step``; what was taken and why is printed. A table
+and ``DIR/evaluation.json`` come of it. ``DIR`` may be an export too, which gets nothing unless
 ``--output`` says so. ``--set`` changes or adds to the config, repeatedly:
 ``--set=evals.probe.nights=PATH`` (a value is JSON where it can be, else a string).
 
@@ -18,11 +19,10 @@ import sys
 from absl import app, flags, logging
 
 from hypnos_jax.runtime import preemption
+from launch import checkpoint_flags
 from launch.overrides import settings
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run, or of an export")
-STEP = flags.DEFINE_integer("step", None, "checkpoint to evaluate; the newest good one by default")
-BEST = flags.DEFINE_bool("best", False, "evaluate the best by config.checkpoints.best_metric")
 SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the config, such as evals.val.limit=4")
 OUTPUT = flags.DEFINE_string("output", None, "folder for evaluation.json; the run's by default")
 FOLLOW = flags.DEFINE_bool("follow", False, "evaluate every checkpoint of a run as it appears")
@@ -33,10 +33,9 @@ POLL_S = flags.DEFINE_float("poll_s", 5, "between two looks at the folder", 0.01
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    if FOLLOW.value and (STEP.value is not None or BEST.value or OUTPUT.value):
-        raise app.UsageError("--follow takes neither --step, --best nor --output")
-    if BEST.value and STEP.value is not None:
-        raise app.UsageError("give --step or --best")
+    step = checkpoint_flags.asked()
+    if FOLLOW.value and (step is not None or OUTPUT.value):
+        raise app.UsageError("--follow takes none of --step, --best, --newest and --output")
     logging.set_verbosity(logging.INFO)
     try:
         changes = settings("set", SET.value)
@@ -53,7 +52,7 @@ def main(argv):
     try:
         results = evaluate(
             WORKDIR.value,
-            step="best" if BEST.value else STEP.value,
+            step=step,
             changes=changes,
             output=OUTPUT.value or None,
         )

@@ -2,7 +2,9 @@
 
 Writes ``model.safetensors`` and ``config.json``, a card (``README.md``), what the run was
 (``run.json``), programs that JAX runs without this package, and beside the model of tokens the
-tokenizers that made them; or, with ``--format=hypnos``, ``sleep2vec`` or
+tokenizers that made them. Of a run the best checkpoint is taken by
+``config.checkpoints.best_metric``, the newest where nothing was judged by it or ``--newest`` says
+so, or ``--step``; what was taken and why is printed. With ``--format=hypnos``, ``sleep2vec`` or
 ``synthsleepnet``, one file that the published code of that name loads. Exit codes: 0 done, 1 an
 error.
 """
@@ -12,6 +14,8 @@ import sys
 
 from absl import app, flags, logging
 
+from launch import checkpoint_flags
+
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run or an export, or a published file")
 OUTPUT = flags.DEFINE_string("output", None, "folder or file to write; an export is replaced")
 FORMAT = flags.DEFINE_enum(
@@ -20,10 +24,6 @@ FORMAT = flags.DEFINE_enum(
     ["folder", "hypnos", "sleep2vec", "synthsleepnet"],
     "a folder of ours, or a published format",
 )
-STEP = flags.DEFINE_integer(
-    "step", None, "checkpoint of a run, such as its best; default: the newest"
-)
-BEST = flags.DEFINE_bool("best", False, "export the best by config.checkpoints.best_metric")
 TOKENIZERS = flags.DEFINE_string(
     "tokenizers", None, "folder with a model per signal type; default: those beside the tokens"
 )
@@ -42,8 +42,7 @@ def main(argv):
     checkpoint.quiet()
 
     try:
-        step = "best" if BEST.value else STEP.value
-        given = {"tokenizers": TOKENIZERS.value, "step": step}
+        given = {"tokenizers": TOKENIZERS.value, "step": checkpoint_flags.asked()}
         if FORMAT.value == "folder":
             more = {"programs": PROGRAMS.value, "licence": LICENCE.value}
             model = export(WORKDIR.value, OUTPUT.value, **given, **more)
@@ -52,6 +51,8 @@ def main(argv):
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1
+    if model.taken:
+        print(f"{WORKDIR.value}: took {model.taken}")
     size = sum(math.prod(shape) for _, shape in model.config["tensors"].values())
     print(f"{OUTPUT.value}: step {model.step}, {size:,} values, checksum {model.checksum}")
     for signal_type, digest in model.config["tokenizers"].items():

@@ -1,4 +1,4 @@
-"""The command lines of commands whose config can be overridden: ``--config.KEY=``, ``--set``."""
+"""Texts of command lines: ``--config.KEY=`` and ``--set`` of configs, NAME=PATH of models."""
 
 import json
 import pathlib
@@ -32,3 +32,18 @@ def settings(flag: str, texts: list[str]) -> dict:
         except ValueError:
             found[key] = value
     return found
+
+
+def parse_models(texts: list[str]) -> dict[str, list[str]]:
+    """Return name -> paths.
+
+    Raises:
+        ValueError: a text that is not NAME=PATH.
+    """
+    models = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise ValueError(f"--models: {text!r} is not NAME=PATH")
+        models.setdefault(name, []).append(path)
+    return models

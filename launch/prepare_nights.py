@@ -17,6 +17,8 @@ from absl import app, flags, logging
 
 from data_pipelines import findings, participants, recipes, scoring, store
 from data_pipelines.builders import (
+    arrays,
+    arrays_folder,
     cinc2017,
     folder,
     night_builder,
@@ -28,14 +30,15 @@ from data_pipelines.builders import (
 from data_pipelines.channels import resolve, table
 from data_pipelines.recipes import sleep2vec
 
-BUILDERS = ("folder", "sleep_edf", "cinc2017", "nsrr", "sleep2vec_npz")
+BUILDERS = ("folder", "sleep_edf", "cinc2017", "nsrr", "sleep2vec_npz", "arrays")
+INDEXED = ("sleep2vec_npz", "arrays")  # an index of theirs says whose nights these are
 
 FLAGS = flags.FLAGS
 INPUT = flags.DEFINE_string(
     "input",
     "",
-    "Folder of recordings, or the index.csv of sleep2vec_npz. Without it, sleep_edf downloads its"
-    " own.",
+    "Folder of recordings or of arrays, or the index.csv of sleep2vec_npz. Without it, sleep_edf"
+    " downloads its own.",
 )
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.", required=True)
 BUILDER = flags.DEFINE_enum("builder", "folder", BUILDERS, "How the input is laid out.")
@@ -86,6 +89,8 @@ def find_items(found: list[findings.Finding]) -> tuple[dict[str, recording_night
         raise ValueError(f"--builder={BUILDER.value} needs --input=DIR")
     if BUILDER.value == "sleep2vec_npz":
         return sleep2vec_npz.find_nights(INPUT.value)
+    if BUILDER.value == "arrays":
+        return arrays_folder.find_nights(INPUT.value, findings=found)
     if BUILDER.value == "cinc2017":
         return cinc2017.find_recordings(INPUT.value), []
     if BUILDER.value == "nsrr":
@@ -95,10 +100,10 @@ def find_items(found: list[findings.Finding]) -> tuple[dict[str, recording_night
 
 def read_tables() -> list[participants.Table]:
     """``--subjects``, or the tables of participants in the input folder."""
-    if BUILDER.value == "sleep2vec_npz":
+    if BUILDER.value in INDEXED:
         if SUBJECTS.value:
             raise ValueError(
-                "--subjects: the index.csv of sleep2vec_npz says whose nights these are"
+                f"--subjects: the index.csv of {BUILDER.value} says whose nights these are"
             )
         return []
     if SUBJECTS.value:
@@ -146,6 +151,14 @@ def choose():
         raise ValueError(
             "--channels and --modalities: give one; --modalities means --recipe=sleep2vec"
         )
+    if BUILDER.value == "arrays":
+        if not INPUT.value or MODALITIES.value is not None or FLAGS["recipe"].present:
+            raise ValueError("--builder=arrays needs --input=DIR; its series.toml is the recipe")
+        told = arrays_folder.read_declaration(INPUT.value)
+        names = told.recipe.wanted(CHANNELS.value)
+        rows = tuple(told.recipe.rows[name] for name in names)
+        facts = {"stage_codes": told.stage_codes}
+        return told.recipe, names, arrays.ReadArrays(rows, told.stage_codes), facts
     as_given = BUILDER.value == "sleep2vec_npz"
     text, name = CHANNELS.value, RECIPE.value
     if MODALITIES.value is not None or as_given:
@@ -202,7 +215,11 @@ def main(argv):
         tables, of_run = read_tables(), []
         items, doubles = find_items(of_run)
         if not items:
-            raise ValueError(f"--input={INPUT.value}: no recordings ({', '.join(folder.SUFFIXES)})")
+            suffixes = arrays_folder.SUFFIXES if BUILDER.value == "arrays" else folder.SUFFIXES
+            raise ValueError(f"--input={INPUT.value}: no recordings ({', '.join(suffixes)})")
+        if BUILDER.value == "arrays":  # by the nights a global scaling is measured
+            recipe = arrays.measured(make_night.rows, items, pathlib.Path(OUTPUT.value))
+            make_night = dataclasses.replace(make_night, rows=tuple(recipe.rows.values()))
         if tables:
             people = participants.match(tables, items)
             for line in people.told:

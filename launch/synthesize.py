@@ -15,7 +15,11 @@ from absl import app, flags, logging
 OUTPUT = flags.DEFINE_string("output", None, "folder to write into")
 NIGHTS = flags.DEFINE_integer("nights", None, "number of recordings", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", None, "same seed, same cohort", lower_bound=0)
-HOURS = flags.DEFINE_float("hours", 8.0, "length of a recording (0.06 to 24); not with --labels")
+HOURS = flags.DEFINE_float(
+    "hours",
+    8.0,
+    "length of a recording (0.06 to 24); with --labels, if given, of a stretch of each",
+)
 LABELS = flags.DEFINE_string("labels", None, "folder of scoring files to follow, in turn")
 CODE_BOOK = flags.DEFINE_string("code_book", None, "what bare entries in --labels mean")
 JOBS = flags.DEFINE_integer("jobs", 1, "processes", lower_bound=1)
@@ -37,6 +41,7 @@ def write_recordings():
             HOURS.value,
             LABELS.value,
             code_book=CODE_BOOK.value,
+            stretch=LABELS.value is not None and flags.FLAGS["hours"].present > 0,
             jobs=JOBS.value,
             finished=lambda name: bar.update(),
         )

@@ -358,7 +358,9 @@ def compare(workdir: pathlib.Path, reference: pathlib.Path) -> list[str]:
         faults.append(f"the metrics have the steps {steps}")
     if ours != theirs:
         faults.append("the metrics differ")
-    (_, at, a), (_, then, b) = map(checkpoint.restore_variables, (workdir, reference))
+    (_, at, a), (_, then, b) = (
+        checkpoint.restore_variables(x, "newest") for x in (workdir, reference)
+    )
     if at != then or not jax.tree.all(jax.tree.map(np.array_equal, a, b)):
         faults.append(f"the variables of step {at} and {then} differ")
     if not (a["seen"]["slots"] == 8 * STEPS // 40).all():
@@ -378,7 +380,7 @@ def reading(workdir: pathlib.Path, faults: list[str]):
             if not list(workdir.glob("checkpoints/*/sha256.json")):
                 continue
             try:
-                _, step, variables = checkpoint.restore_variables(workdir)
+                _, step, variables = checkpoint.restore_variables(workdir, "newest")
             except Exception as error:
                 faults.append(f"reading meanwhile: {error!r}")
                 return
@@ -411,7 +413,7 @@ def mutate(workdir, reference, count: int, draw: random.Random):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     saved = {path: path.read_bytes() for path in files}
     files = [path for path in files if saved[path]]
-    _, _, whole = checkpoint.restore_variables(reference)
+    _, _, whole = checkpoint.restore_variables(reference, "newest")
 
     def flip(path):
         data = bytearray(saved[path])
@@ -469,7 +471,7 @@ def mutate(workdir, reference, count: int, draw: random.Random):
         elif good == steps:  # such as a space more in the manifest
             found[kind.__name__][1] += 1
             if {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} != saved:
-                _, _, variables = checkpoint.restore_variables(workdir)
+                _, _, variables = checkpoint.restore_variables(workdir, "newest")
                 if not jax.tree.all(jax.tree.map(np.array_equal, variables, whole)):
                     faults.append(f"{kind.__name__} of {path.relative_to(folder)} was not found")
         else:

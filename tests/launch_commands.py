@@ -16,7 +16,9 @@ def flags_of(file):
     source = (ROOT / file).read_text()
     defined = re.findall(r'DEFINE_(\w+)\(\s*"(\w+)"', source)
     negated = {f"no{name}" for kind, name in defined if kind.startswith("bool")}
-    arguments = set(re.findall(r'add_argument\("--(\w+)"', source))
+    shared = re.findall(r"^from launch import (\w+)$", source, re.M)
+    arguments = set().union(*(flags_of(f"launch/{name}.py") for name in shared))
+    arguments |= set(re.findall(r'add_argument\("--(\w+)"', source))
     return {name for _, name in defined} | negated | arguments
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from hypnos_jax import checkpoint, sharding, state
-from hypnos_jax.runtime import seals
+from hypnos_jax import checkpoint, checkpoint_choice, sharding, state
+from hypnos_jax.runtime import orbax_files, save_timer, seals
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,14 @@ def test_the_best_by_the_runs_own_metric_is_restored(plan, tmp_path, best, step)
         keep.save(number, made, meta, {} if kappa is None else {"eval/v/kappa": kappa})
     keep.close()
     assert checkpoint.restore_variables(tmp_path, "best")[1] == step
-    assert checkpoint.restore_variables(tmp_path)[1] == 3
+    assert checkpoint.restore_variables(tmp_path)[1] == step
+    assert checkpoint.restore_variables(tmp_path, "newest")[1] == 3
+    assert f"the best, step {step}: its eval/v/kappa" in checkpoint_choice.reason(tmp_path, step)
+    assert checkpoint_choice.reason(tmp_path, step).endswith("the newest is step 3")
+    (tmp_path / "checkpoints" / str(step) / "stray").touch()
+    other = checkpoint_choice.choose(tmp_path)
+    assert other == 3 - step  # the next best, and no damaged one
+    assert "what is better is damaged" in checkpoint_choice.reason(tmp_path, other)
 
 
 def test_the_newest_is_the_best_where_none_was_evaluated(plan, tmp_path):
@@ -109,9 +116,12 @@ def test_the_newest_is_the_best_where_none_was_evaluated(plan, tmp_path):
     keep.save(3, plan[0](), {"config": {}}, {})
     keep.close()
     with pytest.raises(seals.CheckpointError, match="best_metric does not say what is best"):
-        checkpoint.best_step(tmp_path)
+        checkpoint_choice.choose(tmp_path, "best")
+    assert checkpoint_choice.choose(tmp_path) == 3
+    assert "names nothing to judge by" in checkpoint_choice.reason(tmp_path, 3)
     shutil.rmtree(tmp_path / "checkpoints/3")
-    assert checkpoint.best_step(tmp_path) == 2
+    assert checkpoint_choice.choose(tmp_path, "best") == checkpoint_choice.choose(tmp_path) == 2
+    assert "no checkpoint has a eval/v/x yet" in checkpoint_choice.reason(tmp_path, 2)
 
 
 def test_one_run_at_a_time(plan, copy):
@@ -131,7 +141,7 @@ def test_processes_that_do_not_see_the_same_files_are_named(plan, copy, monkeypa
 
 def test_saving_by_the_clock(monkeypatch, tmp_path):
     now = [100.0]
-    monkeypatch.setattr(checkpoint, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(save_timer, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     keep = checkpoint.Checkpoints(tmp_path, every=1000, every_s=60)
     due = []
     for step in range(1, 300):
@@ -145,14 +155,14 @@ def test_saving_by_the_clock(monkeypatch, tmp_path):
 
 
 def test_a_reader_whose_checkpoint_is_removed_meanwhile_takes_another(copy, monkeypatch):
-    load = checkpoint._load
+    load = orbax_files.load
 
     def late(folder, wanted):
         if folder.name == "10":
             shutil.rmtree(folder)  # by the run that is in progress
         return load(folder, wanted)
 
-    monkeypatch.setattr(checkpoint, "_load", late)
+    monkeypatch.setattr(orbax_files, "load", late)
     assert checkpoint.restore_variables(copy)[1] == 8
 
 

@@ -77,8 +77,15 @@ def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path):
     assert_same_losses(workdir, tmp_path / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes, devices", [(4, 1), (8, 1), (4, 2), (2, 4)])
+@pytest.mark.parametrize(
+    "processes, devices",
+    [
+        pytest.param(4, 1, marks=pytest.mark.slow),
+        pytest.param(8, 1, marks=pytest.mark.slow),
+        pytest.param(4, 2, marks=pytest.mark.slow),
+        (2, 4),
+    ],
+)
 def test_more_processes_are_the_same_run(tmp_path, whole, processes, devices):
     workdir = tmp_path / "many"
     config = toy_of(processes * devices)

@@ -36,6 +36,7 @@ def test_probes_are_asked_of_apneas_and_hypopneas_together_and_apart():
     assert found == {
         "staging": [0, 2, 2, 3, -1],
         "apnea": [-1, 1, 1, 1, -1],
+        "apnea_unstaged": [0, 1, 1, 1, 0],
         "arousal": [-1, 0, 0, 1, -1],
         "rhythm": [1],
         "apnea_only": [-1, 0, 1, 0, -1],

@@ -327,7 +327,8 @@ def test_the_job_evaluates_every_evaluator_of_the_config(tmp_path):
         tmp_path, changes={"evals.again": {"type": "mean_loss", "every": "job", "split": "test"}}
     )
     written = json.loads((tmp_path / "evaluation.json").read_text())
-    assert written == {"step": 2, "results": found}
+    assert written["taken"].startswith("the newest, step 2: config.checkpoints.best_metric names")
+    assert (written["step"], written["results"]) == (2, found)
     assert {"eval/validation/loss", "eval/again/loss", "eval/again/error"} <= set(found)
     logged = next(line for line in lines(tmp_path) if "eval/validation/loss" in line)
     assert found["eval/validation/loss"] == pytest.approx(logged["eval/validation/loss"], rel=1e-5)

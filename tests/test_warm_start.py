@@ -9,6 +9,7 @@ import pytest
 from toy_objective import install, toy_config
 
 from hypnos_jax import checkpoint, config, optim, param_paths, train, warm_start
+from hypnos_jax.runtime import orbax_files
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,7 +57,7 @@ def test_a_run_begins_from_the_averages_of_another_and_resumes_without_it(source
     assert ours["seen"]["rows"] == theirs["seen"]["rows"] + 2 * 8  # other collections too
     shutil.rmtree(there)
     run(workdir, train__steps=4, **begun)
-    meta = checkpoint._load_meta(workdir / "checkpoints" / "4")
+    meta = orbax_files.load_meta(workdir / "checkpoints" / "4")
     provenance = meta["init_from"]
     assert provenance["step"] == 4
     assert provenance["copied"] == 5
@@ -75,7 +76,7 @@ def test_a_run_begins_from_several_sources_of_which_each_owns_its_arrays(source,
     np.testing.assert_array_equal(ours["kernel"], first["kernel"])
     np.testing.assert_array_equal(ours["out"], second["out"])
     assert not np.array_equal(first["out"], second["out"])
-    provenance = checkpoint._load_meta(workdir / "checkpoints" / "1")["init_from"]
+    provenance = orbax_files.load_meta(workdir / "checkpoints" / "1")["init_from"]
     assert [(x["source"], x["copied"]) for x in provenance] == [(str(source), 1), (str(other), 2)]
     refused = lambda parts: run(tmp_path / "refused", train__init_from=parts, **kept)
     twice = [parts[0], {"source": str(other)}]  # all of it

@@ -11,6 +11,9 @@ accelerators: 58, 150 and 330 M parameters with eight modalities of 8 x 2048 cod
 alone, for pods (docs/scaling.md): heads and hidden layers of multiples of 128, which a TPU wants,
 and a mesh that shards parameters is yours to give (``--config.mesh.fsdp=16``).
 
+``SIZE,timing`` reads the timing levels of the token store beside its tokenizers' codes (ours; see
+docs/learning.md), and ``SIZE,timing_alone`` nothing but these.
+
 The released configuration is not public. Known of it are the width of ``base`` (768), the windows
 (64 and 256 s), QK-norm, LayerScale and the initialisation; every other number here is ours.
 """
@@ -45,18 +48,26 @@ RUNS = {
     "xl": (2048, 512, 50_000, 2000, 1.5e-4, 0.1),
 }
 
+# What follows the size -> which levels of the token store are read.
+LEVELS = {"": "", "timing": "beside", "timing_alone": "alone"}
+
 
 def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
     """Return the config of one size.
 
     Args:
-        size: ``test``, ``smoke``, ``demo``, ``tiny``, ``small``, ``base``, ``large`` or ``xl``.
+        size: ``test``, ``smoke``, ``demo``, ``tiny``, ``small``, ``base``, ``large`` or ``xl``; and
+            which levels, as in ``small,timing``.
 
     Raises:
-        ValueError: another size.
+        ValueError: another size, or other levels.
     """
-    if size not in SIZES:
-        raise ValueError(f"no size {size!r}; use one of {sorted(SIZES)}")
+    size, _, levels = size.partition(",")
+    if size not in SIZES or levels not in LEVELS:
+        raise ValueError(
+            f"no size {size!r} with levels {levels!r}; use one of {sorted(SIZES)}, alone or with"
+            f" {', '.join(name for name in LEVELS if name)}"
+        )
     dim, layers, heads, modality_every, depth, windows = SIZES[size]
     window_s, batch, steps, warmup, rate, dropout = RUNS[size]
     accelerator = size not in ("test", "smoke", "demo")
@@ -104,7 +115,9 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
         "path": "",
         "window_s": window_s,
         "modalities": (),  # all of the store
+        "timing": LEVELS[levels],  # none as published
         "nights": 0,  # of the training split, so many alone; 0: all
+        "phases": 0,  # of the grids of tokenize_nights --shifts, so many alone; 0: all
         "max_damaged": 0.01,  # share of the nights
         "fill": (("objective.model.modalities", "modalities"),),
     }
@@ -119,11 +132,11 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
     config.train = common.train(
         steps=steps,
         batch_size=batch,
+        stop_after=5 if size == "demo" else 0,  # a dozen hours are memorised in some 500 steps
     )
     config.mesh = common.mesh()
     config.checkpoints = common.checkpoints(
         every=1000 if accelerator else max(steps // 2, 1),
-        keep_best=1 if accelerator else 0,
         best_metric="eval/val/loss",
         best="lowest",
     )
@@ -132,7 +145,7 @@ def get_config(size: str = "smoke") -> ml_collections.ConfigDict:
     config.evals = {
         "val": {
             "type": "mean_loss",
-            "every": 1000 if accelerator else max(steps // 2, 1),
+            "every": 1000 if accelerator else common.validation_every(size, steps),
             "split": "validation",
             "limit": 64 if accelerator else 8,  # batches
         },

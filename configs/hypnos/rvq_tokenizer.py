@@ -114,6 +114,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "path": "",
         "signal_type": signal_type,
         "crop_s": crop_s,
+        "gain": 0.0,  # of crops that vary in size, such as 0.2; their sign: objective.flip
+        "rate": 0.0,  # of crops that vary in speed, such as 0.1
         "max_damaged": 0.01,  # share of the records
     }
     config.optim = common.optim(
@@ -131,7 +133,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.mesh = common.mesh()
     config.checkpoints = common.checkpoints(
         every=1000 if accelerator else max(steps // 2, 1),
-        keep_best=1 if accelerator else 0,
         best_metric="eval/val/loss",
         best="lowest",
     )
@@ -141,7 +142,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.evals = {
         "val": {
             "type": "mean_loss",
-            "every": 1000 if accelerator else max(steps // 2, 1),
+            "every": 1000 if accelerator else common.validation_every(size, steps),
             "split": "validation",
             "limit": limit,
         },

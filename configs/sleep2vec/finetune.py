@@ -29,6 +29,7 @@ TASKS = {
     "stage3": ("accuracy", "highest", "gated_scalar"),
     "ahi": ("ahi_pearson", "highest", "gated_scalar"),
     "arousal": ("auprc", "highest", "gated_scalar"),  # ours
+    "apnea": ("auprc", "highest", "gated_scalar"),  # apnea or hypopnea by epoch of sleep; ours
     "age": ("mae", "lowest", "mean"),
     "sex": ("accuracy", "highest", "gated_scalar"),
     "binary": ("auroc", "highest", "gated_scalar"),  # ours
@@ -123,8 +124,10 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "modalities": (),  # all of the store
         "sites": (),  # all
         "labels": (),  # all outcomes
-        "few_shot": 1280 if official else 0,  # training windows; 0: all
+        "few_shot": 1280.0 if official else 0.0,  # training windows, or a share; 0: all
         "few_shot_seed": 0,
+        "flip": 0.0,  # share of the waves whose sign is changed in training, such as 0.5
+        "gain": 0.0,  # of waves that vary in size in training, such as 0.2
         "max_damaged": 0.01,  # share of the records
         "fill": (
             ("objective.backbone.modalities", "modalities"),
@@ -137,6 +140,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             else ()
         ),
     }
+    if task == "apnea":
+        config.data.events = (task,)
     config.optim = common.optim(
         learning_rate=rate,
         warmup_steps=max(1, round(0.03 * steps)),
@@ -152,6 +157,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.train = common.train(
         steps=steps,
         batch_size=batch,
+        stop_after=5 if size == "demo" else 0,
         init_from="",  # a pretraining run, an export, published weights
         init_subtrees=(("towers", "towers"),),
         init_fresh=(),
@@ -159,7 +165,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.mesh = common.mesh()
     config.checkpoints = common.checkpoints(
         every=max(steps // 30, 1) if accelerator else max(steps // 2, 1),
-        keep_best=1,
         best_metric=f"eval/val/{metric}",
         best=best,
     )
@@ -168,7 +173,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.evals = {
         "val": {
             "type": "downstream",
-            "every": max(steps // 30, 1) if accelerator else max(steps // 2, 1),
+            "every": max(steps // 30, 1) if accelerator else common.validation_every(size, steps),
             "split": "validation",
             "limit": 1000 if accelerator else 8,  # batches
         },

@@ -120,6 +120,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "sites": (),  # all
         "nights": 0,  # of the training split, so many alone; 0: all
         "pair_weights": (),  # equal
+        "flip": 0.0,  # share of the waves whose sign is changed, such as 0.5
+        "gain": 0.0,  # of waves that vary in size, such as 0.2
         "max_damaged": 0.01,  # share of the records
         "fill": (("objective.model.modalities", "modalities"),),
     }
@@ -146,7 +148,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.mesh = common.mesh()
     config.checkpoints = common.checkpoints(
         every=1000 if accelerator else max(steps // 2, 1),
-        keep_best=1 if accelerator else 0,
         best_metric="eval/val/accuracy",
         best="highest",
     )
@@ -155,7 +156,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.evals = {
         "val": {
             "type": "mean_loss",
-            "every": 1000 if accelerator else max(steps // 2, 1),
+            "every": 1000 if accelerator else common.validation_every(size, steps),
             "split": "validation",
             "limit": 72 if accelerator else 8,  # batches, spread over the pairs
         },

@@ -43,14 +43,17 @@ RUNS = {
     "small": (256, 20_000, 5e-4, 500),
     "base": (1024, 150_000, 3e-4, 2000),
 }
-# What reads, writes and finds captions, as jobs: epochs that are enough for a size.
+# What reads, writes and finds captions, as jobs: epochs that are enough for a size. Constrained
+# captions are kept to the grammar, which needs its words.
 JUDGES = {
     "test": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 24, "draws": 20},
+        "unseen_concepts": {"type": "unseen_concepts", "every": "job", "epochs": 24, "draws": 20},
         "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (8, 24)},
         "captions": {
             "type": "captions",
             "every": "job",
+            "constrained": False,
             "epochs": 8,
             "nights": 1,
             "fit_epochs": 64,
@@ -60,15 +63,24 @@ JUDGES = {
     },
     "tiny": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 2000},
+        "unseen_concepts": {"type": "unseen_concepts", "every": "job", "epochs": 2000},
         "text_retrieval": {"type": "text_retrieval", "every": "job", "pools": (200, 1000)},
-        "captions": {"type": "captions", "every": "job", "epochs": 256, "nights": 8},
+        "captions": {
+            "type": "captions",
+            "every": "job",
+            "constrained": False,
+            "epochs": 256,
+            "nights": 8,
+        },
     },
     "small": {
         "zero_shot": {"type": "zero_shot", "every": "job", "epochs": 20_000},
+        "unseen_concepts": {"type": "unseen_concepts", "every": "job", "epochs": 20_000},
         "text_retrieval": {"type": "text_retrieval", "every": "job"},
         "captions": {
             "type": "captions",
             "every": "job",
+            "constrained": False,
             "epochs": 2000,
             "nights": 50,
             "fit_epochs": 20_000,
@@ -144,7 +156,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "tokenizer": "clip" if published else "closed",
         "context": 256 if published else context,
         "single_text": False,
-        "held_out": (),  # concepts that no caption of training says, such as "alpha"
+        "held_out": (),  # concepts that captions do not say, such as "alpha", but for the test's
         "max_damaged": 0.01,  # share of the records
         "fill": (
             ("objective.model.modalities", "modalities"),
@@ -166,10 +178,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.optim.end_scale = 1e-2
     config.train = common.train(steps=steps, batch_size=batch)
     config.mesh = common.mesh()
-    every = max(steps // 50, 1) if accelerator else max(steps // 2, 1)
-    config.checkpoints = common.checkpoints(
-        every=every, keep_best=1, best_metric="eval/val/loss", best="lowest"
-    )
+    every = max(steps // 50, 1) if accelerator else common.validation_every(size, steps)
+    config.checkpoints = common.checkpoints(every=every, best_metric="eval/val/loss", best="lowest")
     config.logs = common.logs(every=100 if accelerator else 10)
     config.watchdog = common.watchdog()
     config.evals = {
@@ -185,6 +195,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
             "every": "job",
             "tasks": ("staging", "apnea_only", "hypopnea_only"),  # where nights have such labels
             "fractions": (0.01, 0.05, 1.0),  # of the people of training
+            "shots": (1, 10) if size in ("test", "smoke") else (1, 3, 10, 30, 100),  # of a class
         },
         **JUDGES[size if size in JUDGES else "small"],
     }

@@ -137,6 +137,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "few_shot": 0.0,  # windows of training, or a share of them; 0: all
         "few_shot_subjects": 0,
         "few_shot_seed": 0,
+        "flip": 0.0,  # share of the waves whose sign is changed in training, such as 0.5
+        "gain": 0.0,  # of waves that vary in size in training, such as 0.2
         "trained_on": "train",  # another split is a leak; see the source
         "max_damaged": 0.01,  # share of the records
         "fill": (("objective.backbone.modalities", "modalities"),),
@@ -157,15 +159,16 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.train = common.train(
         steps=steps,
         batch_size=batch,
+        stop_after=5 if size == "demo" else 0,
         init_from="",  # a run of stage 2
         init_subtrees=(("network", "towers"),),
         init_fresh=("*/lora_?",) if context else (),
     )
     config.mesh = common.mesh()
-    every = max(steps // 10, 1) if accelerator else max(steps // 2, 1)
+    every = max(steps // 10, 1) if accelerator else common.validation_every(size, steps)
     metric = "auprc" if events else "macro_f1"
     config.checkpoints = common.checkpoints(
-        every=every, keep_best=1, best_metric=f"eval/val/{metric}", best="highest"
+        every=every, best_metric=f"eval/val/{metric}", best="highest"
     )
     config.logs = common.logs(every=100 if accelerator else 10)
     config.watchdog = common.watchdog()

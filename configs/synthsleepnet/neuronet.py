@@ -114,6 +114,8 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
         "recipe": "synthsleepnet",
         "window_tokens": 1,  # epochs of a row
         "modalities": TYPES[kind],
+        "flip": 0.0,  # share of the waves whose sign is changed, such as 0.5
+        "gain": 0.0,  # of waves that vary in size, such as 0.2
         "max_damaged": 0.01,  # share of the records
         "fill": (("objective.model.modalities", "modalities"),),
     }
@@ -133,7 +135,6 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.mesh = common.mesh()
     config.checkpoints = common.checkpoints(
         every=max(steps // 20, 1) if accelerator else max(steps // 2, 1),
-        keep_best=1,
         best_metric="eval/val/loss",
         best="lowest",
     )
@@ -142,7 +143,7 @@ def get_config(arg: str = "smoke") -> ml_collections.ConfigDict:
     config.evals = {
         "val": {
             "type": "mean_loss",
-            "every": max(steps // 20, 1) if accelerator else max(steps // 2, 1),
+            "every": max(steps // 20, 1) if accelerator else common.validation_every(size, steps),
             "split": "validation",
             "limit": 100 if accelerator else 8,  # batches
         },

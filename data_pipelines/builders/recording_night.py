@@ -89,6 +89,11 @@ class PrepareRecording:
             stand_ins=self.recipe.stand_ins,
         )
         channels = self.recipe.channels_for(self.names)
+        if not channels:
+            raise RecordingError(
+                f"{recording.name} is a recording, and the recipe {self.recipe.name} is of series:"
+                " give a folder of arrays (docs/arrays.md)"
+            )
         wanted = [name for name in channels if name in resolution.bindings]
         if not wanted:
             broken = "".join(

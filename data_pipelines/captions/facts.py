@@ -83,6 +83,17 @@ SLOTS: dict[str, Slot] = {
     "resp_thx.amplitude_ratio": Slot("respiratory", "resp_thx", "", printed=False),
     "airflow.amplitude_ratio": Slot("respiratory", "airflow", "", printed=False),
     "resp.phase": Slot("respiratory", "resp_thx", "deg", printed=False),
+    # Of ``micro_events``, where asked for. New slots stand last: files name them by their place.
+    **{
+        f"{channel}.{name}": Slot("brain", channel, unit, decimals, printed=False)
+        for channel in ("eeg_c3", "eeg_c4")
+        for name, unit, decimals in (
+            ("spindles", "", 0),
+            ("spindle_s", "s", 2),
+            ("slow_waves", "", 0),
+            ("slow_wave_s", "s", 2),
+        )
+    },
 }
 TRACKS = ("heart_rate", "spo2")  # which have trends
 DIRECTIONS = ("increasing", "decreasing", "stable")

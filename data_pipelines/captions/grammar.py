@@ -346,7 +346,7 @@ def _concepts_of(slot: str) -> set[str]:
 
 
 _CONCEPTS = {
-    *(concept for slot in SLOTS for concept in _concepts_of(slot)),
+    *(concept for slot in SLOTS if SLOTS[slot].printed for concept in _concepts_of(slot)),
     *TRACKS,
     *POSITIONS,
     *(event.lower() for event in EVENTS),

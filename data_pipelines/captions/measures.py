@@ -18,6 +18,7 @@ from data_pipelines.captions import (
     measures_breathing,
     measures_heart,
     measures_muscle,
+    micro_events,
     trends,
 )
 from data_pipelines.captions.epoch_signals import NightSignals
@@ -78,8 +79,14 @@ class NightFacts:
         )
 
 
-def night_facts(store: NightStore, night: NightEntry) -> NightFacts:
+def night_facts(
+    store: NightStore, night: NightEntry, *, with_micro_events: bool = False
+) -> NightFacts:
     """Measure a night of a store.
+
+    Args:
+        store, night: what is measured.
+        with_micro_events: spindles and slow waves too, which needs YASA.
 
     Raises:
         StoreError: the store does not say what scaled its rows, or a record is damaged.
@@ -97,25 +104,28 @@ def night_facts(store: NightStore, night: NightEntry) -> NightFacts:
         names=night.channels,
         scaling=scaling,
     )
-    return _measure(signals, labels.stages(store, night), store.events(night), night)
+    stages = labels.stages(store, night)
+    return _measure(signals, stages, store.events(night), night, with_micro_events)
 
 
-def facts_of(night: Night) -> NightFacts:
-    """Measure a night in memory."""
+def facts_of(night: Night, *, with_micro_events: bool = False) -> NightFacts:
+    """Measure a night in memory; see ``night_facts``."""
     epochs = night.duration_s // EPOCH_S
     stages = np.full(epochs, labels.UNKNOWN, np.int8)
     stages[: len(night.stages)] = night.stages[:epochs]
     names = tuple(night.channels)
     signals = NightSignals(epochs, night.channels.__getitem__, names, night.qc["scaling"])
-    return _measure(signals, stages, night.events, night)
+    return _measure(signals, stages, night.events, night, with_micro_events)
 
 
-def _measure(signals, stages, events, night):
+def _measure(signals, stages, events, night, with_micro_events):
     numbers = measures_brain.measure(signals)
     of_heart, tracks = measures_heart.measure(signals)
     numbers |= of_heart
     numbers |= measures_breathing.measure(signals)
     numbers |= measures_muscle.measure(signals)
+    if with_micro_events:
+        numbers |= micro_events.measure(signals, stages)
     position, changes = measures_muscle.find_positions(_codes(signals, events))
     return NightFacts(
         numbers={name: numbers[name].astype(np.float32) for name in SLOTS if name in numbers},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipelines.captions.facts import SLOTS, STAGES, Facts, Interval
+from data_pipelines.captions.facts import POSITIONS, SLOTS, STAGES, Facts, Interval
 from data_pipelines.captions.grammar import render
 
 BREATHING = ("Obstructive Apnea", "Central Apnea", "Mixed Apnea", "Hypopnea", "Apnea or Hypopnea")
@@ -45,6 +45,21 @@ def event_prompts(kinds: Sequence[str], count: int = WORDINGS) -> tuple[tuple[st
         without.append(_say(Facts(stage=stage, events=()), i))
         having.append(_say(Facts(stage=stage, events=(event,)), i))
     return tuple(without), tuple(having)
+
+
+def one_stage_prompts(stage: str, count: int = WORDINGS) -> tuple[tuple[str, ...], ...]:
+    """Return sentences of other stages and of one, at least ``count`` of each."""
+    by_stage = stage_prompts(count)
+    return tuple(t for own in STAGES if own != stage for t in by_stage[own]), by_stage[stage]
+
+
+def position_prompts(position: str, count: int = WORDINGS) -> tuple[tuple[str, ...], ...]:
+    """Return sentences of other positions and of one, ``count`` of each."""
+    others = [own for own in POSITIONS if own != position]
+    return tuple(
+        tuple(_say(Facts(position=own[i % len(own)]), i, "position_muscle") for i in range(count))
+        for own in (others, [position])
+    )
 
 
 def number_prompts(slot: str, values: Sequence[float]) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Facts beside a store of nights: ``facts/<digest of the recording's name>.facts``, one a night.
 
-A file is a line with the format, the version of the measures, the night that was measured and the
-SHA-256 of the rest; then an ``.npz`` of arrays without objects. It is written whole or not at all,
-so that a killed run goes on with the nights that lack one. The store's manifest does not name these
-files, and stays valid. A night that was prepared anew, or measured by another version, counts as
-one without facts.
+A file is a line with the format, the version of the measures, what found spindles and slow waves
+(null: nothing did), the night that was measured and the SHA-256 of the rest; then an ``.npz`` of
+arrays without objects. It is written whole or not at all, so that a killed run goes on with the
+nights that lack one. The store's manifest does not name these files, and stays valid. A night that
+was prepared anew, or measured by another version, counts as one without facts.
 """
 
 from __future__ import annotations
@@ -62,14 +62,23 @@ class DamagedFactsError(DamagedRecordError):
     """A file of facts that is not what was written."""
 
 
-def write(store: NightStore, night: NightEntry, facts: NightFacts) -> pathlib.Path:
-    """Write the facts of a night beside its store, and return the file."""
+def write(
+    store: NightStore, night: NightEntry, facts: NightFacts, *, micro_events: str | None = None
+) -> pathlib.Path:
+    """Write the facts of a night beside its store, and return the file.
+
+    Args:
+        store, night: what was measured.
+        facts: of it.
+        micro_events: what found spindles and slow waves (``micro_events.version``), if anything.
+    """
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **_to_arrays(facts))
     data = file.getvalue()
     header = {
         "format": FORMAT,
         "version": measures.VERSION,
+        "micro_events": micro_events,
         "night": _identity(store, night),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -109,12 +118,18 @@ class FactsFile:
             if path not in named:
                 path.unlink()
 
-    def has(self, night: NightEntry) -> bool:
-        """Return whether the night has facts of this version; a damaged file counts as none."""
+    def has(self, night: NightEntry, *, micro_events: str | None = None) -> bool:
+        """Return whether the night has facts of this version; a damaged file counts as none.
+
+        Args:
+            night: whose facts.
+            micro_events: with spindles and slow waves found by this; None for with or without.
+        """
         try:
-            return _data_of(self.store, night) is not None
+            found = _data_of(self.store, night)
         except DamagedFactsError:
             return False
+        return found is not None and micro_events in (None, found[1])
 
     def night(self, night: NightEntry) -> NightFacts:
         """Return the facts of a night; those of the first nights asked for stay in memory.
@@ -126,13 +141,13 @@ class FactsFile:
         """
         if night.recording in self._kept:
             return self._kept[night.recording]
-        data = _data_of(self.store, night)
-        if data is None:
+        found = _data_of(self.store, night)
+        if found is None:
             raise StoreError(
                 f"{self.store.path}: night {night.recording!r} has no facts of version"
                 f" {measures.VERSION}: python -m launch.caption_nights --nights={self.store.path}"
             )
-        facts = _from_arrays(data, _path(self.store, night))
+        facts = _from_arrays(found[0], _path(self.store, night))
         if len(self._kept) < NIGHTS_KEPT:
             self._kept[night.recording] = facts
         return facts
@@ -160,8 +175,9 @@ def _identity(store, night):
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def _data_of(store, night) -> bytes | None:
-    """The arrays of a night's file; None where there is none of this version and night."""
+def _data_of(store, night) -> tuple[bytes, str | None] | None:
+    """The arrays of a night's file, and what found micro-events; None where there is none of this
+    version and night."""
     path = _path(store, night)
     try:
         with open(path, "rb") as file:
@@ -178,7 +194,9 @@ def _data_of(store, night) -> bytes | None:
         raise _damaged(path) from None
     if digest != hashlib.sha256(data).hexdigest():
         raise _damaged(path)
-    return data if said == [FORMAT, measures.VERSION, _identity(store, night)] else None
+    if said != [FORMAT, measures.VERSION, _identity(store, night)]:
+        return None
+    return data, header.get("micro_events")
 
 
 def _damaged(path):

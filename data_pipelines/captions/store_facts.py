@@ -30,6 +30,7 @@ def measure_store(
     store: NightStore,
     *,
     jobs: int = 1,
+    micro_events: str | None = None,
     finished: Callable[[str], None] = lambda name: None,
 ) -> Summary:
     """Write the facts of every night that has none of this version.
@@ -40,6 +41,8 @@ def measure_store(
     Args:
         store: of nights of signals, by a recipe with the rows of ``sleeplm``.
         jobs: processes; 1 works in this one.
+        micro_events: find spindles and slow waves too, by this (``micro_events.version()``). Nights
+            that were measured without them, or by another version, are measured anew.
         finished: called with each night's name.
 
     Raises:
@@ -55,7 +58,9 @@ def measure_store(
     if facts.folder.is_dir():
         remove_partials(facts.folder)
         facts.remove_others()
-    kept = [night.recording for night in store.nights if facts.has(night)]
+    kept = [
+        night.recording for night in store.nights if facts.has(night, micro_events=micro_events)
+    ]
     there = set(kept)
     todo = [i for i, night in enumerate(store.nights) if night.recording not in there]
     added, damaged = [], []
@@ -70,10 +75,10 @@ def measure_store(
 
     if jobs <= 1 or len(todo) < 2:
         for index in todo:
-            note(index, _measure(store, index))
+            note(index, _measure(store, index, micro_events))
         return Summary(added, kept, damaged)
     with open_pool(min(jobs, len(todo))) as pool:
-        futures = {pool.submit(_measure, store, index): index for index in todo}
+        futures = {pool.submit(_measure, store, index, micro_events): index for index in todo}
         try:
             for future in concurrent.futures.as_completed(futures):
                 note(futures[future], future.result())
@@ -87,11 +92,12 @@ def measure_store(
     return Summary(sorted(added), kept, sorted(damaged))
 
 
-def _measure(store, index) -> str | None:
+def _measure(store, index, micro_events) -> str | None:
     """Write the facts of one night; the reason where it cannot be read."""
     night = store.nights[index]
     try:
-        side_file.write(store, night, night_facts(store, night))
+        facts = night_facts(store, night, with_micro_events=micro_events is not None)
+        side_file.write(store, night, facts, micro_events=micro_events)
     except StoreError as error:
         return str(error)
     return None

@@ -46,7 +46,8 @@ class Row:
         band_hz: Of its filter; None leaves that side open.
         scaling: What its samples are: ``robust_z``, ``robust_iqr`` (in interquartile ranges of
             the night around its median), ``z`` (mean and standard deviation of the night),
-            ``rolling_z``, ``fixed`` (a fixed centre and scale), ``code`` (whole numbers).
+            ``rolling_z``, ``fixed`` (a fixed centre and scale), ``code`` (whole numbers), ``none``
+            (as they were given).
         unit: Of the signal before it is scaled; "" where a site's own.
         id: Row of the family's channel embedding, where it has one.
     """
@@ -86,6 +87,9 @@ class Recipe:
             for it (``table.CohortLabel``), such as Fpz-Cz for C3-M2 in Sleep-EDF.
         absent_rows: Whether a row that no night of a store has may be read all the same, as absent
             everywhere: for models whose rows are fixed.
+        declared: What the identity says beside name and version, as JSON values.
+        of: Identity -> the recipe, where the rows are declared there; None where they are the
+            file's.
     """
 
     name: str
@@ -100,11 +104,13 @@ class Recipe:
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stand_ins: bool = True
     absent_rows: bool = False
+    declared: Mapping = dataclasses.field(default_factory=dict)
+    of: Callable[[Mapping], Recipe] | None = None
 
     @property
     def identity(self) -> dict:
-        """``{"name", "version"}``, as manifests and exports carry it."""
-        return {"name": self.name, "version": self.version}
+        """``{"name", "version"}`` and what is declared, as manifests and exports carry it."""
+        return {"name": self.name, "version": self.version, **self.declared}
 
     def wanted(self, text: str = "") -> tuple[str, ...]:
         """Return names for a set's name, or names by commas; "" is the first set.
@@ -149,7 +155,7 @@ def recipe_of(identity: Mapping, where: str) -> Recipe:
     """Return the recipe of an identity.
 
     Args:
-        identity: ``{"name", "version"}``.
+        identity: ``{"name", "version"}`` and what the recipe declares.
         where: What carries it, for messages.
 
     Raises:
@@ -167,7 +173,7 @@ def recipe_of(identity: Mapping, where: str) -> Recipe:
             f"{where} is of version {version} of the recipe {name}; here is version"
             f" {recipe.version}: {again} --output=NEW"
         )
-    return recipe
+    return recipe.of(identity) if recipe.of else recipe
 
 
 def recipe_of_store(store: NightStore) -> Recipe:

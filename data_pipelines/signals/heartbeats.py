@@ -123,6 +123,16 @@ def rhythm_features(peaks_s: np.ndarray) -> np.ndarray:
     )
 
 
+def irregularity(peaks_s: np.ndarray) -> float:
+    """Return the median step between successive intervals over the median interval.
+
+    Args:
+        peaks_s: [N] times of beats; fewer than five give NaN.
+    """
+    rr = intervals(peaks_s)
+    return float(np.median(np.abs(np.diff(rr))) / np.median(rr)) if len(rr) >= 4 else float("nan")
+
+
 def sample_entropy(rr: np.ndarray, *, tolerance_s: float = 0.03) -> float:
     """Return the coefficient of sample entropy of intervals [N], for templates of one beat.
 

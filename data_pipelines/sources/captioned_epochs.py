@@ -71,7 +71,8 @@ def open_source(
         tokenizer: ``"closed"``, the words of the grammar, or ``"clip"``, the published one.
         context: token ids of a text; clauses that do not fit are left out.
         single_text: the caption is the text of the contrast too, so that one pass serves both.
-        held_out: concepts that no caption of training says, such as ``"alpha"``.
+        held_out: concepts that no caption of training and validation says, such as ``"alpha"``;
+            those of the test say all.
         recipe: by which the store must be prepared.
         max_damaged: share of the records that may be damaged and left out; one always may, unless
             this is 0.
@@ -104,7 +105,7 @@ def open_source(
         TOKENIZERS[tokenizer](),
         context,
         single_text,
-        tuple(held_out),
+        () if split == "test" else tuple(held_out),
         left_out=int((~keep).sum()),
         seed=seed,
         max_damaged=max_damaged,
@@ -268,7 +269,6 @@ class CaptionedEpochs(Source):
         weights = SINGLE_TEXT if self._single_text else None
         place = int(rng.choice(len(MODALITIES), p=weights))
         variant = int(rng.integers(2**31)) if mode == "train" else 0
-        held_out = self._held_out if mode == "train" else ()
 
         def say(names: Sequence[str]) -> np.ndarray:
             captions = [
@@ -279,7 +279,7 @@ class CaptionedEpochs(Source):
                     epoch=epoch,
                     variant=variant,
                     mode=mode,
-                    held_out=held_out,
+                    held_out=self._held_out,
                 )
                 for name in names
             ]

@@ -17,7 +17,9 @@ from data_pipelines.pipeline import Batch, DamagePolicy, PipelineError, Source
 from data_pipelines.recipes import find_recipe
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.shuffle import mix, permute
+from data_pipelines.splits import few_people
 from data_pipelines.store import SPLITS, ChannelSignal, DamagedRecordError, NightStore
+from data_pipelines.variation import Variation, varying
 from data_pipelines.windows import (
     TOKEN_S,
     SubjectMetadata,
@@ -49,6 +51,8 @@ def open_source(
     few_shot_subjects: int = 0,
     few_shot_seed: int = 0,
     trained_on: str = "train",
+    flip: float = 0.0,
+    gain: float = 0.0,
     max_damaged: float = 0.01,
     threads: int | None = None,
 ) -> NightSource:
@@ -76,6 +80,8 @@ def open_source(
         trained_on: the split whose nights stand in for those of training. Anything but ``"train"``
             is a leak, and every run of it says so: ``"test"`` is how SynthSleepNet's official code
             makes its probes of apnea and hypopnea, by mistake. For showing what that does.
+        flip, gain: how waves of training windows vary in sign and size, each modality apart; see
+            ``Variation``. Rate is not varied: windows lie on the epochs' grid.
         max_damaged: share of the records that may be damaged and left out; one always may, unless
             this is 0.
         threads: readers.
@@ -116,6 +122,7 @@ def open_source(
         tuple(labels),
         tuple(events),
         seed=seed,
+        variation=Variation(flip, gain, seed=seed),
         max_damaged=max_damaged,
         threads=threads,
     )
@@ -178,12 +185,10 @@ def few_subjects_of(windows: Windows, count: int, seed: int) -> Windows:
     """
     if count < 0:
         raise PipelineError(f"config.data.few_shot_subjects={count}: must be 0 or more")
-    people = sorted({night.subject for night in windows.nights})
+    people = {night.subject for night in windows.nights}
     if not 0 < count < len(people):
         return windows
-    key = np.repeat(mix(mix(seed) + np.uint64(2)), len(people))
-    order = permute(np.arange(len(people)), len(people), key)
-    kept = {people[place] for place in order[:count]}
+    kept = set(few_people(people, count, seed))
     of_them = np.array([night.subject in kept for night in windows.nights])
     return windows.only(np.flatnonzero(of_them[windows.night]))
 
@@ -219,12 +224,15 @@ class NightSource(Source):
         events,
         *,
         seed,
+        variation,
         max_damaged,
         threads,
     ):
         count = len(windows.night)
         super().__init__(store, [1] * count, 1, self._read_windows, {}, seed=seed, threads=threads)
         self._modalities, self._windows, self._length = modalities, windows, window_tokens
+        self._variation = variation
+        self._varying = varying(modalities) if variation else None
         self._subjects = SubjectMetadata(store, windows.nights)
         self._damage = DamagePolicy(store, len(windows.nights) * len(modalities), max_damaged)
         self._present = np.array(
@@ -266,6 +274,14 @@ class NightSource(Source):
             "age_mean": float(ages.mean()) if len(ages) else 0.0,
             "age_sd": float(ages.std()) or 1.0 if len(ages) else 1.0,
         }
+
+    def examples(self, first: int, stop: int) -> Batch:
+        """Return training examples ``first`` to ``stop - 1``: waves varied by (seed, number)."""
+        batch = super().examples(first, stop)
+        if self._variation:
+            factors = self._variation.factors(np.arange(first, stop), len(self._modalities))
+            batch["scale"] *= np.where(self._varying, factors, 1)
+        return batch
 
     def _labels_of(self, night: int) -> tuple[TokenLabels, dict[str, np.ndarray]]:
         entry = self._windows.nights[night]
@@ -378,8 +394,9 @@ def recording_batches(
         for m, row in enumerate(modalities):
             if row["name"] in signals:
                 signal, frames = signals[row["name"]], row["frames"]
-                samples = signal.samples[start * frames : stop * frames].reshape(-1, frames)
-                batch[f"signal/{row['name']}"][0, : stop - start] = samples
+                slots = TOKEN_S * row["rate_hz"]  # of a series, more than its values
+                samples = signal.samples[start * slots : stop * slots].reshape(-1, slots)
+                batch[f"signal/{row['name']}"][0, : stop - start] = samples[:, :frames]
                 valid = signal.valid[start * TOKEN_S : stop * TOKEN_S]
                 batch["valid"][0, : stop - start, m] = holds_signal(valid)
         batch["present"][0] = [name in signals for name in names]

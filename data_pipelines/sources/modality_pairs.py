@@ -27,6 +27,7 @@ from data_pipelines.pipeline import (
 from data_pipelines.recipes import find_recipe
 from data_pipelines.shuffle import mix, permute
 from data_pipelines.store import DamagedRecordError, NightStore
+from data_pipelines.variation import Variation, varying
 from data_pipelines.windows import (
     TOKEN_S,
     Memory,
@@ -49,6 +50,8 @@ def open_source(
     sites: tuple[str, ...] = (),
     nights: int = 0,
     pair_weights: tuple[float, ...] = (),
+    flip: float = 0.0,
+    gain: float = 0.0,
     max_damaged: float = 0.01,
     threads: int | None = None,
 ) -> PairSource:
@@ -65,6 +68,8 @@ def open_source(
         nights: of the training split, so many (of ``sites``) alone; 0 takes all.
         pair_weights: how often each pair is drawn, relative to the others, in the order of
             ``describe()["pairs"]``; equally often by default.
+        flip, gain: how waves of training windows vary in sign and size, each modality apart; see
+            ``Variation``. Rate is not varied: windows lie on the epochs' grid.
         max_damaged: share of the records that may be damaged and left out; one always may, unless
             this is 0.
         threads: readers.
@@ -88,6 +93,7 @@ def open_source(
         tuple(pair_weights),
         split=split,
         seed=seed,
+        variation=Variation(flip, gain, seed=seed),
         max_damaged=max_damaged,
         threads=threads,
     )
@@ -147,6 +153,7 @@ class PairSource(Source):
         *,
         split,
         seed,
+        variation,
         max_damaged,
         threads,
     ):
@@ -157,6 +164,8 @@ class PairSource(Source):
             store, [1] * len(windows.night), 1, self._read, {}, seed=seed, threads=threads
         )
         self._modalities, self._windows, self._length = modalities, windows, window_tokens
+        self._variation = variation
+        self._varying = varying(modalities) if variation else None
         self._frames = max(modality.frames for modality in modalities)
         self._memory = Memory()
         self._subjects = SubjectMetadata(store, windows.nights)
@@ -221,7 +230,12 @@ class PairSource(Source):
         turns, places = np.divmod(rows, len(pool))
         keys = mix(mix(mix(self._seed + 4) + np.uint64(step)) + turns.astype(np.uint64))
         chosen = pool[permute(places, len(pool), keys)]
-        return self._read(chosen, self.pairs[pair][::-1] if swapped else self.pairs[pair])
+        sides = self.pairs[pair][::-1] if swapped else self.pairs[pair]
+        batch = self._read(chosen, sides)
+        if self._variation:
+            factors = self._variation.factors(step * batch_size + rows, 2)
+            batch["scale"] *= np.where(self._varying[sides], factors, 1)
+        return batch
 
     def examples(self, first: int, stop: int) -> Batch:
         """Return rows ``first`` to ``stop - 1`` of the first batch."""

@@ -37,9 +37,10 @@ class PlannedNight:
         recording: File stem.
         seed, subject_index, night: Which night of whom.
         site: Name of the laboratory.
-        hours: Length where no labels are given.
+        hours: Length where no labels are given, or a stretch of them is wanted.
         labels: A scoring file to follow, or None.
         code_book: What bare entries of that file mean.
+        stretch: Follow only a stretch of the labels, ``hours`` long.
     """
 
     recording: str
@@ -50,10 +51,17 @@ class PlannedNight:
     hours: float
     labels: str | None = None
     code_book: str | None = None
+    stretch: bool = False
 
 
 def plan_cohort(
-    nights: int, seed: int, hours: float, *, labels=None, code_book: str | None = None
+    nights: int,
+    seed: int,
+    hours: float,
+    *,
+    labels=None,
+    code_book: str | None = None,
+    stretch: bool = False,
 ) -> list[PlannedNight]:
     """Decide who sleeps where: sites in turn, some subjects for two nights.
 
@@ -65,6 +73,7 @@ def plan_cohort(
         hours: Length of each.
         labels: Scoring files to follow, used in turn.
         code_book: Of plain lists among them.
+        stretch: Follow only a stretch of each, ``hours`` long.
     """
     planned, subject = [], 0
     while len(planned) < nights:
@@ -82,6 +91,7 @@ def plan_cohort(
                     hours=float(hours),
                     labels=str(labels[index % len(labels)]) if labels else None,
                     code_book=code_book,
+                    stretch=stretch,
                 )
             )
         subject += 1
@@ -104,6 +114,9 @@ def write_night_files(folder, planned: PlannedNight) -> str:
     if planned.labels is not None:
         labels = read_scoring(planned.labels, code_book=planned.code_book)
         labels = _whole(labels)
+        if planned.stretch:
+            rng = stream(planned.seed, "stretch", planned.subject_index, planned.night)
+            labels = _stretch(labels, planned.hours, rng)
     night = simulate_night(
         planned.seed,
         planned.hours,
@@ -128,7 +141,18 @@ def _whole(labels: Scoring) -> Scoring:
     if not len(asleep):
         raise CohortError("a label file holds no sleep; give scored nights")
     first = max(0, int(asleep[0]) - 60)
-    stop = min(len(labels.stages), int(asleep[-1]) + 61)
+    return _cut(labels, first, min(len(labels.stages), int(asleep[-1]) + 61))
+
+
+def _stretch(labels: Scoring, hours: float, rng: np.random.Generator) -> Scoring:
+    """Cut a stretch of so many hours out of labels, anywhere; shorter labels stay whole."""
+    length = round(hours * 3600 / EPOCH_S)
+    first = int(rng.integers(max(1, len(labels.stages) - length + 1)))
+    return _cut(labels, first, min(len(labels.stages), first + length))
+
+
+def _cut(labels: Scoring, first: int, stop: int) -> Scoring:
+    """Cut labels to the epochs from ``first`` to ``stop``, with the events that begin there."""
     shift, end = first * EPOCH_S, stop * EPOCH_S
     events = [
         dataclasses.replace(event, onset_s=event.onset_s - shift)
@@ -170,6 +194,7 @@ def write_cohort(
     labels=None,
     *,
     code_book: str | None = None,
+    stretch: bool = False,
     jobs: int = 1,
     finished: Callable[[str], None] | None = None,
 ) -> list[str]:
@@ -187,6 +212,7 @@ def write_cohort(
             each is cut to 30 min before the first sleep until 30 min after the last, and gives
             the length of its recording. Unscored epochs stay unscored.
         code_book: What bare entries of plain lists in ``labels`` mean.
+        stretch: Take of each of the ``labels`` a stretch of ``hours``, which the seed draws.
         jobs: Processes.
         finished: Called with each recording's name when it is complete.
 
@@ -203,9 +229,11 @@ def write_cohort(
         raise CohortError(f"hours is {hours}; must be between 0.06 (3.5 min) and 24")
     output = pathlib.Path(output)
     files = find_labels(labels, code_book=code_book) if labels else None
-    planned = plan_cohort(nights, seed, hours, labels=files, code_book=code_book)
+    if stretch and files is None:
+        raise CohortError("a stretch can be taken of labels alone; give their folder")
+    planned = plan_cohort(nights, seed, hours, labels=files, code_book=code_book, stretch=stretch)
     output.mkdir(parents=True, exist_ok=True)
-    _claim(output, seed, hours, labels is not None)
+    _claim(output, seed, hours, labels is not None, stretch)
     remove_partials(output)
     _write_participants(output, planned)
     finished = finished or (lambda name: None)
@@ -228,9 +256,10 @@ def write_cohort(
     return [one.recording for one in planned]
 
 
-def _claim(output, seed, hours, labelled):
+def _claim(output, seed, hours, labelled, stretch):
     """Keep two cohorts from mixing in one folder."""
     settings = {"simulated": True, "seed": seed, "hours": float(hours), "from_labels": labelled}
+    settings |= {"stretch": True} if stretch else {}
     path = output / "cohort.json"
     if path.is_file():
         try:

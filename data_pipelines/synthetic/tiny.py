@@ -215,6 +215,8 @@ def _sinusoids(modality, latent, rng):
 
 def _signal(modality, samples, tokens):
     seconds = tokens * EPOCH_S
+    spare = EPOCH_S * modality.rate_hz - modality.frames  # of series, whose tokens are filled up
+    samples = np.pad(samples.reshape(tokens, -1), ((0, 0), (0, spare))).reshape(-1)
     tracks, _ = amplitude_tracks(samples.reshape(seconds, modality.rate_hz), np.ones(seconds, bool))
     return ChannelSignal(modality.name, modality.rate_hz, samples, np.ones(seconds, bool), tracks)
 

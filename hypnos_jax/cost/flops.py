@@ -101,8 +101,9 @@ def matrix_flops(closed_jaxpr) -> dict[str, float]:
     """Count a program's matrix products and convolutions, over all devices.
 
     A multiply and an add are two operations. The loop of a ``while`` counts once (its length is not
-    known); of a ``cond`` the cheapest branch counts: what happens once in a run, such as k-means of
-    the codebooks, must not flatter every step. What a backward pass recomputes counts.
+    known); of two branches of a ``cond`` the cheaper one counts: what happens once in a run, such
+    as k-means of the codebooks, must not flatter every step. Of more branches (one of many
+    modalities, drawn anew each step) it is their mean. What a backward pass recomputes counts.
 
     Args:
         closed_jaxpr: ``jax.make_jaxpr(f)(*args)`` or ``jax.jit(f).trace(*args).jaxpr``.
@@ -131,7 +132,12 @@ def _flops(equation) -> dict[str, float]:
         return {left.dtype.name: 2.0 * per_output * outputs}
     if name == "cond":
         branches = [matrix_flops(branch) for branch in options["branches"]]
-        return min(branches, key=lambda counts: sum(counts.values()))
+        if len(branches) == 2:
+            return min(branches, key=lambda counts: sum(counts.values()))
+        total = collections.Counter()
+        for counts in branches:
+            total.update(counts)
+        return {dtype: count / len(branches) for dtype, count in total.items()}
     repeats = options["length"] if name == "scan" else 1
     counts = collections.Counter()
     for inner in _inner(equation):

@@ -3,9 +3,11 @@
 Tasks, each where the nights have labels for it: sleep staging, apnea or hypopnea and arousal by
 30-s epoch of sleep, rhythm by record. Beside the embedding: the same backbone with random weights,
 the tokenizers' codewords before the backbone, hand-crafted baseline features
-(``hypnos_jax.probing.hand_features``), and no features at all. Protocol:
-``hypnos_jax.probing.probe``. Results go to ``workdir/probe.json`` and, as a picture, to
-``workdir/figures/<step>_probe.png``.
+(``hypnos_jax.probing.hand_features``), and no features at all; with ``surprise`` also statistics of
+how unexpected the tokens were, alone, beside the embedding, and of random weights. With ``shots``,
+probes of a few labelled epochs of each class too. Protocol: ``hypnos_jax.probing.probe``. Results
+go to ``workdir/probe.json`` and, as pictures, to ``workdir/figures/<step>_probe.png`` and
+``<step>_few_shot.png``.
 """
 
 from __future__ import annotations
@@ -18,17 +20,32 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.recipes.hypnos import EIGHT
+from data_pipelines.signals.timing import tokenizer_levels
 from data_pipelines.store import NightStore
 from hypnos_jax.export.model import TOKENIZERS, load_model
 from hypnos_jax.inference.embedding import epoch_means
 from hypnos_jax.models.token_chunks import CHUNK_S
+from hypnos_jax.objectives import TellsSurprise
 from hypnos_jax.probing import hand_features, probe
-from hypnos_jax.probing.frozen_features import BATCH_SIZE, POOLINGS, embed_nights, pooled
+from hypnos_jax.probing.frozen_features import (
+    BATCH_SIZE,
+    POOLINGS,
+    embed_nights,
+    embed_with_surprise,
+    pooled,
+    surprise_statistics,
+)
+from hypnos_jax.reports import few_shot_section
 from hypnos_jax.reports.figures import draw_probe
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
 from hypnos_jax.tasks import PROBED, find_probe_task
 
+SURPRISE, WITH_SURPRISE, RANDOM_SURPRISE = (
+    "surprise",
+    "embedding_and_surprise",
+    "random_surprise",
+)
 EMBEDDING, RANDOM, LATENTS, HAND, NOTHING = (
     "embedding",
     "random_backbone",
@@ -49,10 +66,13 @@ class LinearProbe:
         tasks: Sequence[str] = (),
         fractions: Sequence[float] = (0.01, 0.1, 1.0),
         repeats: int = 3,
+        shots: Sequence[int] = (),
+        shot_draws: int = 10,
         strength: float = 1.0,
         fewest_test_subjects: int = probe.FEWEST_TEST_SUBJECTS,
         fewest_test_records: int = 50,
         pooling: str = "mean",
+        surprise: bool = False,
         batch_size: int = BATCH_SIZE,
         chunk_s: int = CHUNK_S,
         draws: int = 1000,
@@ -67,33 +87,45 @@ class LinearProbe:
                 labels for by default.
             fractions: of the training subjects, for the label-efficiency curve.
             repeats: draws of each fraction.
+            shots: labelled epochs (or records) of each class, such as ``(1, 3, 10, 30, 100)``: a
+                probe for each, on so few, drawn among those of all training subjects.
+            shot_draws: draws of each of these.
             strength: of the probe's L2 penalty.
             fewest_test_subjects: fewer of them, and folds over all subjects replace the split.
             fewest_test_records: the same where a recording is a single example.
             pooling: of modalities, ``"mean"`` or ``"side_by_side"``; see
                 ``frozen_features.pooled``.
+            surprise: probe the surprise of tokens too; of models that predict them.
             batch_size: windows that are embedded at once.
             chunk_s: seconds of tokens that are embedded at once.
             draws: bootstrap samples.
 
         Raises:
-            ValueError: an unknown task or pooling.
+            ValueError: an unknown task or pooling; shots or draws below 1; a model that cannot tell
+                ``surprise``.
         """
+        if min((*shots, shot_draws)) < 1:
+            raise ValueError(
+                f"linear_probe: shots={tuple(shots)} and shot_draws={shot_draws} are 1 or more"
+            )
         if pooling not in POOLINGS:
             raise ValueError(f"linear_probe: pooling={pooling!r}; it is one of {POOLINGS}")
-        self.context, self.nights = context, nights
+        if surprise and not context.can(TellsSurprise):
+            raise ValueError("linear_probe: surprise=True wants a model that predicts tokens")
+        self.context, self.nights, self.surprise = context, nights, surprise
         self.tasks = [find_probe_task(name) for name in tasks or PROBED]
         self.fractions, self.repeats, self.strength = sorted(fractions), repeats, strength
+        self.shots, self.shot_draws = sorted(shots), shot_draws
         self.fewest = {False: fewest_test_subjects, True: fewest_test_records}
         self.chunk_s, self.draws = chunk_s, draws
         self.pooling, self.batch_size = pooling, batch_size
         # What does not depend on the model's variables is found once for all checkpoints of a job.
         self._baselines: dict[bool, tuple[dict, dict]] = {}
-        self._judged: dict[tuple[str, str], tuple[dict, list]] = {}
+        self._judged: dict[tuple[str, str], tuple[dict, list, list]] = {}
 
     def run(self, variables: dict, step: int) -> Iterator[tuple[str, float]]:
         """Yield ``<task>/<feature set>/<metric>``, with ``_low`` and ``_high`` of the first metric
-        where there is an interval; write and draw everything.
+        where there is an interval, and ``..._<n>_shot`` of it; write and draw everything.
 
         Raises:
             ValueError: the model reads no whole nights, or ``nights`` are others.
@@ -139,6 +171,10 @@ class LinearProbe:
                 for end in ("low", "high"):
                     if own["metrics"][first][end] is not None:
                         yield f"{task}/{name}/{first}_{end}", own["metrics"][first][end]
+            for name, rows in found["few_shot"].items():
+                for row in rows:
+                    if row["mean"] is not None:
+                        yield f"{task}/{name}/{first}_{row['shots']}_shot", row["mean"]
 
     def _write(self, report):
         write_json(self.context.workdir / "probe.json", report)
@@ -146,6 +182,8 @@ class LinearProbe:
             figures = self.context.workdir / "figures"
             figures.mkdir(exist_ok=True)
             draw_probe(report, figures / f"{report['step']}_probe.png")
+            if self.shots:
+                few_shot_section.write(self.context.workdir, report, self.shot_draws)
 
     def _signals(self, store):
         """The store of signals for the hand-crafted features, or None; it must hold every night."""
@@ -182,17 +220,20 @@ class LinearProbe:
 
     def _features(self, variables, by_record, store, nights, names, signals):
         """Feature set -> per night [N, F]; and why a set was not run."""
-        embedded = self._embed(by_record, nights, names, variables)
+        embedded = self._embed(by_record, nights, names, variables, EMBEDDING, SURPRISE)
+        if self.surprise:
+            both = zip(*embedded.values())
+            embedded[WITH_SURPRISE] = [np.concatenate(pair, axis=1) for pair in both]
         if by_record not in self._baselines:
             given = (by_record, store, nights, names, signals)
             self._baselines[by_record] = self._baselines_of(*given)
         sets, reasons = self._baselines[by_record]
-        return {EMBEDDING: embedded, **sets}, reasons
+        return {**embedded, **sets}, reasons
 
     def _baselines_of(self, by_record, store, nights, names, signals):
         sets, reasons = {}, {}
         fresh = self.context.init(self.context.config.get("seed", 0) + 1)
-        sets[RANDOM] = self._embed(by_record, nights, names, fresh)
+        sets |= self._embed(by_record, nights, names, fresh, RANDOM, RANDOM_SURPRISE)
         folder = store.path / TOKENIZERS
         if store.kind != "tokens":
             reasons[LATENTS] = "the model reads no tokens"
@@ -207,15 +248,22 @@ class LinearProbe:
             reasons[HAND] = "no store of channels was given (option nights)"
         return sets, reasons
 
-    def _embed(self, by_record, nights, names, variables):
-        """Pooled rows of each of the nights: [N, D]."""
+    def _embed(self, by_record, nights, names, variables, embedding, surprise):
+        """Feature set -> of each of the nights [N, F], by the names given: pooled rows, and
+        statistics of the surprise where that is asked for."""
         only = {night.recording for night in nights}
         options = {"names": names, "only": only, "chunk_s": self.chunk_s}
-        found = embed_nights(self.context, variables, batch_size=self.batch_size, **options)
         how = {"by_record": by_record, "pooling": self.pooling}
-        token_s = self.context.attribute("token_s")
-        rows = {night.recording: pooled(own, token_s, **how) for night, own in found}
-        return [rows[night.recording] for night in nights]
+        token_s, rows, told = self.context.attribute("token_s"), {}, {}
+        if self.surprise:
+            for night, own, values in embed_with_surprise(self.context, variables, **options):
+                rows[night.recording] = pooled(own, token_s, **how)
+                told[night.recording] = surprise_statistics(values, by_record=by_record)
+        else:
+            found = embed_nights(self.context, variables, batch_size=self.batch_size, **options)
+            rows = {night.recording: pooled(own, token_s, **how) for night, own in found}
+        sets = {embedding: rows, surprise: told} if told else {embedding: rows}
+        return {name: [own[night.recording] for night in nights] for name, own in sets.items()}
 
     def _judge(self, task, examples):
         """Probe every feature set, all subjects and fractions of them."""
@@ -250,15 +298,17 @@ class LinearProbe:
             ).tolist(),
             "sets": {},
             "label_efficiency": {},
+            "few_shot": {},
         }
         size, metric = len(task.classes), "auroc" if task.ranked else "kappa"
         scored = functools.partial(probe.score, classes=size, ranked=task.ranked)
         for name in [*examples.features, NOTHING]:
             self.context.heartbeat()
             if (task.name, name) in self._judged:
-                score, curve = self._judged[task.name, name]
+                score, curve, few = self._judged[task.name, name]
                 out["sets"][name] = score
                 out["label_efficiency"] |= {name: curve} if curve else {}
+                out["few_shot"] |= {name: few} if few else {}
                 continue
             own = "" if name == NOTHING else name
             cross = functools.partial(
@@ -284,9 +334,33 @@ class LinearProbe:
                 row = {"fraction": fraction, "subjects": float(np.mean(taken)), "values": values}
                 curve.append(row)
             out["label_efficiency"] |= {name: curve} if curve else {}
-            if name != EMBEDDING:
-                self._judged[task.name, name] = out["sets"][name], curve
+            whole = out["sets"][name]["metrics"][metric]["value"]
+            judge = functools.partial(scored, draws=1)
+            few = self._few_shot(examples, pairs, cross, judge, metric, whole) if own else []
+            out["few_shot"] |= {name: few} if few else {}
+            if name not in (EMBEDDING, SURPRISE, WITH_SURPRISE):
+                self._judged[task.name, name] = out["sets"][name], curve, few
         return out
+
+    def _few_shot(self, examples, pairs, cross, judge, metric, whole) -> list[dict]:
+        """The score by labelled examples of each class: ``{shots, examples, values, mean, low,
+        high}``, the last two 95 % of the draws."""
+        rows = []
+        counts = [probe.class_counts(examples, train) for train, _ in pairs]
+        for shots in self.shots:
+            self.context.heartbeat()
+            few = [int(np.minimum(own, shots).sum()) for own in counts]
+            if all(shots >= own.max() for own in counts):
+                values = [whole]  # there are no more
+            else:
+                found = (judge(cross(shots=shots, seed=seed)) for seed in range(self.shot_draws))
+                values = [one["metrics"][metric]["value"] for one in found]
+            told = [value for value in values if value is not None]
+            low, high = np.quantile(told, [0.025, 0.975]).tolist() if told[1:] else (None, None)
+            mean = float(np.mean(told)) if told else None
+            row = {"shots": shots, "examples": float(np.mean(few)), "values": values}
+            rows.append(row | {"mean": mean, "low": low, "high": high})
+        return rows
 
 
 PROTOCOL = (
@@ -322,11 +396,13 @@ def _latents(by_record, store, night, names, dequantize):
     codes = store.codes(night, 0, length).astype(np.int32)
     parts = []
     for signal_type in dict.fromkeys(row["signal_type"] for row in store.modalities):
+        if signal_type not in dequantize:
+            continue
         latents = []
         for i, row in enumerate(store.modalities):
             if row["signal_type"] != signal_type or row["name"] not in names:
                 continue
-            columns = codes[None, :, firsts[i] : firsts[i + 1]]
+            columns = codes[None, :, firsts[i] : firsts[i] + tokenizer_levels(row)]
             latent = np.asarray(dequantize[signal_type](columns))[0, : night.duration_s]
             absent = row["name"] not in night.channels
             latents.append(np.full_like(latent, np.nan) if absent else latent)

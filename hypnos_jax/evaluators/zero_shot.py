@@ -11,7 +11,6 @@ Results go to ``workdir/zero_shot_<split>.json``, a picture to
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,13 +19,13 @@ from data_pipelines.captions import prompts
 from data_pipelines.captions.facts import SLOTS, STAGES
 from hypnos_jax.probing import probe
 from hypnos_jax.probing.captioned_epochs import embed_prompts, read_epochs
+from hypnos_jax.probing.concept_questions import number_question
 from hypnos_jax.reports import sections
 from hypnos_jax.reports.language_figures import draw_zero_shot
 from hypnos_jax.runtime import distributed
 from hypnos_jax.runtime.files import write_json
 
 AGREEMENT = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")
-FEWEST = 6  # epochs with a number below which there are no thirds
 
 
 class ZeroShot:
@@ -114,20 +113,9 @@ class ZeroShot:
             sentences = prompts.event_prompts(kinds, self.prompts_each)
             questions[name] = (labels, ("no", "yes"), sentences, {})
         for slot in self.concepts:
-            values = np.array([own.numbers.get(slot, math.nan) for own in found.facts])
-            there = np.isfinite(values)
-            if there.sum() < FEWEST:
-                continue
-            low, high = np.quantile(values[there], [1 / 3, 2 / 3])
-            labels = np.where(values >= high, 1, np.where(values <= low, 0, -1))
-            labels[~there] = -1
-            said = [
-                np.quantile(values[there & own], np.linspace(0.1, 0.9, self.prompts_each))
-                for own in (values <= low, values >= high)
-            ]
-            sentences = tuple(prompts.number_prompts(slot, own.tolist()) for own in said)
-            told = {"thirds": [float(low), float(high)]}
-            questions[f"high {slot}"] = (labels, ("low", "high"), sentences, told)
+            own = number_question(slot, found.facts, self.prompts_each)
+            if own is not None:
+                questions[f"high {slot}"] = (own.labels, own.classes, own.sentences, own.told)
         return questions
 
     def _judge(self, found, classes):

@@ -21,6 +21,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from data_pipelines.signals.timing import tokenizer_levels
 from data_pipelines.store import EPOCH_S
 from hypnos_jax import metrics
 from hypnos_jax.export import usage
@@ -132,7 +133,8 @@ def card(config: dict, run: dict | None, *, name: str) -> str:
     causal, fused, seen} may be missing, as in exports of earlier versions.
     """
     missing = [f"{key}: {why}" for key, why in config.get("programs_missing", {}).items()]
-    if any("group" in row for row in config["modalities"]) and not config["tokenizers"]:
+    tokens = [row for row in config["modalities"] if "group" in row]
+    if any(map(tokenizer_levels, tokens)) and not config["tokenizers"]:
         missing.append("its tokenizers, which make the codes that it reads, are not here")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),

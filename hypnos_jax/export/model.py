@@ -38,7 +38,8 @@ import hypnos_jax
 from data_pipelines.captions import tokenizers as text_tokenizers
 from data_pipelines.recipes import find_recipe, recipe_of_model
 from data_pipelines.recipes.hypnos import ROWS
-from hypnos_jax import checkpoint, plugins
+from data_pipelines.signals.timing import tokenizer_levels
+from hypnos_jax import checkpoint, checkpoint_choice, plugins
 from hypnos_jax.config import frozen
 from hypnos_jax.interop import formats, hypnos
 from hypnos_jax.objectives import EmbedsText
@@ -66,6 +67,7 @@ class LoadedModel:
         step: updates it was trained for.
         tokenizers: signal type -> the tokenizer that a model of tokens needs: its folder, or, from
             a bundle, itself; ``load_model`` takes either.
+        taken: which checkpoint of a run it is, and why; "" for what is no run.
     """
 
     objective: nn.Module
@@ -74,16 +76,19 @@ class LoadedModel:
     checksum: str
     step: int
     tokenizers: dict[str, pathlib.Path | LoadedModel]
+    taken: str = ""
 
 
-def load_model(path: str | os.PathLike | LoadedModel, *, step: int | None = None) -> LoadedModel:
-    """Load a model from the folder of a training run (its newest good checkpoint), or an export.
+def load_model(
+    path: str | os.PathLike | LoadedModel, *, step: int | str | None = None
+) -> LoadedModel:
+    """Load a model from the folder of a training run (its best checkpoint), or an export.
 
     Args:
         path: ``workdir`` of ``launch.train`` or ``output`` of ``launch.export``; or a published
             model: the file, a folder with ``hypnos.safetensors``, or ``owner/name``, a repository
             of the Hugging Face hub that holds it. A loaded model is returned as it is.
-        step: which checkpoint of a run.
+        step: which checkpoint of a run; see ``checkpoint_choice.choose``: the best by default.
 
     Raises:
         ModelError: none of these; a step that is not there, or of what is no run; a tensor that is
@@ -115,13 +120,16 @@ def load_model(path: str | os.PathLike | LoadedModel, *, step: int | None = None
 
 
 def signal_types(model: LoadedModel) -> list[str]:
-    """Return the signal types whose tokens the model reads; none for a model of signals."""
+    """Return the signal types whose tokens the model reads; none for a model of signals.
+
+    Timing levels need no tokenizer: a modality that has these alone does not count.
+    """
     return _groups(model.config["modalities"])
 
 
 def _groups(modalities: list[dict]) -> list[str]:
     """Signal types of modalities that are read as tokens; those read as signals have none."""
-    return sorted({row["group"] for row in modalities if "group" in row})
+    return sorted({row["group"] for row in modalities if "group" in row and tokenizer_levels(row)})
 
 
 def describe(
@@ -146,9 +154,10 @@ def describe(
 
     Returns:
         ``objective`` {name, ...keyword arguments}; ``modalities`` {name, levels, codes, channel_id,
-        group} in the order of the code axis, or {name, rate_hz, frames} for towers, or none for a
-        model of one signal; ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess}
-        of all that it may read, none for towers, whose modalities are made of several; ``recipe``
+        group} in the order of the code axis (and what ``signals.timing.describe`` says of timing
+        levels), or {name, rate_hz, frames} for towers, or none for a model of one signal;
+        ``channels`` {name, channel_id, signal_type, unit, rate_hz, preprocess} of all that it may
+        read, none for towers, whose modalities are made of several; ``recipe``
         {name, version} of what prepares recordings for it (``data_pipelines.recipes``); ``title``
         and ``embedding`` {token_s, causal, fused, seen}, of the objective; ``text`` {tokenizer,
         context, identity} of a model that embeds texts (``captions.tokenizers``); ``data`` {name,
@@ -268,9 +277,9 @@ def _from_published(path: str | pathlib.Path) -> LoadedModel:
     return make_model(config, part.variables, 0, tokenizers=tokenizers)
 
 
-def _from_run(workdir: pathlib.Path, step: int | None) -> LoadedModel:
+def _from_run(workdir: pathlib.Path, asked: int | str | None) -> LoadedModel:
     try:
-        config, step, variables = checkpoint.restore_variables(workdir, step)
+        config, step, variables = checkpoint.restore_variables(workdir, asked)
     except seals.CheckpointError as error:
         raise ModelError(str(error)) from error
     # A run that was given no data wrote its own into its folder.
@@ -278,7 +287,8 @@ def _from_run(workdir: pathlib.Path, step: int | None) -> LoadedModel:
     told = workdir / "data.json"
     told = json.loads(told.read_text()) if told.is_file() else {}
     own = {key: told.get(key) for key in ("recipe", "vocabulary")}
-    return make_model(config, variables, step, store, **own)
+    model = make_model(config, variables, step, store, **own)
+    return dataclasses.replace(model, taken=checkpoint_choice.reason(workdir, step, asked))
 
 
 def _from_export(folder: pathlib.Path) -> LoadedModel:

@@ -33,8 +33,11 @@ codes, present = [], np.zeros((1, len(config["modalities"])), bool)
 for i, row in enumerate(config["modalities"]):
     codes.append(np.zeros((1, seconds, row["levels"]), np.int32))
     if row["name"] in signals:
+        present[:, i] = True
+    if row["name"] in signals and row["group"] in config["tokenizers"]:
         encode = load(folder / "tokenizers" / row["group"], "encode")
-        codes[i], present[:, i] = encode(signal=signals[row["name"]])["codes"], True
+        made = np.asarray(encode(signal=signals[row["name"]])["codes"])
+        codes[i][..., : made.shape[2]] = made  # timing levels, if any, come after: 0 is unknown
 rows = load(folder, "embed")(codes=np.concatenate(codes, axis=2), present=present)["rows"]
 mean = np.asarray(rows)[0][:, present[0]].mean(axis=1)  # [seconds, D] of [seconds, modalities, D]
 epochs = mean[: seconds // 30 * 30].reshape(-1, 30, mean.shape[1]).mean(axis=1)

@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
+from data_pipelines.signals.timing import tokenizer_levels
 from hypnos_jax.export import card
 from hypnos_jax.export.model import (
     CONFIG,
@@ -42,7 +43,7 @@ def export(
     output: str | os.PathLike,
     *,
     tokenizers: str | os.PathLike | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     programs: bool = True,
     licence: str | None = None,
 ) -> LoadedModel:
@@ -53,7 +54,7 @@ def export(
         output: folder to write.
         tokenizers: folder with a run or an export per signal type, for a model of tokens; by
             default those beside the tokens that it was trained on.
-        step: which checkpoint of a run; the newest good one by default.
+        step: which checkpoint of a run; see ``checkpoint_choice.choose``: the best by default.
         programs: also write what runs without this package; takes seconds.
         licence: of the weights, for the card; by default that of the export given, else none.
 
@@ -93,7 +94,7 @@ def export(
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return load_model(output)
+    return dataclasses.replace(load_model(output), taken=model.taken)
 
 
 def export_published(
@@ -102,7 +103,7 @@ def export_published(
     name: str,
     *,
     tokenizers: str | os.PathLike | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
 ) -> LoadedModel:
     """Write a model, with its tokenizers if any, as one file in a published format.
 
@@ -141,7 +142,7 @@ def export_published(
         form.write(output, part(model), parts)
     except formats.FormatError as error:
         raise ModelError(f"{output} cannot be written: {error}") from error
-    return load_model(output)
+    return dataclasses.replace(load_model(output), taken=model.taken)
 
 
 def _whole(workdir, tokenizers, step) -> tuple[LoadedModel, list[str]]:
@@ -152,14 +153,17 @@ def _whole(workdir, tokenizers, step) -> tuple[LoadedModel, list[str]]:
     """
     model = load_model(workdir, step=step)
     if tokenizers is not None:
-        model = with_tokenizers(model, pathlib.Path(tokenizers))
+        whole = with_tokenizers(model, pathlib.Path(tokenizers))
+        model = dataclasses.replace(whole, taken=model.taken)
     for row in model.config["modalities"]:
         if row.get("group") in model.tokenizers:
             own = load_model(model.tokenizers[row["group"]]).config["objective"]["model"]
-            made = {key: own.get(key, row[key]) for key in ("levels", "codes")}
-            if made != {key: row[key] for key in made}:
+            levels = tokenizer_levels(row)
+            read = {"levels": levels, "codes": row["codes"]}
+            made = {key: own.get(key, size) for key, size in read.items()}
+            if levels and made != read:
                 raise ModelError(
-                    f"the {row['group']} tokenizer makes {made}; the model takes {row['levels']} x"
+                    f"the {row['group']} tokenizer makes {made}; the model takes {levels} x"
                     f" {row['codes']} levels x codes of {row['name']}"
                 )
     return model, [name for name in signal_types(model) if name not in model.tokenizers]

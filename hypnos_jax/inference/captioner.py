@@ -28,23 +28,25 @@ EPOCHS = 32  # that are written of at once
 class Captioner:
     """A model that writes captions, compiled once for many recordings.
 
-    The likeliest word, one by one. A model with the words of the grammar is kept to its sentences:
-    what it says is well formed, and may be wrong.
+    The likeliest word, one by one. A model with the words of the grammar may be kept to its
+    sentences: what it says is well formed then, and may be wrong.
 
     Attributes:
         model: the loaded model.
         modalities: rows {name, rate_hz, frames} of what it reads.
+        constrained: whether captions are kept to the grammar.
     """
 
-    def __init__(self, model: str | os.PathLike | LoadedModel):
+    def __init__(self, model: str | os.PathLike | LoadedModel, *, constrained: bool | None = None):
         """Load a model.
 
         Args:
             model: what ``export.load_model`` takes.
+            constrained: keep captions to the grammar; by default where the model has its words.
 
         Raises:
-            ModelError: no model, one that writes no captions, or one of another tokenizer than is
-                here.
+            ModelError: no model, one that writes no captions, one of another tokenizer than is
+                here, or one without the grammar's words that is to be kept to it.
         """
         self.model = load_model(model)
         objective = self.model.objective
@@ -54,6 +56,13 @@ class Captioner:
             self._tokenizer = open_tokenizer(self.model.config["text"])
         except (ModuleNotFoundError, ValueError) as error:
             raise ModelError(f"captions cannot be written: {error}") from error
+        closed = isinstance(self._tokenizer, Vocabulary)
+        if constrained and not closed:
+            raise ModelError(
+                "constrained: the grammar has the words of the tokenizer 'closed', and this model"
+                f" has {self.model.config['text']['tokenizer']!r}"
+            )
+        self.constrained = closed if constrained is None else constrained
         self.modalities = self.model.config["modalities"]
         self._source = pipeline.find_source(objective.embed_data)
         self._variables = jax.device_put(self.model.variables)
@@ -63,7 +72,7 @@ class Captioner:
 
     def _writer(self, modality: str) -> CaptionWriter:
         # Without a grammar all modalities share one program.
-        key = modality if isinstance(self._tokenizer, Vocabulary) else ""
+        key = modality if self.constrained else ""
         if key not in self._writers:
             grammar = None
             if key:

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tqdm
 
-from data_pipelines.builders import folder
+from data_pipelines.builders import arrays, arrays_folder, folder
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.files import atomic_write
+from data_pipelines.recipes import recipe_of_model
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import NightStore
 from hypnos_jax.inference.embed import open_embedder
@@ -53,27 +54,29 @@ def embed_folder(
     jobs: int = 1,
     chunk_s: int = CHUNK_S,
     dtype: str | None = None,
+    surprise: bool = False,
     progress: bool = True,
 ) -> Summary:
     """Embed every recording of a folder into ``output/<recording>.npz``.
 
     Args:
         model: what ``export.load_model`` takes, or what ``open_embedder`` returns.
-        source: a recording, a folder of recordings, or a store of nights or of tokens.
+        source: a recording, a folder of recordings or of arrays (docs/arrays.md), or a store of
+            nights or of tokens.
         output: folder; files of the same model in it with the modalities asked for are kept.
         modalities: only these; all by default.
         mains_hz: 50 or 60; None infers it from each recording's spectrum.
         aliases: further channel labels, as ``channels.load_aliases`` returns them.
         cohort: whose generic labels these are.
         jobs: processes that read and prepare.
-        chunk_s, dtype: see ``Embedder``.
+        chunk_s, dtype, surprise: see ``Embedder``.
         progress: show a progress bar on stderr.
 
     Raises:
         ModelError: no model, or one that does not fit the recordings' tokens.
         ValueError: an unknown modality, or nothing to embed.
     """
-    embedder = open_embedder(model, chunk_s=chunk_s, dtype=dtype)
+    embedder = open_embedder(model, chunk_s=chunk_s, dtype=dtype, surprise=surprise)
     output = pathlib.Path(output)
     names = tuple(embedder.names(modalities))
     items, prepare, embed = _plan(pathlib.Path(source), names, mains_hz, aliases, cohort, embedder)
@@ -85,6 +88,7 @@ def embed_folder(
         "dtype": embedder.dtype,
         "modalities": names,
         "mains_hz": mains_hz,
+        **({"surprise": True} if surprise else {}),
     }
     comment = json.dumps({**settings, "aliases": aliases, "cohort": cohort}, sort_keys=True)
     done = {name for name in items if _comment(output / f"{name}.npz") == comment}
@@ -110,6 +114,12 @@ def _plan(source, names, mains_hz, aliases, cohort, embedder):
         store = NightStore(source)
         items = {night.recording: night for night in store.nights}
         return items, _unchanged, functools.partial(embedder.embed_night, store, names=names)
+    if (source / arrays_folder.DECLARED).is_file():
+        items, _ = arrays_folder.find_nights(source)
+        # The model's own series: another declaration would be another scaling.
+        recipe = recipe_of_model(embedder.model.config)
+        prepare = arrays.reader_of(recipe, names, source)
+        return items, prepare, lambda night: embedder.embed_signals(night.channels)
     if source.is_file():
         items = {source.stem: Pending(name=source.stem, path=source, scoring=False, cohort=cohort)}
     else:

@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipelines.files import atomic_write
 from data_pipelines.store import EPOCH_S
+from hypnos_jax.inference.surprise import RecordingSurprise
 
 UNITS = ("epoch", "row", "recording")
 
@@ -26,6 +27,7 @@ class RecordingEmbedding:
             rows of zeros where there was no signal.
         epochs: float16 [E, D], means over whole 30-s epochs and over the modalities.
         model: checksum of the model.
+        surprise: how unexpected each second was, where that was asked for.
     """
 
     recording: str
@@ -33,6 +35,7 @@ class RecordingEmbedding:
     modalities: dict[str, np.ndarray]
     epochs: np.ndarray
     model: str
+    surprise: RecordingSurprise | None = None
 
     def table(self, unit: str = "epoch") -> tuple[np.ndarray, np.ndarray]:
         """Return one array over all modalities, and the time of each row.
@@ -67,7 +70,7 @@ class RecordingEmbedding:
     def save(self, path: str | os.PathLike, *, comment: str = "") -> None:
         """Write ``.npz`` (no pickle): an array per modality, ``epochs``, ``times_s``, ``model``.
 
-        A reader never sees half a file.
+        With surprise also what ``RecordingSurprise.arrays`` has. A reader never sees half a file.
 
         Args:
             path: the file.
@@ -80,6 +83,7 @@ class RecordingEmbedding:
                 epochs=self.epochs,
                 times_s=self.times_s,
                 model=np.array(self.model),
+                **dict(self.surprise.arrays() if self.surprise else ()),
             )
             with zipfile.ZipFile(file, "a") as archive:
                 archive.comment = comment.encode()

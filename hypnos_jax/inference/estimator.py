@@ -16,7 +16,9 @@ from data_pipelines.recordings.memory import ArrayRecording
 from hypnos_jax.export.model import ModelError
 from hypnos_jax.inference.embed import embed_recording, name_of, open_embedder
 from hypnos_jax.inference.embedding import UNITS, RecordingEmbedding
+from hypnos_jax.inference.surprise import STATISTICS, column_names
 
+FEATURES = ("embedding", "surprise", "both")
 OPEN = 2  # models kept open in a process: clones and folds share one
 
 
@@ -34,6 +36,9 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
             cross-validation want; ``"epoch"``: the epochs of 30 s of all items one after the other;
             ``"row"``: as finely as the model has it, a second for models of tokens. ``rows`` tells
             whose and when.
+        features: ``"embedding"``; of models that predict tokens also ``"surprise"``, how unexpected
+            the tokens of each modality were, side by side, NaN where one is absent (by second as
+            it is, else as statistics of it; see ``inference/surprise.py``), or ``"both"``.
         modalities: only these; all that an item has by default.
         channels: names or labels of the second axis of an array, ``"eeg_c3"`` or ``"C3-M2"``.
         sfreq_hz: rate of an array.
@@ -52,6 +57,7 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
         model: str | os.PathLike | None = None,
         *,
         unit: str = "recording",
+        features: str = "embedding",
         modalities: Sequence[str] | None = None,
         channels: Sequence[str] | None = None,
         sfreq_hz: float | None = None,
@@ -61,6 +67,7 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
     ):
         self.model = model
         self.unit = unit
+        self.features = features
         self.modalities = modalities
         self.channels = channels
         self.sfreq_hz = sfreq_hz
@@ -77,18 +84,25 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
 
         Raises:
             ValueError: a parameter that is not known, or an ``X`` that is none of the above.
-            ModelError: no model.
+            ModelError: no model, or one that cannot tell the surprise that is asked for.
         """
         for name, value, known in (
             ("unit", self.unit, UNITS),
+            ("features", self.features, FEATURES),
             ("on_error", self.on_error, ("raise", "nan")),
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not one of {list(known)}")
         embedder = self._embedder()
-        embedder.names(self.modalities)
+        names = embedder.names(self.modalities)
         self._items(X)
-        self.n_features_out_ = int(embedder.width)
+        self.n_features_out_ = 0
+        if self.features != "surprise":
+            self.n_features_out_ += int(embedder.width)
+        if self.features != "embedding":
+            own = column_names(embedder.objective.level_groups)
+            each = 1 if self.unit == "row" else len(STATISTICS)
+            self.n_features_out_ += len(names) * len(own) * each
         self.checksum_ = embedder.checksum
         return self
 
@@ -117,6 +131,7 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
     def embed(self, item) -> RecordingEmbedding:
         """Return the whole embedding of one item of ``X``, each modality for itself."""
         options = {"mains_hz": self.mains_hz, "aliases": self.aliases}
+        options["surprise"] = self.features != "embedding"
         return embed_recording(self._embedder(), item, self.modalities, **options)
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
@@ -126,7 +141,13 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
 
     def _table(self, place, item):
         try:
-            return self.embed(item).table(self.unit)
+            found = self.embed(item)
+            rows, times = found.table(self.unit)
+            if self.features == "embedding":
+                return rows, times
+            names = self._embedder().names(self.modalities)
+            told = found.surprise.table(self.unit, names)
+            return (told if self.features == "surprise" else np.hstack([rows, told])), times
         except ModelError:  # of no one item
             raise
         except (ValueError, OSError) as error:
@@ -170,7 +191,7 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
         path = pathlib.Path(self.model)
         parts = (path / "config.json", path / "checkpoints")  # of an export; of a run that goes on
         written = tuple(part.stat().st_mtime_ns for part in parts if part.exists())
-        return _open(str(self.model), written)
+        return _open(str(self.model), written, self.features != "embedding")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -183,7 +204,7 @@ class SleepEmbedder(TransformerMixin, BaseEstimator):
 
 
 @functools.lru_cache(maxsize=OPEN)
-def _open(path: str, written: tuple[int, ...]):
+def _open(path: str, written: tuple[int, ...], surprise: bool):
     """An embedder, anew where the files were."""
     del written
-    return open_embedder(path)
+    return open_embedder(path, surprise=surprise)

@@ -24,6 +24,7 @@ from data_pipelines.channels.resolve import label_of
 from data_pipelines.recipes.hypnos import RECIPE, ROWS
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.signals.rolling_scale import expand, last_scale
+from data_pipelines.signals.timing import tokenizer_levels
 from data_pipelines.store import ChannelSignal
 from hypnos_jax.export.model import ModelError
 from hypnos_jax.inference.token_embedder import Embedder
@@ -52,7 +53,7 @@ class Generated:
     """Signals that a model has made up, and their codes.
 
     Attributes:
-        codes: name -> uint16 [S, K].
+        codes: name -> uint16 [S, K], timing codes among them, where the model has some.
         signals: name -> float32 [S x rate], z-scored and compressed like a ``ChannelSignal``.
         lead: name -> float32 [n x rate]: what the tokenizer makes of the prompt's last seconds,
             of which ``signals`` is the smooth continuation; n is 0 without a prompt.
@@ -185,7 +186,8 @@ def generate(
         progress: show a progress bar on stderr.
 
     Raises:
-        ModelError: the model has no tokenizers, or is not one that can be run ahead.
+        ModelError: the model has no tokenizers, or reads timing levels alone, or is not one that
+            can be run ahead.
         ValueError: a modality that the model or the prompt does not have; another value that is out
             of its range.
     """
@@ -203,6 +205,11 @@ def generate(
         missing = [name for name in names if name not in prompt.channels]
         if missing or not names:
             raise ValueError(f"the prompt has {[*prompt.channels]}, not {missing or names}")
+    silent = sorted(set(names) - set(embedder.with_waveform(names)))
+    if silent:
+        raise ModelError(
+            f"the model reads timing levels alone of {silent}: no waveform to generate"
+        )
     axis = CodeAxis(embedder.modalities)
     columns = dict(zip(axis.names, axis.columns))
     heard = embedder.tokenize({n: prompt.channels[n] for n in names}) if prompt else {}
@@ -241,7 +248,9 @@ def generate(
         made[name] = np.stack(drawn)[:, columns[name]].astype(np.uint16)
         # The decoder too hears what came before, so that nothing jumps where the new begins.
         before = heard[name][:length][-shown - tokenizer.reach :] if heard else made[name][:0]
-        signal = tokenizer.decode(np.concatenate([before, made[name]])[None])[0]
+        plain = tokenizer_levels(embedder.row(name))
+        decoded = np.concatenate([before, made[name]])[:, :plain]
+        signal = tokenizer.decode(decoded[None])[0]
         start = len(before) * rate
         lead[name], signals[name] = signal[start - shown * rate : start], signal[start:]
     return Generated(made, signals, lead, prompt)

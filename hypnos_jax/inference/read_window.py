@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,20 +12,23 @@ from hypnos_jax.models.token_chunks import Example
 
 
 def read_window(
-    store: NightStore, night: NightEntry, names: Sequence[str], start_s: int, stop_s: int
+    store: NightStore,
+    night: NightEntry,
+    rows: Sequence[dict[str, Any]],
+    start_s: int,
+    stop_s: int,
 ) -> Example:
     """Read a stretch of a token night as ``embed_tokens`` wants it.
 
     Args:
         store: a store of tokens.
         night: one of its nights.
-        names: modalities, in the order of the model.
+        rows: the model's modalities; see ``NightStore.columns``.
         start_s, stop_s: may reach beyond the night.
     """
     there = [row["name"] for row in store.modalities]
-    keep = [there.index(name) for name in names]
-    firsts = np.cumsum([0, *(row["levels"] for row in store.modalities)])
-    columns = np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in keep])
+    keep = [there.index(row["name"]) for row in rows]
+    columns = store.columns(list(rows))
     ids = [store.modalities[i]["channel_id"] for i in keep]
     return {
         "codes": store.codes(night, start_s, stop_s)[:, columns].astype(np.int32),

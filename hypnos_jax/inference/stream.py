@@ -26,6 +26,7 @@ import numpy as np
 from data_pipelines.files import atomic_write
 from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.signals.streaming import ChannelStream
+from hypnos_jax.inference.surprise import column_names, columns
 from hypnos_jax.inference.token_embedder import Embedder
 from hypnos_jax.models.code_axis import CodeAxis
 
@@ -41,12 +42,15 @@ class StreamRow:
         modalities: name -> float32 [D].
         mean: float32 [D], the mean over the modalities.
         valid: name -> whether the second held signal.
+        surprise: name -> how unexpected the second was, as ``RecordingSurprise.columns`` names it;
+            None where the embedder does not tell it.
     """
 
     second: int
     modalities: dict[str, np.ndarray]
     mean: np.ndarray
     valid: dict[str, bool]
+    surprise: dict[str, dict[str, float]] | None = None
 
 
 class Stream:
@@ -109,6 +113,13 @@ class Stream:
         }
         self._groups = {group: names for group, names in self._groups.items() if names}
         tokenizers = embedder.piecewise(self._names)
+        # A strict tokenizer's first sample is a zero; another waits for one of the next second
+        # instead. What has timing codes alone waits for nothing.
+        self._strict = {
+            name: name not in tokenizers or tokenizers[name].strict_causal for name in self._names
+        }
+        timings = {name: embedder.timing(name) for name in self._names}
+        self._timings = {name: own for name, own in timings.items() if own is not None}
         self._silence = {
             "codes": np.zeros((1, 1, axis.width), np.int32),
             "present": np.array([[name in self._names for name in axis.names]]),
@@ -121,11 +132,10 @@ class Stream:
         # All that changes but for the channels': arrays in nested dicts, for a file.
         self._state = {
             "second": np.int64(0),
-            "samples": {
-                # A strict tokenizer's first sample is a zero; another waits for one of the next
-                # second instead.
-                name: np.zeros(int(tokenizers[name].strict_causal), np.float32)
-                for name in self._names
+            "samples": {n: np.zeros(int(strict), np.float32) for n, strict in self._strict.items()},
+            "timing": {
+                name: np.zeros((0, len(embedder.row(name)["timing"])), np.uint16)
+                for name in self._timings
             },
             "valid": {name: np.zeros(0, bool) for name in self._names},
             "tracks": {name: np.zeros((0, 2), np.float32) for name in self._names},
@@ -177,7 +187,7 @@ class Stream:
         """Return the rows that are left of the whole seconds heard, and end the stream."""
         for name, channel in self._channels.items():
             self._hear(channel.close())
-            if not self._embedder.tokenizer(name).strict_causal:
+            if not self._strict[name]:
                 samples = self._state["samples"]
                 samples[name] = np.append(samples[name], np.float32(0))
         self._ended = True
@@ -191,6 +201,7 @@ class Stream:
             "mains_hz": np.int64(self._mains_hz or 0),
             "rates_hz": {n: np.array(str(c.sfreq)) for n, c in self._channels.items()},
             "channels": {name: channel.state() for name, channel in self._channels.items()},
+            "timings": {name: timing.state() for name, timing in self._timings.items()},
         }
         flat = flax.traverse_util.flatten_dict(state, sep="/")
         with atomic_write(path) as file:
@@ -222,6 +233,8 @@ class Stream:
         stream = cls(embedder, rates, mains_hz=int(state["mains_hz"]) or None)
         for name, channel in stream._channels.items():
             channel.restore(state["channels"][name])
+        for name, timing in stream._timings.items():
+            timing.restore(state["timings"][name])
         # A file holds bfloat16 as bytes of no type, and no empty dict: before the first row there
         # are no tokenizers' caches.
         state["backbone"] = jax.tree.map(
@@ -237,6 +250,10 @@ class Stream:
             ("tracks", channel.tracks),
         ):
             queue = self._state[name]
+            queue[channel.name] = np.concatenate([queue[channel.name], new])
+        if channel.name in self._timings:
+            new = self._timings[channel.name].push(channel.samples, channel.valid)
+            queue = self._state["timing"]
             queue[channel.name] = np.concatenate([queue[channel.name], new])
 
     def _rows(self):
@@ -254,12 +271,17 @@ class Stream:
         batch = {name: x.copy() for name, x in self._silence.items()}
         for group, names in self._groups.items():
             taken = [self._take("samples", name, ROWS[name].rate_hz + first) for name in names]
-            tokenizer = self._embedder.tokenizer(names[0])
-            codes, state["tokenizers"][group] = tokenizer.encode_next(
-                np.stack(taken), state["tokenizers"].get(group)
-            )
-            for name, own in zip(names, codes):
-                batch["codes"][0, 0, self._columns[name]] = own[0]
+            codes = [[] for _ in names]
+            if self._embedder.with_waveform(names):
+                tokenizer = self._embedder.tokenizer(names[0])
+                found, state["tokenizers"][group] = tokenizer.encode_next(
+                    np.stack(taken), state["tokenizers"].get(group)
+                )
+                codes = [[own[0]] for own in found]
+            for name, parts in zip(names, codes):
+                if name in self._timings:
+                    parts.append(self._take("timing", name, 1)[0])
+                batch["codes"][0, 0, self._columns[name]] = np.concatenate(parts)
                 valid[name] = bool(self._take("valid", name, 1)[0])
                 batch["valid"][0, 0, self._places[name]] = valid[name]
                 batch["tracks"][0, 0, self._places[name]] = self._take("tracks", name, 1)[0]
@@ -271,7 +293,16 @@ class Stream:
         second = int(state["second"])
         state["second"] = np.int64(second + 1)
         mean = np.mean(list(modalities.values()), axis=0)
-        return StreamRow(second, modalities, mean, valid)
+        return StreamRow(second, modalities, mean, valid, self._surprise(batch, before))
+
+    def _surprise(self, batch, before):
+        if not self._embedder.tells_surprise:
+            return None
+        found = columns(self._embedder.surprise(batch, before))[0, 0]
+        names = column_names(self._embedder.objective.level_groups)
+        return {
+            name: dict(zip(names, found[place].tolist())) for name, place in self._places.items()
+        }
 
     def _take(self, kind, name, count):
         queue = self._state[kind]

@@ -21,20 +21,23 @@ from typing import Any
 import flax.core
 import flax.errors
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.builders.recording_night import PrepareRecording
 from data_pipelines.recipes import recipe_of_model
 from data_pipelines.recipes.hypnos import ROWS
 from data_pipelines.recordings.base import RecordingError
-from data_pipelines.store import ChannelSignal, NightEntry, NightStore
+from data_pipelines.signals.timing import TimingStream, tokenizer_levels
+from data_pipelines.store import ChannelSignal, NightEntry, NightStore, StoreError
 from hypnos_jax.export.model import LoadedModel, ModelError, load_model
 from hypnos_jax.inference.embedding import RecordingEmbedding, epoch_means, wanted_names
 from hypnos_jax.inference.read_window import read_window
+from hypnos_jax.inference.surprise import RecordingSurprise, column_names, columns
 from hypnos_jax.inference.tokenizer import Tokenizer
 from hypnos_jax.models.rq_transformer import RqTransformer
 from hypnos_jax.models.token_chunks import CHUNK_S, Example, carry, cut, embed_tokens
-from hypnos_jax.objectives import EmbedsInPieces
+from hypnos_jax.objectives import EmbedsInPieces, Surprise, TellsSurprise
 
 DECODER = {"project_out", "decoder_transformer", "decoder"}  # of ``RvqTokenizer``
 
@@ -45,11 +48,13 @@ class Embedder:
     Attributes:
         model: the loaded model.
         objective: the model's, with the lag that was asked for.
-        modalities: {name, levels, codes, channel_id, group} in the order of the code axis.
+        modalities: {name, levels, codes, channel_id, group} in the order of the code axis, and
+            ``timing``, ``timing_codes``, ``timing_by`` of those with timing levels.
         checksum: of the model and its tokenizers.
         dtype: of the backbone's products.
         lag: whether row t has seen the seconds before t alone.
         width: D.
+        tells_surprise: whether embeddings come with their surprise.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Embedder:
         lag: bool | None = None,
         dtype: str | None = None,
         generates: bool = True,
+        surprise: bool = False,
     ):
         """Load a model.
 
@@ -71,18 +77,26 @@ class Embedder:
             dtype: of the backbone's products, ``"float32"`` or ``"bfloat16"``; None likewise.
             generates: keep also what only generation uses, the depth transformer and the decoders:
                 a third of the weights.
+            surprise: tell also how unexpected each second was, which needs the depth transformer:
+                about twice the time.
 
         Raises:
-            ModelError: no model, or not one of tokens.
+            ModelError: no model, or not one of tokens; or it has no likelihood of tokens, and
+                ``surprise`` is asked for.
         """
-        self.model = load_model(model)
+        self.model, self.tells_surprise = load_model(model), surprise
         if not generates:
-            self.model = _without_generation(self.model)
+            self.model = _without_generation(self.model, depth=surprise)
         self.modalities = self.model.config["modalities"]
         if not isinstance(self.model.objective, EmbedsInPieces):
             raise ModelError(
                 f"{type(self.model.objective).__name__} reads no tokens; this needs a model of"
                 " tokens, such as one of configs/hypnos/rq_transformer.py"
+            )
+        if surprise and not isinstance(self.model.objective, TellsSurprise):
+            raise ModelError(
+                f"{type(self.model.objective).__name__} has no likelihood of tokens: it cannot tell"
+                " their surprise"
             )
         if chunk_s < 1:
             raise ValueError(f"chunk_s={chunk_s}; give 1 or more seconds")
@@ -116,22 +130,47 @@ class Embedder:
     def tokenize(self, channels: Mapping[str, ChannelSignal]) -> dict[str, np.ndarray]:
         """Return name -> codes [S, K] of some preprocessed channels, cut to the shortest.
 
-        Channels that share a tokenizer pass it together.
+        Channels that share a tokenizer pass it together; timing codes come after its own.
 
         Raises:
             ModelError: the model carries no tokenizer for one, or one that does not fit.
+            ValueError: timing codes are made in another way here than the model's were.
         """
         seconds = min(len(channel.valid) for channel in channels.values())
-        groups = {}
-        for name in channels:
+        samples = {
+            name: channel.samples[: seconds * ROWS[name].rate_hz]
+            for name, channel in channels.items()
+        }
+        groups, codes = {}, {name: [] for name in channels}
+        for name in self.with_waveform(channels):
             groups.setdefault(id(self.tokenizer(name)), []).append(name)
-        codes = {}
         for names in groups.values():
-            tokenizer = self.tokenizer(names[0])
-            stop = seconds * tokenizer.rate_hz
-            signals = np.stack([channels[name].samples[:stop] for name in names])
-            codes.update(zip(names, tokenizer.encode(signals)))
-        return {name: codes[name] for name in channels}
+            signals = np.stack([samples[name] for name in names])
+            for name, own in zip(names, self.tokenizer(names[0]).encode(signals)):
+                codes[name].append(own)
+        for name, channel in channels.items():
+            timing = self.timing(name)
+            if timing is not None:
+                codes[name].append(timing.push(samples[name], channel.valid[:seconds]))
+        return {name: np.concatenate(parts, axis=1) for name, parts in codes.items()}
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Return what ``modalities`` says of one."""
+        return next(row for row in self.modalities if row["name"] == name)
+
+    def with_waveform(self, names: Sequence[str]) -> list[str]:
+        """Return those of some modalities that have codes of a tokenizer, not of timing alone."""
+        return [name for name in names if tokenizer_levels(self.row(name))]
+
+    def timing(self, name: str) -> TimingStream | None:
+        """Return what makes a modality's timing codes, at its first second; None: it has none.
+
+        Raises:
+            ValueError: they are made in another way here than the model's were.
+        """
+        made_by = self.row(name).get("timing_by")
+        row = ROWS[name]
+        return made_by and TimingStream(row.signal_type, row.rate_hz, made_by)
 
     def tokenizer(self, name: str) -> Tokenizer:
         """Return the tokenizer of a modality.
@@ -139,7 +178,7 @@ class Embedder:
         Raises:
             ModelError: the model carries none for it, or one that does not fit.
         """
-        row = next(row for row in self.modalities if row["name"] == name)
+        row = self.row(name)
         group, rate_hz = row["group"], ROWS[name].rate_hz
         if group not in self._tokenizers:
             if group not in self.model.tokenizers:
@@ -154,10 +193,11 @@ class Embedder:
                 f"the tokenizer of {group} reads {found.rate_hz} Hz; {name} is prepared at"
                 f" {rate_hz} Hz"
             )
-        if (found.levels, found.codes) != (row["levels"], row["codes"]):
+        levels = tokenizer_levels(row)
+        if (found.levels, found.codes) != (levels, row["codes"]):
             raise ModelError(
                 f"the tokenizer of {group} makes {found.levels} x {found.codes} levels x codes; the"
-                f" model takes {row['levels']} x {row['codes']} of {name}"
+                f" model takes {levels} x {row['codes']} of {name}"
             )
         return found
 
@@ -179,7 +219,7 @@ class Embedder:
                 no RQ-Transformer.
         """
         network, _ = self.network
-        tokenizers = {name: self.tokenizer(name) for name in names}
+        tokenizers = {name: self.tokenizer(name) for name in self.with_waveform(names)}
         reaches = {"the model": network.reach} | {n: t.reach for n, t in tokenizers.items()}
         if None in reaches.values():
             endless = next(name for name, reach in reaches.items() if reach is None)
@@ -218,17 +258,35 @@ class Embedder:
         except flax.errors.FlaxError as error:
             raise ModelError(f"the model's variables do not fit its objective: {error}") from error
 
+    def surprise(self, batch: Example, context: jax.Array) -> Surprise:
+        """Return how unexpected seconds of tokens were.
+
+        Args:
+            batch: of these seconds, as ``RqTransformer`` takes it.
+            context: float32 [B, M, S, D], of ``advance``: of the second before each.
+        """
+        return self._surprise(self._variables, batch, jnp.moveaxis(context, 1, 2))
+
+    @functools.cached_property
+    def _surprise(self):
+        return jax.jit(functools.partial(self.objective.apply, method="surprise"))
+
     def check_tokens(self, store: NightStore) -> None:
         """Compare a token store's tokenizers with the model's.
 
         Raises:
-            ModelError: other tokenizers made these tokens, or a modality of the model is missing.
+            ModelError: other tokenizers made these tokens, or a modality of the model is missing or
+                has other levels.
         """
         missing = set(self.names()) - {row["name"] for row in store.modalities}
         if missing:
             raise ModelError(
                 f"{store.path} has no tokens of {sorted(missing)}; the model needs them"
             )
+        try:
+            store.columns(self.modalities)
+        except StoreError as error:
+            raise ModelError(str(error)) from error
         made = store.manifest["provenance"].get("tokenizers", {})
         for name, digest in self.model.config["tokenizers"].items():
             if name in made and made[name]["checksum"] != digest:
@@ -315,8 +373,11 @@ class Embedder:
             recording: its name.
         """
         # Rows are written where they stay: pieces in lists would be there twice at the end.
-        rows, pooled, done = {}, None, 0
+        rows, pooled, done, told = {}, None, 0, []
         for piece in self.chunks(read, seconds):
+            if self.tells_surprise:
+                piece, surprise = piece
+                told.append(columns(surprise))
             own = {name: piece[name] for name in names}
             mean = np.mean(list(own.values()), axis=0)
             if pooled is None:
@@ -332,7 +393,14 @@ class Embedder:
             modalities=rows,
             epochs=epoch_means(pooled).astype(np.float16),
             model=self.checksum,
+            surprise=self._of_recording(np.concatenate(told), names) if told else None,
         )
+
+    def _of_recording(self, values, names):
+        """Of [S, M, C]."""
+        every = self.names()
+        own = {name: values[:, every.index(name)] for name in names}
+        return RecordingSurprise(column_names(self.objective.level_groups), own)
 
     def embed_night(
         self, store: NightStore, night: NightEntry, names: Sequence[str] | None = None
@@ -356,28 +424,32 @@ class Embedder:
             signals = {name: store.channel(night, name) for name in names}
             return self.embed_signals(signals, recording=night.recording)
         self.check_tokens(store)
-        every = self.names()
-        asked = np.isin(every, names)
+        asked = np.isin(self.names(), names)
 
         def read(start: int, stop: int) -> Example:
-            window = read_window(store, night, every, start, stop)
+            window = read_window(store, night, self.modalities, start, stop)
             return {**window, "present": asked, "valid": window["valid"] & asked}
 
         return self.collect(read, seconds, names, recording=night.recording)
 
     def chunks(self, read: Callable[[int, int], Example], seconds: int) -> Iterator[Example]:
-        """Yield name -> float32 [n, D] over the seconds of ``read``; see ``embed_tokens``."""
+        """Yield name -> float32 [n, D] over the seconds of ``read``; see ``embed_tokens``.
 
-        def step(batch, cache):
+        With ``tells_surprise`` a pair of it and the ``Surprise`` [n, M, G] of the same seconds.
+        """
+
+        def step(batch, cache, after=None):
             context, cache = self.advance(batch, cache)
-            return {name: context[:, i] for i, name in enumerate(self.names())}, cache
+            rows = {name: context[:, i] for i, name in enumerate(self.names())}
+            return rows if after is None else (rows, self.surprise(after, context)), cache
 
         options = {"lag": self.lag, "reach": self.reach, "chunk_s": self.chunk_s}
+        options["coming"] = self.tells_surprise
         yield from embed_tokens(step, read, seconds, **options)
 
 
-def _without_generation(model):
-    """The model without the weights that only generation uses."""
+def _without_generation(model, depth):
+    """The model without the weights that only generation uses, or with its depth transformer."""
 
     def cut(model, part, names):
         params = dict(model.variables["params"])
@@ -388,7 +460,8 @@ def _without_generation(model):
     tokenizers = {
         name: cut(load_model(own), "tokenizer", DECODER) for name, own in model.tokenizers.items()
     }
-    return dataclasses.replace(cut(model, "network", {"depth"}), tokenizers=tokenizers)
+    left_out = set() if depth else {"depth"}
+    return dataclasses.replace(cut(model, "network", left_out), tokenizers=tokenizers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

@@ -400,6 +400,8 @@ def modality(row: Mapping[str, Any]) -> dict[str, Any]:
         BundleError: the package has no such channel.
     """
     back = {ours: theirs for theirs, ours in CHANNEL_NAMES.items()}
+    if row.get("timing"):
+        raise BundleError(f"{row['name']} has timing levels, which the package has not")
     if row["name"] not in back or row["channel_id"] != ROWS[row["name"]].id:
         raise BundleError(
             f"modality {row['name']!r} with channel_id={row['channel_id']} is none of the package:"

@@ -43,6 +43,7 @@ WORDS, ANGLES = (
     "encoder.encoder.embed_positions.weight",
 )
 LAYER = "encoder.encoder.layer."
+CLS = "cls_embedding.cls_token"  # of the ``_cls`` configurations
 
 
 def recognises(path: str | os.PathLike) -> bool:
@@ -91,7 +92,7 @@ def write(
         StateDictError: something that the official model does not have.
     """
     model, variables = part.objective["model"], part.variables
-    for name, value in (("lora_rank", 0), ("cls", False), ("projection_depth", 2)):
+    for name, value in (("lora_rank", 0), ("projection_depth", 2)):
         if model.get(name, value) != value:
             raise StateDictError(f"model.{name}={model[name]}: the official format has {value}")
     flat = _flat({name: tree["towers"] for name, tree in variables.items()})
@@ -128,6 +129,8 @@ def entries(model: Mapping[str, Any]) -> list[Entry]:
         norm(f"{ours}/norm/norm", f"{theirs}.norm")
         found.append(Entry("params/mask_embedding", f"mask_embed.{key}", (i,)))
     dense("input", "embedding_projection")
+    if model.get("cls"):
+        found.append(Entry("params/cls_embedding", CLS))
     found.append(
         Entry("params/trunk/type_embedding", "encoder.embeddings.token_type_embeddings.weight")
     )
@@ -202,6 +205,7 @@ def _arguments(tensors) -> dict[str, Any]:
         "heads": dim // head_dim,
         "ffn_dim": shape_of(tensors, f"{LAYER}0.intermediate.dense.weight", 2)[0],
         "token_dim": token_dim,
+        "cls": CLS in tensors,
         "projection_dim": shape_of(tensors, "proj_head.fc1.weight", 2)[0],
         "out_dim": shape_of(tensors, "proj_head.fc2.weight", 2)[0],
     }

@@ -29,6 +29,8 @@ from absl import logging
 from hypnos_jax import checkpoint, evaluate, metrics
 from hypnos_jax import config as configs
 from hypnos_jax.jobs import leases
+from hypnos_jax.jobs.progress import over_at
+from hypnos_jax.judgement import FINISHED
 from hypnos_jax.metrics import EVALUATIONS
 from hypnos_jax.runtime import seals
 from hypnos_jax.runtime.files import finite, write_json
@@ -152,7 +154,7 @@ class EvalJob:
 
     @property
     def _last(self) -> int:
-        return self._config["train"]["steps"]
+        return over_at(self._folder.read(FINISHED), self._config["train"]["steps"])
 
     def _steps(self) -> dict[int, str]:
         """Step -> manifest of every checkpoint that is there, oldest first."""
@@ -195,9 +197,10 @@ class EvalJob:
         return None if content is None else hashlib.sha256(content).hexdigest()
 
     def _is_done(self, steps, pending) -> bool:
-        if self._last in self._damaged:
-            raise EvalJobError(f"{self._folder}: step {self._last}, the run's last, is damaged")
-        return not pending and not self._missing(self._last)
+        last = self._last
+        if last in self._damaged:
+            raise EvalJobError(f"{self._folder}: step {last}, the run's last, is damaged")
+        return not pending and not self._missing(last)
 
     def _tell_lost(self, steps: dict[int, str]) -> None:
         """Warn of steps that went before they were evaluated."""

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 
+from hypnos_jax.judgement import FINISHED
 from hypnos_jax.runtime import seals
 
 TAIL_BYTES = 16384
@@ -31,6 +32,28 @@ def newest_step(workdir: str | os.PathLike) -> int:
     """Return the newest step that a folder holds a sealed checkpoint of; -1 for none."""
     sealed = seals.sealed_steps(pathlib.Path(workdir) / "checkpoints")
     return int(sealed[-1].name) if sealed else -1
+
+
+def last_step(workdir: str | os.PathLike, steps: int) -> int:
+    """Return the step with which a run ends.
+
+    Args:
+        workdir: the run's folder.
+        steps: of its config; the answer, but for a run that is over before
+            (``config.train.stop_after``).
+    """
+    try:
+        return over_at((pathlib.Path(workdir) / FINISHED).read_bytes(), steps)
+    except OSError:
+        return steps
+
+
+def over_at(finished: bytes | None, steps: int) -> int:
+    """Return ``last_step`` by what is in ``finished.json``, None for no such file."""
+    try:
+        return min(int(json.loads(finished or b"")["step"]), steps)
+    except (ValueError, KeyError, TypeError):
+        return steps
 
 
 def read_progress(workdir: str | os.PathLike) -> Progress:

@@ -36,7 +36,7 @@ from ml_collections import config_flags
 
 from data_pipelines.files import atomic_write
 from hypnos_jax.config import ConfigError, flat, nearest, resolve
-from hypnos_jax.jobs.progress import newest_step
+from hypnos_jax.jobs.progress import last_step, newest_step
 from hypnos_jax.jobs.sweep_costs import add_costs, naming, synthetic_path
 
 ROOT = pathlib.Path(__file__).parents[2]  # commands run here, where ``configs`` is found
@@ -287,6 +287,8 @@ def resolved(given: dict, config: dict, cost: dict) -> dict:
     steps = steps_of(given, cost)
     if steps is not None:
         overrides["train.steps"] = steps
+        if config["train"].get("stop_after"):
+            overrides.setdefault("train.stop_after", 0)  # a budget is spent whole
     steps = steps or config["train"]["steps"]
     derived = {}
     if "budget.warmup_share" in given:
@@ -413,7 +415,8 @@ def workdir_of(folder: str | os.PathLike, run: PlannedRun) -> pathlib.Path:
 
 def trained(folder: pathlib.Path, run: PlannedRun) -> bool:
     """Whether a run's last step is saved."""
-    return newest_step(workdir_of(folder, run)) >= run.steps
+    workdir = workdir_of(folder, run)
+    return newest_step(workdir) >= last_step(workdir, run.steps)
 
 
 def evaluated(folder: str | os.PathLike, run: PlannedRun) -> bool:
@@ -424,4 +427,5 @@ def evaluated(folder: str | os.PathLike, run: PlannedRun) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     jobs = [name for name, options in evals.items() if options.get("every") == "job"]
-    return all((workdir / "evaluations" / name / f"{run.steps}.json").exists() for name in jobs)
+    last = last_step(workdir, run.steps)
+    return all((workdir / "evaluations" / name / f"{last}.json").exists() for name in jobs)

@@ -14,6 +14,7 @@ import numpy as np
 
 from hypnos_jax import metrics, plugins
 from hypnos_jax.jobs import sweeps
+from hypnos_jax.jobs.progress import last_step
 from hypnos_jax.laws import fitting
 from hypnos_jax.laws.fitting import Points
 
@@ -82,7 +83,10 @@ def _read_run(workdir: pathlib.Path, entry: dict, metric: str) -> FinishedRun | 
     steps = config["train"]["steps"]
     trained = {line["step"]: line for line in lines if "channel_seconds" in line}
     if steps not in trained:
-        return f"is at step {max(trained, default=0)} of {steps}"
+        at = max(trained, default=0)
+        if last_step(workdir, steps) == at:
+            return f"was stopped at step {at} of {steps} by config.train.stop_after"
+        return f"is at step {at} of {steps}"
     last = {}
     for line in lines:
         if line["step"] == steps:

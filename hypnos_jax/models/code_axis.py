@@ -11,14 +11,40 @@ import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
+class LevelTable:
+    """Successive levels of a group that share one table and one kind of head.
+
+    Attributes:
+        group: whose modalities have them.
+        first: the first of them among the group's levels.
+        levels, codes: how many, and V.
+    """
+
+    group: str
+    first: int
+    levels: int
+    codes: int
+
+    @property
+    def own(self) -> slice:
+        """Its part of the group's levels."""
+        return slice(self.first, self.first + self.levels)
+
+
+@dataclasses.dataclass(frozen=True)
 class CodeAxis:
     """The last axis of ``codes`` [..., sumK]: the levels of each modality, one after the other.
+
+    The last levels of a modality may be timing levels, whose codes no tokenizer makes
+    (``data_pipelines.signals.timing``) and which have a table of their own.
 
     Shapes: M modalities, G the members of a group, K levels, V codes per level.
 
     Attributes:
-        modalities: one mapping each, in the order of the axis: ``name``, ``levels`` K, ``codes`` V,
-            ``channel_id``, and ``group``, the signal type whose code tables it uses.
+        modalities: one mapping each, in the order of the axis: ``name``, ``levels`` K (all of
+            them), ``codes`` V of the tokenizer's, ``channel_id``, and ``group``, the signal type
+            whose code tables it uses. With timing levels also ``timing``, their names, and
+            ``timing_codes``, their V.
 
     Raises:
         ValueError: there are no modalities, two have one name, or a group's members differ in size.
@@ -37,12 +63,11 @@ class CodeAxis:
         for group, members in self.groups.items():
             first = self.modalities[members[0]]
             for other in (self.modalities[i] for i in members):
-                if (other["levels"], other["codes"]) != (first["levels"], first["codes"]):
+                if _size(other) != _size(first):
                     raise ValueError(
                         f"modalities {first['name']} and {other['name']} share the group"
-                        f" {group!r} but have {first['levels']} x {first['codes']} and"
-                        f" {other['levels']} x {other['codes']} levels x codes; a group has one"
-                        " tokenizer and so one size"
+                        f" {group!r} but have {_size(first)} and {_size(other)} levels x codes; a"
+                        " group has one tokenizer and so one size"
                     )
 
     @property
@@ -66,27 +91,60 @@ class CodeAxis:
             ends.append(ends[-1] + modality["levels"])
         return [slice(a, b) for a, b in zip(ends, ends[1:])]
 
+    @functools.cached_property
+    def level_groups(self) -> dict[str, list[tuple[int, ...]]]:
+        """Names of groups of levels -> each modality's columns of the axis; ``"all"`` is first."""
+        groups = {"all": self.columns, "timing": self.timing}
+        found = {
+            name: [tuple(range(own.start, own.stop)) for own in parts]
+            for name, parts in groups.items()
+        }
+        return {name: parts for name, parts in found.items() if any(parts)}
+
     @property
     def width(self) -> int:
         """sumK."""
         return self.columns[-1].stop
 
-    def size(self, group: str) -> tuple[int, int]:
-        """K and V of a group."""
-        first = self.modalities[self.groups[group][0]]
-        return first["levels"], first["codes"]
+    @functools.cached_property
+    def tables(self) -> dict[str, LevelTable]:
+        """Name -> levels that share a table: the tokenizer's under the group's own name."""
+        tables = {}
+        for group, members in self.groups.items():
+            row = self.modalities[members[0]]
+            timing = len(row.get("timing", ()))
+            first = row["levels"] - timing
+            if first:
+                tables[group] = LevelTable(group, 0, first, row["codes"])
+            if timing:
+                tables[f"{group}_timing"] = LevelTable(group, first, timing, row["timing_codes"])
+        return tables
 
-    def members(self, x: jax.Array, group: str) -> jax.Array:
-        """Return a group's part of ``x`` [B, S, sumK] as [B, G, S, K]."""
-        return jnp.stack([x[..., self.columns[i]] for i in self.groups[group]], axis=1)
+    def tables_of(self, group: str) -> dict[str, LevelTable]:
+        """Those of ``tables`` that a group has, in the order of its levels."""
+        return {name: table for name, table in self.tables.items() if table.group == group}
+
+    @functools.cached_property
+    def timing(self) -> list[slice]:
+        """Each modality's timing levels on the axis; an empty slice where it has none."""
+        return [
+            slice(own.stop - len(row.get("timing", ())), own.stop)
+            for row, own in zip(self.modalities, self.columns)
+        ]
+
+    def members(self, x: jax.Array, table: str) -> jax.Array:
+        """Return a table's part of ``x`` [B, S, sumK] as [B, G, S, its levels]."""
+        own = self.tables[table]
+        parts = [x[..., self.columns[i]][..., own.own] for i in self.groups[own.group]]
+        return jnp.stack(parts, axis=1)
 
     def axis(self, parts: Mapping[str, jax.Array]) -> jax.Array:
-        """Return [B, S, sumK] of each group's [B, G, S, K]: the inverse of ``members``."""
-        columns = {}
-        for group, part in parts.items():
-            for place, i in enumerate(self.groups[group]):
-                columns[i] = part[:, place]
-        return jnp.concatenate([columns[i] for i in range(len(columns))], axis=-1)
+        """Return [B, S, sumK] of each table's [B, G, S, its levels]: the inverse of ``members``."""
+        columns = []
+        for i, row in enumerate(self.modalities):
+            place = self.groups[row["group"]].index(i)
+            columns += [parts[name][:, place] for name in self.tables_of(row["group"])]
+        return jnp.concatenate(columns, axis=-1)
 
     def streams(self, parts: Mapping[str, jax.Array]) -> jax.Array:
         """Return [B, M, ...] of each group's [B, G, ...]."""
@@ -103,9 +161,18 @@ class CodeAxis:
             ValueError: ``codes`` is not sumK wide, or ``present`` not M.
         """
         if codes.shape[-1] != self.width or present.shape[-1] != len(self.modalities):
-            sizes = ", ".join(f"{m['name']} {m['levels']} x {m['codes']}" for m in self.modalities)
+            sizes = ", ".join(f"{row['name']} {_size(row)}" for row in self.modalities)
             raise ValueError(
                 f"codes {codes.shape} and present {present.shape} do not fit a model of"
                 f" {len(self.modalities)} modalities with {self.width} levels in all ({sizes}"
                 " codes); use tokens of the tokenizers that it was made for, or train one on these"
             )
+
+
+def _size(modality):
+    """A modality's levels x codes in words, such as ``8 x 2048`` or ``8 x 2048 + 3 x 41``."""
+    timing = len(modality.get("timing", ()))
+    blocks = [(modality["levels"] - timing, modality["codes"])]
+    if timing:
+        blocks.append((timing, modality["timing_codes"]))
+    return " + ".join(f"{levels} x {codes}" for levels, codes in blocks if levels)

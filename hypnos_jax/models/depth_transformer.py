@@ -3,7 +3,8 @@
 The input at level k is the condition (the backbone's output and a vector of the modality) plus the
 sum of the embeddings of the codes at the levels below, as in RQ-Transformer (arXiv 2203.01941), not
 the previous code alone as in Moshi. One network serves all modalities and levels; each group of
-modalities has its own code tables and heads. Source: Hypnos, arXiv 2606.09605, as released.
+modalities has its own code tables and heads. Source: Hypnos, arXiv 2606.09605, as released. Ours:
+timing levels come after those of the tokenizer, with a table and heads of their own.
 
 Shapes: B batch, M modalities, G those of a group, S seconds, K levels, V codes, D width.
 """
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
-from hypnos_jax.nn.cross_entropy import cross_entropy, head_logits
+from hypnos_jax.nn.cross_entropy import cross_entropy, head_logits, surprise
 from hypnos_jax.nn.linear import kernel_init, zeros_init
 from hypnos_jax.nn.transformer import Transformer
 
@@ -55,8 +56,8 @@ class DepthTransformer(nn.Module):
 
     def setup(self):
         self.codes = CodeAxis(self.modalities)
-        sizes = {group: self.codes.size(group) for group in self.codes.groups}
-        deepest = max(levels for levels, _ in sizes.values())
+        sizes = {name: (table.levels, table.codes) for name, table in self.codes.tables.items()}
+        deepest = max(table.own.stop for table in self.codes.tables.values())
         if self.dim != self.context_dim:
             self.condition = nn.Dense(
                 self.dim,
@@ -83,8 +84,8 @@ class DepthTransformer(nn.Module):
         if self.code_tables == "own":
             # The last level's is never read, unless tied: kept so that sizes are those released.
             self.tables = {
-                g: self.param(f"{g}_code_embedding", names, (*size, self.dim))
-                for g, size in sizes.items()
+                t: self.param(f"{t}_code_embedding", names, (*size, self.dim))
+                for t, size in sizes.items()
             }
         if self.code_tables == "projected":
             self.projections = self._matrices("code_projection", (self.context_dim, self.dim))
@@ -93,12 +94,12 @@ class DepthTransformer(nn.Module):
         if not self.tie_heads:
             names = kernel_init("levels", "embed", "vocab")
             self.kernels = {
-                g: self.param(f"{g}_head_kernel", names, (levels, self.dim, codes))
-                for g, (levels, codes) in sizes.items()
+                t: self.param(f"{t}_head_kernel", names, (levels, self.dim, codes))
+                for t, (levels, codes) in sizes.items()
             }
         self.biases = {
-            g: self.param(f"{g}_head_bias", zeros_init("levels", "vocab"), size)
-            for g, size in sizes.items()
+            t: self.param(f"{t}_head_bias", zeros_init("levels", "vocab"), size)
+            for t, size in sizes.items()
         }
         layer = {
             "dim": self.dim,
@@ -124,58 +125,61 @@ class DepthTransformer(nn.Module):
         *,
         train: bool = False,
     ) -> dict[str, jax.Array]:
-        """Return each group's logits, given the true codes of the lower levels.
+        """Return each table's logits, given the true codes of the lower levels.
 
         Args:
             context: float32 [B, M, S, context_dim].
             codes: int32 [B, S, sumK].
-            tables: group -> [K, V, context_dim], the backbone's; not read where ``code_tables`` is
-                ``"own"``.
+            tables: name of ``CodeAxis.tables`` -> [K, V, context_dim], the backbone's; not read
+                where ``code_tables`` is ``"own"``.
             train: draw dropout.
 
         Returns:
-            group -> float32 [B, G, S, K, V]; level k depends on codes of levels < k alone.
+            name of the table -> float32 [B, G, S, K, V]; a level depends on codes of lower levels
+            alone.
         """
         logits = {}
-        for group, (x, kernel) in self._heads(context, codes, tables, train).items():
-            flat = head_logits(x.reshape(len(x), -1, x.shape[-1]), kernel, self.biases[group])
-            logits[group] = jnp.moveaxis(flat.reshape(*x.shape[:-1], -1), 0, -2)
+        for name, (x, kernel) in self._heads(context, codes, tables, train).items():
+            flat = head_logits(x.reshape(len(x), -1, x.shape[-1]), kernel, self.biases[name])
+            logits[name] = jnp.moveaxis(flat.reshape(*x.shape[:-1], -1), 0, -2)
         return logits
 
     def _heads(self, context, codes, tables, train):
-        """What each group's logits are the product of: [K, B, G, S, D] and float32 [K, D, V]."""
+        """What each table's logits are the product of: [K, B, G, S, D] and float32 [K, D, V]."""
         place = self.condition(context) if self.dim != self.context_dim else context
         place = place.astype(jnp.float32) + self.places[None, :, None]
         deepest = self.level_places.shape[0]
         tables = self.tables if self.code_tables == "own" else tables
         parts = {}
-        for group, table in tables.items():
-            own = self.codes.members(codes, group)
-            lower = [jnp.zeros((*own.shape[:-1], table.shape[-1]))]
-            for level in range(len(table) - 1):
-                embedded = jnp.take(table[level], own[..., level], axis=0, mode="fill")
-                lower.append(lower[-1] + embedded)
+        for group in self.codes.groups:
+            lower = [0.0]
+            for name in self.codes.tables_of(group):
+                own, table = self.codes.members(codes, name), tables[name]
+                for level in range(len(table)):
+                    embedded = jnp.take(table[level], own[..., level], axis=0, mode="fill")
+                    lower.append(lower[-1] + embedded)
+            lower = [jnp.zeros_like(lower[-1]), *lower[1:-1]]  # the last level is below none
             x = jnp.stack(lower, axis=-2)
             if self.code_tables == "projected":
                 x = self._project(x, self.projections[group])
-            parts[group] = jnp.pad(x, [(0, 0)] * 3 + [(0, deepest - len(table)), (0, 0)])
+            parts[group] = jnp.pad(x, [(0, 0)] * 3 + [(0, deepest - len(lower)), (0, 0)])
         x = self.codes.streams(parts) + place[..., None, :] + self.level_places[None, None, None]
         x = self.stack(x, train=train)
-        return {group: self._head(group, x, table) for group, table in tables.items()}
+        return {name: self._head(name, x, table) for name, table in tables.items()}
 
     def _project(self, x, matrix):
         product = x.astype(self.dtype) @ matrix.astype(self.dtype)
         return product.astype(jnp.float32)
 
-    def _head(self, group, x, table):
-        levels, _ = self.codes.size(group)
-        x = jnp.stack([x[:, i, :, :levels] for i in self.codes.groups[group]], axis=1)
+    def _head(self, name, x, table):
+        own = self.codes.tables[name]
+        x = jnp.stack([x[:, i, :, own.own] for i in self.codes.groups[own.group]], axis=1)
         # Levels first, as the product over each level's own matrix wants them.
-        x, kernel = jnp.moveaxis(x, -2, 0), None if self.tie_heads else self.kernels[group]
+        x, kernel = jnp.moveaxis(x, -2, 0), None if self.tie_heads else self.kernels[name]
         if self.tie_heads:
             kernel = jnp.swapaxes(table, 1, 2)
             if self.code_tables == "projected":
-                x = self._project(x, self.unprojections[group])
+                x = self._project(x, self.unprojections[own.group])
         return x.astype(self.dtype), kernel
 
     def score(
@@ -212,15 +216,6 @@ class DepthTransformer(nn.Module):
             self.logits(context[:, :, :1], codes[:, :1], tables)
             params = self.variables["params"]
         length = codes.shape[1]
-        chunk = min(self.chunk, length)
-        count = -(-length // chunk)
-
-        def cut(x, axis):
-            pads = [(0, 0)] * x.ndim
-            pads[axis] = (0, count * chunk - length)
-            x = jnp.pad(x, pads)
-            x = x.reshape(*x.shape[:axis], count, chunk, *x.shape[axis + 1 :])
-            return jnp.moveaxis(x, axis, 0)
 
         def cost(learnt, context, codes, weight, key):
             params, tables = learnt
@@ -235,24 +230,64 @@ class DepthTransformer(nn.Module):
                 method="_cost",
             )
 
-        pieces = (cut(codes, 1), cut(weight, 1), jax.random.split(key, count))
+        given = self._pieces(codes, 1), self._pieces(weight, 1)
+        pieces = (*given, jax.random.split(key, len(given[0])))
         learnt = (params, None if self.code_tables == "own" else tables)
-        total, scores = _sum_with_gradient(cost, learnt, cut(context, 2), pieces)
-        scores = {
-            name: jnp.moveaxis(x, 0, 1).reshape(len(codes), count * chunk, -1)[:, :length]
-            for name, x in scores.items()
-        }
-        return total, scores
+        total, scores = _sum_with_gradient(cost, learnt, self._pieces(context, 2), pieces)
+        return total, {name: _joined(x)[:, :length] for name, x in scores.items()}
+
+    def _pieces(self, x, axis):
+        """The axis of seconds cut into ``chunk`` each, zeros behind; pieces first."""
+        chunk = min(self.chunk, x.shape[axis])
+        count = -(-x.shape[axis] // chunk)
+        pads = [(0, 0)] * x.ndim
+        pads[axis] = (0, count * chunk - x.shape[axis])
+        x = jnp.pad(x, pads)
+        x = x.reshape(*x.shape[:axis], count, chunk, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 0)
+
+    def surprise(
+        self,
+        context: jax.Array,
+        codes: jax.Array,
+        tables: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return how unexpected codes were, ``chunk`` seconds of logits at a time.
+
+        Args:
+            context, codes, tables: as for ``score``.
+
+        Returns:
+            float32 [B, S, sumK] each, in nats: the negative log likelihood of each code given the
+            context and the true codes of the lower levels, and the entropy of that prediction.
+        """
+        module, params = self.clone(parent=None), self.variables["params"]
+
+        def one(piece):
+            return module.apply({"params": params}, *piece, tables, method="_surprise")
+
+        found = jax.lax.map(one, (self._pieces(context, 2), self._pieces(codes, 1)))
+        return tuple(_joined(x)[:, : codes.shape[1]] for x in found)
+
+    def _surprise(self, context, codes, tables):
+        parts = {}, {}
+        for group, (x, kernel) in self._heads(context, codes, tables, False).items():
+            target = jnp.moveaxis(self.codes.members(codes, group), -1, 0)
+            flat = x.reshape(len(x), -1, x.shape[-1]), target.reshape(len(x), -1)
+            found = surprise(flat[0], kernel, self.biases[group], flat[1])
+            for part, values in zip(parts, found):
+                part[group] = jnp.moveaxis(values.reshape(target.shape), 0, -1)
+        return tuple(self.codes.axis(part) for part in parts)
 
     def _cost(self, context, codes, weight, tables, train):
         scores = {"nll": {}, "hit": {}, "max_logit": {}, "log_partition": {}}
-        for group, (x, kernel) in self._heads(context, codes, tables, train).items():
-            target = jnp.moveaxis(self.codes.members(codes, group), -1, 0)
+        for name, (x, kernel) in self._heads(context, codes, tables, train).items():
+            target = jnp.moveaxis(self.codes.members(codes, name), -1, 0)
             flat = x.reshape(len(x), -1, x.shape[-1]), target.reshape(len(x), -1)
-            nll, others = cross_entropy(flat[0], kernel, self.biases[group], flat[1])
-            for name, score in {"nll": nll, **others}.items():
-                scores[name][group] = jnp.moveaxis(score.reshape(target.shape), 0, -1)
-        scores = {name: self.codes.axis(parts) for name, parts in scores.items()}
+            nll, others = cross_entropy(flat[0], kernel, self.biases[name], flat[1])
+            for kind, score in {"nll": nll, **others}.items():
+                scores[kind][name] = jnp.moveaxis(score.reshape(target.shape), 0, -1)
+        scores = {kind: self.codes.axis(parts) for kind, parts in scores.items()}
         total = 0.0
         for i, columns in enumerate(self.codes.columns):
             own = weight[..., i]
@@ -285,15 +320,20 @@ class DepthTransformer(nn.Module):
         for level in range(self.level_places.shape[0]):
             parts = {}
             every = self.logits(context[:, :, None], codes, tables)
-            for i, (group, logits) in enumerate(every.items()):
-                own = self.codes.members(codes, group)
-                if level < own.shape[-1]:
+            for i, (name, logits) in enumerate(every.items()):
+                own, at = self.codes.members(codes, name), level - self.codes.tables[name].first
+                if 0 <= at < own.shape[-1]:
                     each = jax.random.fold_in(jax.random.fold_in(key, level), i)
-                    drawn = draw_code(logits[..., level, :], each, temperature, top_p)
-                    own = own.at[..., level].set(drawn)
-                parts[group] = own
+                    drawn = draw_code(logits[..., at, :], each, temperature, top_p)
+                    own = own.at[..., at].set(drawn)
+                parts[name] = own
             codes = self.codes.axis(parts)
         return codes[:, 0]
+
+
+def _joined(x):
+    """[B, S, ...] of pieces [n, B, S / n, ...]."""
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
 
 
 def _sum_with_gradient(cost, params, xs, pieces):

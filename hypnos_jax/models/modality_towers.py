@@ -216,7 +216,11 @@ class ModalityTowers(nn.Module):
         if not self.mask_rate:
             return tokens
         drawn = masked_tokens(self.make_rng("mask"), valid, self.mask_rate)
-        return jnp.where(drawn[..., None], self.mask_embedding[modality][None, None], tokens)
+        return self.hide(tokens, modality, drawn)
+
+    def hide(self, tokens: jax.Array, modality: int | jax.Array, hidden: jax.Array) -> jax.Array:
+        """Return tokens [B, L, D], the modality's mask vector where ``hidden``, bool [B, L]."""
+        return jnp.where(hidden[..., None], self.mask_embedding[modality][None, None], tokens)
 
     def encode(
         self,
@@ -271,16 +275,31 @@ class ModalityTowers(nn.Module):
             signal = dequantized(batch[f"signal/{modality['name']}"], batch["scale"][:, i])
             signal = jnp.where(valid[..., i, None], signal, 0.0)
             tokens.append(self.tokenize(signal, i, train=train))
+        hidden, cls = self.side_by_side(jnp.stack(tokens, 1), valid, train=train)
+        return hidden, valid, cls
+
+    def side_by_side(
+        self, tokens: jax.Array, valid: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Return what the trunk makes of all modalities' tokens, each by itself.
+
+        Args:
+            tokens: float32 [B, M, L, D].
+            valid: bool [B, L, M]: what may be looked at.
+            train: see ``encode``.
+
+        Returns:
+            float32 [B, L, M, H], and of the CLS positions [B, M, H] where there are some.
+        """
         # All modalities as rows of one batch, a window's beside each other: one trunk to compile.
-        stacked = jnp.stack(tokens, 1)
-        rows, count, length = stacked.shape[:3]
+        rows, count, length = tokens.shape[:3]
         hidden, cls = self.contextualize(
-            stacked.reshape(rows * count, length, -1),
+            tokens.reshape(rows * count, length, -1),
             valid.swapaxes(1, 2).reshape(rows * count, length),
             train=train,
         )
         hidden = hidden.reshape(rows, count, length, -1).swapaxes(1, 2)
-        return hidden, valid, None if cls is None else cls.reshape(rows, count, -1)
+        return hidden, None if cls is None else cls.reshape(rows, count, -1)
 
     def project(self, hidden: jax.Array, counted: jax.Array, *, train: bool = False) -> jax.Array:
         """Return float32 [B, L, Z] of ``hidden`` [B, L, H]; see ``ProjectionHead``."""

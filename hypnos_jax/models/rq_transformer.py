@@ -161,7 +161,8 @@ class RqTransformer(nn.Module):
     Attributes:
         modalities: one dict each, in the order of the code axis: ``name``, ``levels`` K, ``codes``
             V, ``channel_id`` (row of the channel table), ``group`` (signal type: one set of code
-            tables and heads; its modalities must agree on K and V).
+            tables and heads; its modalities must agree on K and V); with timing levels also
+            ``timing`` and ``timing_codes``, see ``CodeAxis``.
         dim, layers, heads: D, number of temporal blocks, H.
         channel_rows: rows of the channel table; 0 for none, and by default as many as are used.
         ffn, ffn_dim: ``"swiglu"`` or ``"gelu"`` and its hidden width, by default as
@@ -244,8 +245,8 @@ class RqTransformer(nn.Module):
         }
         names = kernel_init("levels", "vocab", "embed")
         self.tables = {
-            g: self.param(f"{g}_code_embedding", names, (*self.codes.size(g), self.dim))
-            for g in groups
+            name: self.param(f"{name}_code_embedding", names, (t.levels, t.codes, self.dim))
+            for name, t in self.codes.tables.items()
         }
         if self.use_tracks:
             names = kernel_init(None, "embed")
@@ -380,6 +381,15 @@ class RqTransformer(nn.Module):
         head = jnp.where(first, x[:, :, :1], x[:, :, 1:2])
         return self._run(jnp.concatenate([head, x[:, :, 2:]], axis=2), present, groups)
 
+    def surprise(self, context: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return how unexpected codes were; see ``DepthTransformer.surprise``.
+
+        Args:
+            context: float32 [B, M, S, D], each second's of the seconds before it alone.
+            codes: int32 [B, S, sumK].
+        """
+        return self.depth.surprise(context, codes, self.tables)
+
     def draw(self, context: jax.Array, key: jax.Array, **options) -> jax.Array:
         """Draw one second's codes int32 [B, sumK]; see ``DepthTransformer.draw``."""
         return self.depth.draw(context, key, self.tables, **options)
@@ -408,13 +418,13 @@ class RqTransformer(nn.Module):
         codes, present = batch["codes"], batch["present"]
         streams = {}
         for group, members in self.codes.groups.items():
-            own = self.codes.members(codes[:, :seen], group)
             here = jnp.stack([present[:, i] for i in members], axis=1)
-            own = jnp.where(here[..., None, None], own, 0)
-            x = sum(
-                jnp.take(table, own[..., level], axis=0, mode="fill")
-                for level, table in enumerate(self.tables[group])
-            )
+            x = 0.0
+            for name in self.codes.tables_of(group):
+                own, table = self.codes.members(codes[:, :seen], name), self.tables[name]
+                own = jnp.where(here[..., None, None], own, 0)
+                for level in range(len(table)):
+                    x += jnp.take(table[level], own[..., level], axis=0, mode="fill")
             if self.use_tracks:
                 x += self._amplitude(batch, group, seen)
             bos = jnp.broadcast_to(self.bos[group], (*x.shape[:2], 1, self.dim))

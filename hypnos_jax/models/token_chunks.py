@@ -43,6 +43,7 @@ def embed_tokens(
     lag: bool,
     reach: int | None,
     chunk_s: int = CHUNK_S,
+    coming: bool = False,
 ) -> Iterator[Any]:
     """Yield the embeddings of a token sequence chunk by chunk; together they equal a single pass.
 
@@ -58,12 +59,15 @@ def embed_tokens(
         reach: seconds of the past that a row depends on; None for all of them, which no cache can
             hold: every 2048 s then start anew, as the released library has it.
         chunk_s: seconds per piece.
+        coming: ``step`` is given a third argument, the example of the seconds that come right after
+            those of the batch's rows, and returns arrays of these beside, as a pair.
 
     Yields:
-        the same arrays [n, ...], the n of all pieces adding up to ``seconds``.
+        the same arrays [n, ...], the n of all pieces adding up to ``seconds``; with ``coming`` a
+        pair of them, of which the second is of each second itself, whatever ``lag`` is.
     """
     if reach is None:
-        whole = {"lag": lag, "reach": 0, "chunk_s": ANEW_S + 1}
+        whole = {"lag": lag, "reach": 0, "chunk_s": ANEW_S + 1, "coming": coming}
         for start in range(0, seconds, ANEW_S):
 
             def part(a, b, start=start):
@@ -77,16 +81,25 @@ def embed_tokens(
         length *= 2
     length, cache = min(length, chunk_s), None
     for done in range(0, rows, length):
-        batch = {
-            k: np.asarray(x)[None] for k, x in read(max(done - 1, 0), done - 1 + length).items()
-        }
+        last = done - 1 + length + coming
+        batch = {k: np.asarray(x)[None] for k, x in read(max(done - 1, 0), last).items()}
         if done == 0:
             for name in OVER_TIME:
                 rest = [(0, 0)] * (batch[name].ndim - 2)
                 batch[name] = np.pad(batch[name], [(0, 0), (1, 0), *rest])
-        found, cache = step(batch, cache)
         kept = slice(0 if lag or done else 1, rows - done)
-        yield jax.tree.map(lambda x, kept=kept: np.asarray(x)[0, kept], found)
+        if not coming:
+            found, cache = step(batch, cache)
+            yield _kept(found, kept)
+            continue
+        after = {**batch, **{name: batch[name][:, 1:] for name in OVER_TIME}}
+        batch |= {name: batch[name][:, :-1] for name in OVER_TIME}
+        (found, beside), cache = step(batch, cache, after)
+        yield _kept(found, kept), _kept(beside, slice(0, max(seconds - done, 0)))
+
+
+def _kept(arrays, rows):
+    return jax.tree.map(lambda x: np.asarray(x)[0, rows], arrays)
 
 
 def cut(whole: Example, start: int, stop: int) -> Example:

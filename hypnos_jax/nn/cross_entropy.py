@@ -36,6 +36,25 @@ def head_logits(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return _product(x, kernel.astype(x.dtype), 2, 1) + bias[:, None]
 
 
+def surprise(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, target: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return what targets cost and what they were bound to cost on average, without a gradient.
+
+    Args:
+        x, kernel, bias, target: as of ``cross_entropy``.
+
+    Returns:
+        float32 [K, N] each: the negative log likelihood of ``target``, and the entropy of
+        ``softmax(x @ kernel + bias)`` (nats).
+    """
+    log_shares = jax.nn.log_softmax(head_logits(x, kernel, bias))
+    right = jnp.take_along_axis(log_shares, target[..., None], axis=-1, mode="fill")[..., 0]
+    shares = jnp.exp(log_shares)
+    # A code that cannot come, of logit -inf, adds nothing.
+    return -right, -jnp.where(shares > 0, shares * log_shares, 0.0).sum(-1)
+
+
 def chunked_cross_entropy(
     x: jax.Array, kernel: jax.Array, target: jax.Array, chunk: int = 32
 ) -> tuple[jax.Array, jax.Array]:

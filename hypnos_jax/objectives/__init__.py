@@ -61,6 +61,24 @@ class Embedding:
     valid: jax.Array
 
 
+@flax.struct.dataclass
+class Surprise:
+    """How unexpected tokens were to a model that predicts them, in nats.
+
+    Of a token with several codes both are sums over the codes of a group of levels, each predicted
+    from what came before the token and from the lower levels of the token itself.
+
+    Attributes:
+        nll: float32 [B, L, M, G], negative log likelihood of what came; NaN where the token holds
+            no signal, or its modality has no level of the group.
+        entropy: float32 [B, L, M, G], the mean of ``nll`` under the model's own predictions; NaN
+            likewise.
+    """
+
+    nll: jax.Array
+    entropy: jax.Array
+
+
 @runtime_checkable
 class Objective(Protocol):
     """The contract of every objective, beside being a Linen module.
@@ -130,6 +148,26 @@ class EmbedsInPieces(Protocol):
 
     def embed_next(self, batch: Batch, first: jax.Array | bool) -> Embedding:
         """Return ``embed``'s rows of the next tokens; the collection ``"cache"`` is mutable."""
+
+
+@runtime_checkable
+class TellsSurprise(Protocol):
+    """A model of tokens in pieces that has a likelihood of each token given what came before it.
+
+    Attributes:
+        level_groups: names of the G groups of levels; the first is ``"all"``, all levels together.
+    """
+
+    level_groups: Sequence[str]
+
+    def surprise(self, batch: Batch, rows: jax.Array) -> Surprise:
+        """Return how unexpected the tokens of a batch were.
+
+        Args:
+            batch: the tokens, which may be a part of a longer sequence.
+            rows: float32 [B, L, M, D], of ``embed`` or ``embed_next``: row t is of the token before
+                token t, and has seen it and what came before it.
+        """
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hypnos_jax.models.code_axis import CodeAxis
 from hypnos_jax.models.rq_transformer import RqTransformer
-from hypnos_jax.objectives import Embedding, Loss
+from hypnos_jax.objectives import Embedding, Loss, Surprise
 
 
 class RqNextToken(nn.Module):
@@ -88,9 +88,10 @@ class RqNextToken(nn.Module):
             train: draw dropout and the modality groups.
 
         Returns:
-            Metrics: ``loss`` and ``accuracy`` per modality (``loss/ecg``) and per level from 0
-            (``loss/level_0``); ``max_logit``, the largest absolute logit of a row, averaged over
-            rows; ``log_partition``, the mean log normaliser of the logits.
+            Metrics: ``loss`` and ``accuracy`` per modality (``loss/ecg``), per level of the
+            tokenizers from 0 (``loss/level_0``), and per modality of its timing levels, where it
+            has some (``loss/ecg_timing``); ``max_logit``, the largest absolute logit of a row,
+            averaged over rows; ``log_partition``, the mean log normaliser of the logits.
         """
         if "scale" not in batch:
             batch = self.weigh(batch)
@@ -98,7 +99,8 @@ class RqNextToken(nn.Module):
         counted = batch["valid"] & (batch["weight"] > 0)[:, None, None]
         total, scores = self.network(batch, counted * batch["scale"][:, None], train=train)
         counted &= scores["present"][:, None]
-        columns = CodeAxis(self.model["modalities"]).columns
+        axis = CodeAxis(self.model["modalities"])
+        columns = axis.columns
         rows = batch["weight"].astype(jnp.float32)[:, None]
 
         def keep(x, i):
@@ -111,7 +113,12 @@ class RqNextToken(nn.Module):
             weight = jnp.sum(counted[..., i].sum(1, keepdims=True) * rows)
             metrics[f"loss/{name}"] = (jnp.sum(nll.mean(-1, keepdims=True) * rows), weight)
             metrics[f"accuracy/{name}"] = (jnp.sum(hit.mean(-1, keepdims=True) * rows), weight)
-            for k in range(nll.shape[-1]):
+            timing = axis.timing[i].stop - axis.timing[i].start
+            plain = nll.shape[-1] - timing
+            for key, x in (("loss", nll), ("accuracy", hit)) if timing else ():
+                mean = x[:, plain:].mean(-1, keepdims=True)
+                metrics[f"{key}/{name}_timing"] = (jnp.sum(mean * rows), weight)
+            for k in range(plain):
                 for key, x in (("loss", nll), ("accuracy", hit)):
                     before = levels.get(f"{key}/level_{k}", (0.0, 0.0))
                     now = (jnp.sum(x[:, k, None] * rows), weight)
@@ -142,6 +149,28 @@ class RqNextToken(nn.Module):
     def embed_next(self, batch: dict[str, jax.Array], first: jax.Array | bool) -> Embedding:
         """Return ``embed``'s rows of seconds that come in pieces; see ``RqTransformer.advance``."""
         return self._embedding(batch, self.network.advance(batch, first=first))
+
+    @property
+    def level_groups(self) -> tuple[str, ...]:
+        """Names of the groups of levels that ``surprise`` is told of."""
+        return tuple(CodeAxis(self.model["modalities"]).level_groups)
+
+    def surprise(self, batch: dict[str, jax.Array], rows: jax.Array) -> Surprise:
+        """Return how unexpected a batch's codes were after ``rows`` of the seconds before each."""
+        axis = CodeAxis(self.model["modalities"])
+        there = batch["valid"] & batch["present"][:, None]
+
+        def sums(x):
+            found = []
+            for columns in axis.level_groups.values():  # of each modality
+                own = [
+                    x[..., list(c)].sum(-1) if c else jnp.full(x.shape[:2], jnp.nan)
+                    for c in columns
+                ]
+                found.append(jnp.where(there, jnp.stack(own, axis=-1), jnp.nan))
+            return jnp.stack(found, axis=-1)
+
+        return Surprise(*map(sums, self.network.surprise(jnp.moveaxis(rows, 2, 1), batch["codes"])))
 
     def _embedding(self, batch, context):
         """Of contexts [B, M, S, D], which rest on the past: a gap in it does not make them void."""

@@ -7,7 +7,7 @@ source of its ``embed`` cuts. Both come out as rows [L, M, D] every ``token_s`` 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -21,8 +21,9 @@ from hypnos_jax import state as states
 from hypnos_jax.export.model import LoadedModel
 from hypnos_jax.inference.embedding import mean_over_modalities, valid_epoch_means
 from hypnos_jax.inference.read_window import read_window
+from hypnos_jax.inference.surprise import by_epoch, columns, statistics
 from hypnos_jax.models.token_chunks import CHUNK_S, carry, embed_tokens
-from hypnos_jax.objectives import EmbedsInPieces
+from hypnos_jax.objectives import EmbedsInPieces, TellsSurprise
 
 SPLITS = ("train", "validation", "test")
 POOLINGS = ("mean", "side_by_side")
@@ -63,7 +64,10 @@ def embed_nights(
             for night in context.store.nights
             if night.split in splits and (only is None or night.recording in only)
         }
-        yield from _in_pieces(context, variables, every, used, wanted, chunk_s)
+        options = {"chunk_s": chunk_s, "surprise": False}
+        store = context.store
+        for night, rows, _ in _in_pieces(context, variables, store, every, used, wanted, **options):
+            yield night, rows
         return
     source = pipeline.find_source(context.attribute("embed_data"))
     if "whole_nights" not in vars(source):
@@ -100,33 +104,75 @@ def embed_nights(
             yield night, found.pop(night.recording)
 
 
-def _in_pieces(context, variables, every, used, wanted, chunk_s):
+def embed_with_surprise(
+    context: evaluate.Context,
+    variables: dict,
+    *,
+    store: NightStore | None = None,
+    names: Sequence[str] | None = None,
+    only: set[str] | None = None,
+    chunk_s: int = CHUNK_S,
+) -> Iterator[tuple[NightEntry, Rows, np.ndarray]]:
+    """Yield every night of a store of tokens with its rows and how unexpected its tokens were.
+
+    Args:
+        context, variables, names, only, chunk_s: as of ``embed_nights``.
+        store: of the model's tokens; that of the data by default.
+
+    Yields:
+        the night, its rows, and float32 [L, M, C] in the order of ``surprise.column_names``.
+
+    Raises:
+        ValueError: the model has no likelihood of tokens, or reads no such store.
+    """
+    if not (context.can(EmbedsInPieces) and context.can(TellsSurprise)):
+        raise ValueError("the model has no likelihood of tokens: it cannot tell their surprise")
+    every = [row["name"] for row in context.attribute("modalities")]
+    used = np.isin(every, every if names is None else names)
+    store = store or context.store
+    nights = {night.recording for night in store.nights}
+    wanted = nights if only is None else nights & only
+    options = {"chunk_s": chunk_s, "surprise": True}
+    yield from _in_pieces(context, variables, store, every, used, wanted, **options)
+
+
+def _in_pieces(context, variables, store, every, used, wanted, *, chunk_s, surprise):
     """Nights of tokens; every process does all of them on one device of its own."""
-    store = context.store
     if store.kind != "tokens":
         raise ValueError(f"{store.path} holds {store.kind}, and the model reads tokens")
     missing = set(every) - {row["name"] for row in store.modalities}
     if missing:
         raise ValueError(f"{store.path} has no tokens of {sorted(missing)}")
+    modalities = context.attribute("modalities")
     lag, reach = context.attribute("embed_lag"), context.attribute("reach")
     kept = () if reach is None else ("cache",)
     with context.on_one_device(variables) as (local, here):
         apply = local.functions("embed_next", mutable=kept)
-        step = carry(lambda own, cache, *given: apply({**own, **cache}, *given), here)
+        advance = carry(lambda own, cache, *given: apply({**own, **cache}, *given), here)
+        tell = local.functions("surprise") if surprise else None
+
+        def step(batch, cache, after=None):
+            found, cache = advance(batch, cache)
+            if after is None:
+                return found, cache
+            return (found, tell(here, after, found.rows)), cache
+
         for night in store.nights:
             if night.recording not in wanted:
                 continue
             context.heartbeat()
 
             def read(start, stop, night=night):
-                window = read_window(store, night, every, start, stop)
+                window = read_window(store, night, modalities, start, stop)
                 return {**window, "present": window["present"] & used}
 
-            pieces = list(
-                embed_tokens(step, read, night.duration_s, lag=lag, reach=reach, chunk_s=chunk_s)
-            )
+            options = {"lag": lag, "reach": reach, "chunk_s": chunk_s, "coming": surprise}
+            pieces, told = list(embed_tokens(step, read, night.duration_s, **options)), None
+            if surprise:
+                pieces, told = zip(*pieces)
+                told = np.concatenate([columns(piece) for piece in told])
             rows = np.concatenate([piece.rows for piece in pieces])
-            yield night, (rows, np.concatenate([piece.valid for piece in pieces]))
+            yield night, (rows, np.concatenate([piece.valid for piece in pieces])), told
 
 
 def pooled(rows: Rows, token_s: float, *, by_record: bool, pooling: str) -> np.ndarray:
@@ -152,10 +198,34 @@ def pooled(rows: Rows, token_s: float, *, by_record: bool, pooling: str) -> np.n
     return np.where(valid.any(1, keepdims=True), flat, np.nan)
 
 
-def _of_model(
-    model: LoadedModel, store: NightStore, variables: Callable[[evaluate.Context], dict]
-) -> dict[str, np.ndarray]:
-    """Features of every night of a store, on one device."""
+def surprise_statistics(values: np.ndarray, *, by_record: bool) -> np.ndarray:
+    """Return float32 [E, F], statistics of each 30-s epoch, or [1, F], of the whole recording.
+
+    Args:
+        values: of ``embed_with_surprise``, float32 [S, M, C], a row a second.
+        by_record: one row for the recording.
+    """
+    flat = values.reshape(len(values), -1)
+    return statistics(flat[None] if by_record else by_epoch(flat))
+
+
+def subset_features(
+    model: LoadedModel,
+    store: NightStore,
+    subsets: Mapping[str, Sequence[str]],
+    seed: int | None = None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return name of a subset -> recording -> float32 [E, F] by 30-s epoch, on one device.
+
+    Args:
+        model: of any family.
+        store: of nights that it reads.
+        subsets: name -> names of the modalities that the model is given; the others are absent.
+        seed: of random weights in place of the model's own; None for its own.
+
+    Raises:
+        ValueError: the model does not read such a store.
+    """
     data = {k: v for k, v in model.config["data"].items() if k != "manifest_sha256"}
     objective = model.objective
     config = {"data": {**data, "path": str(store.path)}, "seed": 0, "train": {}}
@@ -164,9 +234,15 @@ def _of_model(
         spec = batches.batch_spec(batches.load_source(config, store.path, split="train"), 1)
         init = states.init_function(objective, spec)
         context = evaluate.Context(config, objective, init, mesh, pathlib.Path(store.path))
-        nights = embed_nights(context, variables(context))
+        variables = jax.device_put(model.variables) if seed is None else context.init(seed)
         how = {"by_record": False, "pooling": "side_by_side"}
-        return {night.recording: pooled(rows, objective.token_s, **how) for night, rows in nights}
+        return {
+            subset: {
+                night.recording: pooled(rows, objective.token_s, **how)
+                for night, rows in embed_nights(context, variables, names=names)
+            }
+            for subset, names in subsets.items()
+        }
 
 
 def night_features(model: LoadedModel, store: NightStore) -> dict[str, np.ndarray]:
@@ -179,9 +255,13 @@ def night_features(model: LoadedModel, store: NightStore) -> dict[str, np.ndarra
     Raises:
         ValueError: the model does not read such a store.
     """
-    return _of_model(model, store, lambda context: jax.device_put(model.variables))
+    return subset_features(model, store, {"": _names(model)})[""]
 
 
 def random_features(model: LoadedModel, store: NightStore, seed: int) -> dict[str, np.ndarray]:
     """Return ``night_features`` of the model's network with random weights of a seed."""
-    return _of_model(model, store, lambda context: context.init(seed))
+    return subset_features(model, store, {"": _names(model)}, seed)[""]
+
+
+def _names(model):
+    return [row["name"] for row in model.objective.modalities]

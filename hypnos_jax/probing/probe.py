@@ -127,8 +127,30 @@ def nested_subsets(
     return {f: order[: max(1, math.ceil(round(f * len(order), 9)))] for f in sorted(fractions)}
 
 
+def class_counts(examples: Examples, subjects: Sequence[str]) -> np.ndarray:
+    """Return how many labelled examples of each class some subjects have, [classes]."""
+    own = [y[y >= 0] for y, name in zip(examples.labels, examples.subjects) if name in subjects]
+    return np.bincount(np.concatenate(own), minlength=len(examples.classes))
+
+
+def few_of_each(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Return the places of at most ``shots`` examples of each class, in order.
+
+    Of one order of the examples the first are taken: fewer lie within more.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    each = [order[labels[order] == label][:shots] for label in np.unique(labels)]
+    return np.sort(np.concatenate(each))
+
+
 def fit_predict(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, classes: int, *, strength: float
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    classes: int,
+    *,
+    strength: float,
+    scale_by: np.ndarray | None = None,
 ) -> np.ndarray:
     """Fit a probe and return the probabilities of test examples, float64 [N, classes].
 
@@ -138,12 +160,33 @@ def fit_predict(
         test_x: [N, F].
         classes: how many labels there are; those that training lacks have probability 0.
         strength: of the L2 penalty: sklearn's C is its inverse.
+        scale_by: [K, F], whose means and deviations standardise; those of ``train_x`` by default.
     """
-    out = np.zeros((len(test_x), classes))
+    return fit_path(train_x, train_y, test_x, classes, [strength], scale_by=scale_by)[strength]
+
+
+def fit_path(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    classes: int,
+    strengths: Sequence[float],
+    *,
+    scale_by: np.ndarray | None = None,
+    precision: type = np.float64,
+) -> dict[float, np.ndarray]:
+    """Return strength -> ``fit_predict``, each fit beginning from that of the next stronger one.
+
+    Args:
+        train_x, train_y, test_x, classes: as of ``fit_predict``.
+        strengths: of the penalty.
+        scale_by: as of ``fit_predict``.
+        precision: of the products; ``np.float32`` takes half of the time.
+    """
     present = np.unique(train_y)
     if train_x.shape[1] == 0 or len(present) < 2:
-        out[:] = np.bincount(train_y, minlength=classes) / len(train_y)
-        return out
+        shares = np.bincount(train_y, minlength=classes) / len(train_y)
+        return dict.fromkeys(strengths, np.tile(shares, (len(test_x), 1)))
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
@@ -151,17 +194,19 @@ def fit_predict(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    model = make_pipeline(
-        SimpleImputer(keep_empty_features=True),
-        StandardScaler(),
-        LogisticRegression(C=1 / strength, max_iter=5000),
-    )
+    scale = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
+    model, found = LogisticRegression(max_iter=5000, warm_start=True), {}
     # Threads cost such small products more than they give.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(np.asarray(train_x, np.float64), train_y)
-    out[:, present] = model.predict_proba(np.asarray(test_x, np.float64))
-    return out
+        scale.fit(np.asarray(train_x if scale_by is None else scale_by, np.float64))
+        x = scale.transform(np.asarray(train_x, np.float64)).astype(precision)
+        asked = scale.transform(np.asarray(test_x, np.float64)).astype(precision)
+        for strength in sorted(strengths, reverse=True):
+            model.set_params(C=1 / strength).fit(x, train_y)
+            found[strength] = np.zeros((len(test_x), classes))
+            found[strength][:, present] = model.predict_proba(asked)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +232,7 @@ def cross_predict(
     *,
     strength: float,
     fraction: float = 1.0,
+    shots: int = 0,
     seed: int = 0,
 ) -> Predictions:
     """Predict every test recording by a probe that has not seen its subject.
@@ -197,7 +243,9 @@ def cross_predict(
         pairs: from ``split_subjects``.
         strength: see ``fit_predict``.
         fraction: of the training subjects that are used.
-        seed: which of them.
+        shots: examples of each class whose labels are used, drawn among those of all these
+            subjects; the others only standardise. 0 for all.
+        seed: which subjects and examples.
     """
     found = Predictions([], [], [], [])
     classes = len(examples.classes)
@@ -207,6 +255,10 @@ def cross_predict(
     for train, test in pairs:
         train = nested_subsets(train, [fraction], seed)[fraction]
         train_x, train_y = examples.of(name, train)
+        scale_by = train_x
+        if shots:
+            few = few_of_each(train_y, shots, seed)
+            train_x, train_y = train_x[few], train_y[few]
         held = [
             i
             for i, subject in enumerate(examples.subjects)
@@ -215,7 +267,9 @@ def cross_predict(
         labels = [examples.labels[i][examples.labels[i] >= 0] for i in held]
         x = [examples.features[name][i][examples.labels[i] >= 0] for i in held]
         # One fit for all test recordings of the fold.
-        p = fit_predict(train_x, train_y, np.concatenate(x), classes, strength=strength)
+        p = fit_predict(
+            train_x, train_y, np.concatenate(x), classes, strength=strength, scale_by=scale_by
+        )
         found.recordings.extend(examples.recordings[i] for i in held)
         found.subjects.extend(examples.subjects[i] for i in held)
         found.labels.extend(labels)

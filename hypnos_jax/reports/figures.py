@@ -18,6 +18,9 @@ NAMES = {
     "token_latents": "token latents",
     "hand_features": "hand-made features",
     "no_features": "no features",
+    "surprise": "surprise",
+    "embedding_and_surprise": "embedding and surprise",
+    "random_surprise": "surprise, random weights",
 }
 COLOURS = {
     "embedding": BLUE,
@@ -25,6 +28,9 @@ COLOURS = {
     "token_latents": ORANGE,
     "hand_features": GREEN,
     "no_features": "#555555",
+    "surprise": "#56B4E9",
+    "embedding_and_surprise": "#CC79A7",
+    "random_surprise": "#BBBBBB",
 }
 METRICS = {
     "kappa": "Cohen's kappa",
@@ -174,6 +180,90 @@ def draw_probe(report: dict, path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
+def draw_few_shot(report: dict, path: str | os.PathLike) -> None:
+    """Draw the scores of probes by how many examples of each class have labels.
+
+    Args:
+        report: what ``probe.json`` holds, with ``few_shot`` of one task or more.
+        path: the file; replaced whole.
+    """
+    tasks = {name: task for name, task in report["tasks"].items() if task["few_shot"]}
+    figure, axes = new_figure(1, len(tasks), (5 * len(tasks), 4.2))
+    for axis, (name, task) in zip(axes, tasks.items()):
+        metric = "auroc" if task["ranked"] else "kappa"
+        for own, rows in task["few_shot"].items():
+            colour = COLOURS.get(own)
+            rows = [row for row in rows if row["mean"] is not None]
+            x, mean = [row["shots"] for row in rows], [row["mean"] for row in rows]
+            axis.plot(x, mean, marker="o", color=colour, label=NAMES.get(own, own))
+            ends = [
+                [row["mean"] if row[end] is None else row[end] for row in rows]
+                for end in ("low", "high")
+            ]
+            axis.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
+            whole = task["sets"][own]["metrics"][metric]["value"]
+            if whole is not None:
+                axis.axhline(whole, color=colour, linewidth=0.8, linestyle=":")
+        _log_ticks(axis, {row["shots"] for rows in task["few_shot"].values() for row in rows})
+        axis.set_xlabel(
+            "labelled examples of each class\n(band: 95 % of draws; dotted: all labels)"
+        )
+        axis.set_ylabel(METRICS[metric])
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, frameon=False)
+        axis.set_title(name, fontsize=9)
+    save_figure(figure, path)
+
+
+def _log_ticks(axis, values):
+    from matplotlib.ticker import NullFormatter
+
+    ticks = sorted(values)
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_records(report: dict, path: str | os.PathLike) -> None:
+    """Draw the results of ``evaluators/record_probe.py`` as a PNG.
+
+    Args:
+        report: what ``record_probe.json`` holds.
+        path: the file; replaced whole.
+    """
+    parts = [part for part in ("records", "test") if part in report]
+    height = 1.6 + 0.42 * len(report["records"]["sets"])
+    figure, axes = new_figure(1, len(parts), (9 * len(parts), height))
+    for axis, part in zip(np.ravel(axes), parts):
+        sets, beside = report[part]["sets"], report["beside"]
+        places = np.arange(len(sets))[::-1]
+        for place, (name, row) in zip(places, sets.items()):
+            alone = "untrained" not in row  # hand-made
+            label = {0: "hand-made"}.get(place) if alone else {len(sets) - 1: "trained"}.get(place)
+            low, high = (
+                row[end] if row[end] is not None else row["value"] for end in ("low", "high")
+            )
+            axis.plot([low, high], [place] * 2, color=GREEN if alone else BLUE)
+            axis.plot(row["value"], place, "o", color=GREEN if alone else BLUE, label=label)
+            axis.text(1.01, place, f"{row['value']:.3f}", va="center", fontsize=8)
+            for values in [row.get("untrained", [])]:
+                label = "untrained, a seed each" if place == len(sets) - 1 else None
+                axis.plot(values, [place] * len(values), "|", color=GREY, markersize=9, label=label)
+            for other, colour in zip(beside, (ORANGE, "#CC79A7")):
+                own = beside[other].get(part, {}).get(name)
+                if own and not alone:
+                    label = other if place == len(sets) - 1 else None
+                    axis.plot(own["value"], place - 0.22, "D", color=colour, ms=4, label=label)
+        axis.axvline(0.5, color="black", linewidth=0.6, linestyle=":")
+        axis.set_yticks(places, [name.replace("_", " ") for name in sets])
+        axis.set(xlim=(0.3, 1.0), xlabel="AUROC, 95 % interval over people")
+        normal, other = report[part]["counts"]
+        title = f"{other} records of {report['classes'][1]}, {normal} {report['classes'][0]}"
+        axis.set_title(title + (", only judged" if part == "test" else ""), fontsize=10)
+        axis.legend(fontsize=8, frameon=False, loc="lower left")
+    save_figure(figure, path)
+
+
 def _bars(axis, name, task):
     metrics = ("auroc", "auprc") if task["ranked"] else ("kappa", "macro_f1", "balanced_accuracy")
     width = 0.8 / len(task["sets"])
@@ -222,14 +312,8 @@ def _curve(axis, task):
     axis.set_ylabel(METRICS[metric])
     axis.set_xlabel("training subjects with labels (band: range over draws)")
     if drawn:
-        from matplotlib.ticker import NullFormatter
-
-        ticks = sorted(
-            {row["subjects"] for rows in task["label_efficiency"].values() for row in rows}
-        )
-        axis.set_xscale("log")
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        curves = task["label_efficiency"].values()
+        _log_ticks(axis, {row["subjects"] for rows in curves for row in rows})
         axis.legend(fontsize=8, frameon=False)
     axis.grid(alpha=0.3)
     axis.set_title("label efficiency", fontsize=9)

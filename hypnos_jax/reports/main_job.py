@@ -278,6 +278,7 @@ def _embeddings(folder):
     for path in files[:MOST_NIGHTS]:
         with np.load(path, allow_pickle=False) as file:
             own = [name for name in file.files if name not in ("epochs", "times_s", "model")]
+            own = [name for name in own if not name.startswith("surprise")]
             shape, checksum = file["epochs"].shape, str(file["model"])
             name = path.relative_to(folder).as_posix()
             rows.append([name, len(file["times_s"]), *shape, ", ".join(own)])

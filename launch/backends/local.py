@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from hypnos_jax.jobs.progress import Progress, newest_step, read_progress, tail
+from hypnos_jax.jobs.progress import Progress, last_step, newest_step, read_progress, tail
 from hypnos_jax.jobs.sweeps import (
     DONE,
     FAILED,
@@ -83,7 +83,7 @@ def read_job(run: PlannedRun, folder: pathlib.Path, evaluate: bool, held: bool =
         job.codes = json.loads((workdir / "ended.json").read_text())
     except (OSError, ValueError):
         job.codes, held = {}, False
-    trained = job.saved >= run.steps
+    trained = job.saved >= last_step(workdir, run.steps)
     kinds = {"train", "evaluate"} if evaluate else {"train"}
     if held and not kinds <= job.codes.keys():
         job.state = RUNNING
@@ -185,7 +185,7 @@ class Local:
         """Start a run's processes: to train where its last step is not saved, and to evaluate."""
         job.workdir.mkdir(parents=True, exist_ok=True)
         job.state, job.codes, job.saved = RUNNING, {}, newest_step(job.workdir)
-        if job.saved < job.run.steps:
+        if job.saved < last_step(job.workdir, job.run.steps):
             job.processes["train"] = self.spawn(job, "train", job.run.train(job.workdir), lock)
         else:
             job.codes["train"] = 0

@@ -64,6 +64,14 @@ def test_a_branch_costs_as_much_as_the_cheaper_one():
     assert count(either, (3, 5), (5, 5)) == {"float32": 2 * 3 * 5 * 5}
 
 
+def test_one_of_many_branches_costs_their_mean():
+    def one(x, w):
+        branches = [lambda x=x, n=n: x[:n] @ w for n in (1, 2, 3)]
+        return jax.lax.switch(x[0, 0].astype(int), [lambda f=f: f().sum() for f in branches])
+
+    assert count(one, (3, 5), (5, 5)) == {"float32": 2 * 2 * 5 * 5}
+
+
 def test_the_rate_of_products_is_of_all_devices():
     rate = flops.matmul_rate(sharding.make_mesh(data=2, fsdp=2, tensor=2), size=64)
     assert np.isfinite(rate)

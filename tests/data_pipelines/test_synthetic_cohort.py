@@ -209,6 +209,7 @@ def test_another_cohort_is_not_mixed_in(tmp_path):
         ({"hours": 0.01}, "hours is 0.01"),
         ({"hours": float("nan")}, "hours is nan"),
         ({"labels": "/no/such/folder"}, "not a folder"),
+        ({"stretch": True}, "a stretch can be taken of labels alone"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_written(tmp_path, arguments, match):
@@ -240,6 +241,18 @@ def test_stages_and_events_of_given_labels_are_followed(tmp_path):
     during = values[int(405 * rate) : int(428 * rate)]
     before = values[int(370 * rate) : int(395 * rate)]
     assert np.std(during) < 0.3 * np.std(before)
+
+    # Of a stretch: so many epochs in a row, with the events that begin in it.
+    (name,) = write_cohort(tmp_path / "cut", 1, seed=4, hours=0.1, labels=labels, stretch=True)
+    path = tmp_path / "cut" / f"{name}.edf"
+    recording = opening.open_recording(path)
+    read = scoring.read_scoring(scoring.find_scoring(path), recording=recording)
+    assert recording.duration_s == 360
+    starts = [k for k in range(len(stages) - 11) if (stages[k : k + 12] == read.stages).all()]
+    assert len(starts) == 1
+    inside = 30 * starts[0] <= 400 < 30 * starts[0] + 360
+    found = [e.onset_s for e in read.events if e.kind.startswith("apnea")]
+    assert found == [400.0 - 30 * starts[0]] * inside
 
 
 def test_a_folder_without_scorings_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Zero-shot answers, retrieval by text, and captions: of a tiny model of few channels."""
 
+import copy
 import json
 
 import flax
@@ -10,6 +11,7 @@ import pytest
 
 from configs.sleeplm import pretrain
 from data_pipelines.captions.automaton import automaton
+from data_pipelines.captions.facts import Facts
 from data_pipelines.captions.parse import parse
 from data_pipelines.captions.store_facts import measure_store
 from data_pipelines.store import NightStore
@@ -17,8 +19,9 @@ from data_pipelines.synthetic import write_tiny_modalities
 from hypnos_jax import batch as batches
 from hypnos_jax import config as configs
 from hypnos_jax import evaluate
-from hypnos_jax.evaluators import captions, text_retrieval
+from hypnos_jax.evaluators import captions, text_retrieval, unseen_concepts
 from hypnos_jax.probing.caption_writer import EpochWriter
+from hypnos_jax.probing.concept_questions import questions_of
 from hypnos_jax.reports.sections import read_sections
 
 CHANNELS = ("ecg", "eeg_c3", "emg_chin")
@@ -62,6 +65,54 @@ def test_zero_shot_answers_have_intervals_and_a_section(evaluation):
     assert report["step"] == 7 and report["epochs"] == sum(report["tasks"]["staging"]["counts"])
     assert all(len(texts) >= 8 for own in report["tasks"].values() for texts in own["prompts"])
     assert (evaluation[2] / "figures/7_zero_shot_test.png").exists()
+
+
+def test_a_concept_that_training_did_not_name_is_asked_for(evaluation):
+    whole, variables, home = evaluation
+    assert whole.results("unseen_concepts", variables, 7, home) == {}  # nothing was held out
+    context = copy.copy(whole._context)
+    context.trained = configs.change(context.config, {"data.held_out": ("alpha",)})
+    unseen = unseen_concepts.UnseenConcepts(context, epochs=24, draws=20)
+    with whole._scope():
+        found = dict(unseen.run(variables, 7))
+    assert 0 <= found["high eeg_c3.alpha/auroc"] <= 1
+    assert 0 <= found["high eeg_c3.alpha/auroc_beside"] <= 1
+    report = json.loads((home / "unseen_concepts_test.json").read_text())
+    own = report["questions"]["high eeg_c3.alpha"]
+    assert own["held_out"] and own["chance"] == pytest.approx(1 / 3, abs=0.05)
+    assert own["beside"].keys() == {"eeg_c3.delta", "eeg_c3.theta", "eeg_c3.beta"}
+    assert all("alpha" in text for texts in own["prompts"] for text in texts)
+    assert report["left_out"] == {"high eeg_c4.alpha": "too few epochs have the number"}
+    with pytest.raises(ValueError, match="unseen_concepts: concepts: no caption says 'gamma'"):
+        unseen_concepts.UnseenConcepts(context, concepts=("gamma",))
+
+
+def test_what_is_held_out_is_said_in_captions_of_the_test_alone(evaluation):
+    context = evaluation[0]._context
+    said = {}
+    for name in ("train", "validation", "test"):
+        source = context.on({**context.config["data"], "held_out": ("alpha",)}).source(name)
+        batch = next(source.evaluation_batches(24, 1))
+        if name == "train":  # as a step of training draws it
+            batch = source.examples(0, 24)
+        texts = [source.tokenizer.decode(row) for row in [*batch["caption"], *batch["query"]]]
+        said[name] = [sum(word in text for text in texts) for word in ("alpha", "theta")]
+    assert said["train"][0] == said["validation"][0] == 0
+    assert said["train"][1] and said["validation"][1] and said["test"][0]
+
+
+def test_questions_about_a_concept_have_answers_and_sentences():
+    facts = [Facts({"eeg_c3.alpha": float(k)}, stage="N1" if k < 9 else "W") for k in range(30)]
+    question, none = questions_of("Alpha", facts, 8).values()
+    assert none is None  # nothing was measured on C4
+    assert question.labels.tolist() == [0] * 10 + [-2] * 10 + [1] * 10
+    high = parse(question.sentences[1][0]).facts.numbers["eeg_c3.alpha"]
+    assert high > parse(question.sentences[0][-1]).facts.numbers["eeg_c3.alpha"]
+    (question,) = questions_of("n1", facts, 8).values()
+    assert question.labels.tolist() == [1] * 9 + [0] * 21 and question.beside.keys() == {"W"}
+    assert {parse(text).facts.stage for text in question.sentences[1]} == {"N1"}
+    (question,) = questions_of("snore", facts, 8).values()
+    assert set(question.labels) == {-1}  # nobody looked for events
 
 
 def test_retrieval_of_a_model_that_knows_nothing_is_by_chance(evaluation):

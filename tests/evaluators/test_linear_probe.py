@@ -11,6 +11,7 @@ from data_pipelines.builders.night_builder import write_store
 from data_pipelines.scoring import Event
 from data_pipelines.store import ChannelSignal, Night, TokenNight
 from hypnos_jax.evaluate import evaluate
+from hypnos_jax.reports.sections import read_sections
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -20,6 +21,7 @@ MODALITIES = [
     {"name": "ecg", "levels": 1, "codes": 16, "channel_id": 5, "signal_type": "ecg"},
 ]
 NIGHTS, SECONDS = 6, 600
+SHOTS = {"shots": (1, 5, 1000), "shot_draws": 3}
 
 
 def token_night(index):
@@ -74,7 +76,7 @@ def make_run(folder, make_night):
         row.pop("signal_type")
     config = rq_config(folder / "tokens", modalities)
     options = {"type": "linear_probe", "every": "job", "nights": str(folder / "nights")}
-    config["evals"] = {"probe": {**options, "repeats": 1, "draws": 20}}
+    config["evals"] = {"probe": {**options, "repeats": 1, "draws": 20, **SHOTS}}
     batch = token_batch(modalities=modalities)
     write_run(folder / "run", config, random_variables(config, batch))
     return folder / "run"
@@ -118,6 +120,20 @@ def test_baselines_stand_beside_it(results):
         assert curve[0]["subjects"] == 1
 
 
+def test_few_labelled_epochs_tell_less(results, workdir):
+    metrics, report = results
+    one, five, all_of_them = report["tasks"]["staging"]["few_shot"]["embedding"]
+    assert one["examples"] == 5 and five["examples"] == 25 and len(one["values"]) == 3
+    assert one["low"] <= one["mean"] <= one["high"] and one["mean"] < five["mean"]
+    # No class has a thousand: all labels are used, once.
+    assert all_of_them["values"] == [metrics["eval/probe/staging/embedding/kappa"]]
+    assert metrics["eval/probe/staging/embedding/kappa_1_shot"] == one["mean"]
+    section = next(own for own in read_sections(workdir) if own["title"].startswith("Few"))
+    assert any("fewer than 1000" in words for words in section["says"])
+    assert section["parts"][0]["rows"][0] == ["task", "features", "metric", "1", "5", "1000", "all"]
+    assert section["parts"][0]["picture"].exists()
+
+
 def test_a_task_whose_labels_are_all_alike_is_left_out(results):
     _, report = results
     assert report["left_out"] == {"arousal": "all labels are of one class"}
@@ -140,6 +156,17 @@ def test_a_picture_is_drawn(results, workdir):
 
 
 @pytest.mark.slow
+def test_surprise_is_probed_alone_and_beside_the_embedding(workdir):
+    options = {"surprise": True, "tasks": ["staging", "rhythm"], "fractions": [1.0]}
+    evaluate(workdir, changes={f"evals.probe.{name}": x for name, x in options.items()})
+    report = json.loads((workdir / "probe.json").read_text())
+    for task in report["tasks"].values():
+        assert list(task["sets"])[:3] == ["embedding", "surprise", "embedding_and_surprise"]
+        assert "random_surprise" in task["sets"]
+        assert np.sum(task["sets"]["surprise"]["confusion"]) == sum(task["counts"])
+
+
+@pytest.mark.slow
 def test_without_nights_the_reason_is_given(workdir):
     evaluate(workdir, changes={"evals.probe.nights": "", "evals.probe.tasks": ["rhythm"]})
     report = json.loads((workdir / "probe.json").read_text())
@@ -150,5 +177,7 @@ def test_without_nights_the_reason_is_given(workdir):
 def test_wrong_options_are_named(workdir):
     with pytest.raises(ValueError, match="no task 'snoring'"):
         evaluate(workdir, changes={"evals.probe.tasks": ["snoring"]})
+    with pytest.raises(ValueError, match="shots=.0,. and shot_draws=10 are 1 or more"):
+        evaluate(workdir, changes={"evals.probe.shots": [0], "evals.probe.shot_draws": 10})
     with pytest.raises(ValueError, match="is not the store of signals"):
         evaluate(workdir, changes={"evals.probe.nights": str(workdir.parent / "tokens")})

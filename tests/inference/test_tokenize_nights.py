@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 
+from data_pipelines import pipeline
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.scoring import Event
 from data_pipelines.store import ChannelSignal, Night, NightStore, StoreError
@@ -184,3 +185,52 @@ def test_kill_9_and_the_same_command_again(tokenizers, tmp_path):
         process.wait()
     subprocess.run([*command, f"--output={output}"], cwd=ROOT, check=True)
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_training_window_draws_among_shifted_grids(nights, tokenizers, tmp_path):
+    output = tmp_path / "tokens"
+    tokenize_nights(nights, tokenizers, output, shifts=4)
+    assert sorted(p.name for p in (output / "phases").iterdir()) == ["0.25", "0.5", "0.75"]
+    source, grid = NightStore(nights), NightStore(output / "phases" / "0.25")
+    tokenizer = Tokenizer(load_model(tokenizers / "resp"))
+    for night, old in zip(grid.nights, source.nights, strict=True):
+        seconds = night.duration_s
+        signal = source.signal(old, "resp_thx", 0, seconds)
+        late = np.append(signal[8:], np.zeros(8, np.float32))  # a quarter of a second at 32 Hz
+        codes = grid.codes(night, 0, seconds)[:, 2:4]
+        np.testing.assert_array_equal(codes, tokenizer.encode(late[None])[0])
+        valid = grid.token_valid(night, 0, seconds)[:, 1]
+        assert np.flatnonzero(~valid).tolist() == [2, 3, seconds - 1]  # second 3 is not
+        tracks, own = (
+            grid.token_tracks(night, 0, seconds)[:, 1],
+            source.tracks(old, "resp_thx", 0, seconds),
+        )
+        np.testing.assert_allclose(tracks[10], 0.75 * own[10] + 0.25 * own[11], rtol=1e-5)
+
+    def windows(split="train", **options):
+        given = {"path": output, "split": split, "seed": 1, "window_s": 16, **options}
+        return pipeline.load("token_windows", **given)
+
+    one, four = windows(phases=1), windows()
+    np.testing.assert_array_equal(one.draws(0, 99), four.draws(0, 99))  # the same windows
+    batch = four.examples(0, 99)
+    np.testing.assert_array_equal(batch["codes"][50:], four.examples(50, 99)["codes"])
+    stores = [NightStore(output), *(NightStore(p) for p in sorted((output / "phases").iterdir()))]
+    drawn = []
+    for row, (night, start) in enumerate(zip(*four.draws(0, 99))):
+        span = int(start), int(start) + 16
+        found = [
+            np.array_equal(store.codes(store.nights[night], *span), batch["codes"][row])
+            for store in stores
+        ]
+        assert any(found)
+        drawn.append(found.index(True))
+    assert min(np.bincount(drawn, minlength=4)) > 10  # each of four about 25 times
+    assert set(four.describe()["phases"]) == {"0.25", "0.5", "0.75"}
+    assert "phases" not in one.describe()
+    first = next(four.evaluation_batches(4))  # as the first grid has them
+    np.testing.assert_array_equal(first["codes"], next(one.evaluation_batches(4))["codes"])
+    with pytest.raises(pipeline.PipelineError, match="has 4; tokenize its nights with --shifts=9"):
+        windows(phases=9)
+    with pytest.raises(TokenizerError, match="no whole number of samples of resp_.* give 2, 4"):
+        tokenize_nights(nights, tokenizers, tmp_path / "odd", shifts=5)

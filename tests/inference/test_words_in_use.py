@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -189,6 +190,17 @@ def test_captions_are_of_the_grammar_and_of_each_epoch(model, store):
         assert parse(own["stage_event"]).unread == ()
     with pytest.raises(ValueError, match="none of the model's channels"):
         captioner.write({})
+    # Weights that are drawn at random know no grammar.
+    free = Captioner(model, constrained=False).write(signals, ("stage_event",))
+    assert any(parse(own["stage_event"]).unread for own in free)
+
+
+def test_only_a_model_with_the_grammars_words_is_kept_to_it(model, monkeypatch):
+    other = types.SimpleNamespace(sot=1, eot=2)  # a tokenizer that is not of the grammar
+    monkeypatch.setattr("hypnos_jax.inference.captioner.open_tokenizer", lambda text: other)
+    assert not Captioner(model).constrained
+    with pytest.raises(ModelError, match="constrained: the grammar has the words"):
+        Captioner(model, constrained=True)
 
 
 @pytest.mark.slow

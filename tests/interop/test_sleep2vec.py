@@ -42,12 +42,11 @@ def close(found, expected):
 
 def test_the_outputs_are_those_of_the_official_code(parity, path):
     part, _ = sleep2vec.read(path)
-    objective, variables = dict(part.objective), part.variables
+    objective = dict(part.objective)
     golden, channels = parity.arrays(NAME), parity.json(NAME)["config"]["channels"]
     model = plugins.load("objectives", objective.pop("name"))(**configs.frozen(objective))
-    towers = {name: tree["towers"] for name, tree in variables.items()}
-    own = model.clone().model
-    network = sleep2vec.ModalityTowers(**own)
+    network, towers = towers_of(part)
+    assert model.model == configs.frozen(part.objective["model"])
     valid = jnp.asarray(np.arange(10)[None] < np.array([[10], [10], [7], [4]]))
     projected = {}
     for key, frames in channels.items():
@@ -66,12 +65,41 @@ def test_the_outputs_are_those_of_the_official_code(parity, path):
     assert float(sum(costs) / 2) == pytest.approx(float(golden["loss"]), abs=1e-5)
 
 
-def test_what_is_written_is_what_was_read(tensors, path, tmp_path):
-    part, _ = sleep2vec.read(path)
+def test_the_cls_token_stands_before_the_tokens_as_in_the_official_code(tensors, path, tmp_path):
+    # There CLS is joined to the projected tokens at place 0, and always valid. So towers whose CLS
+    # is the projection of a token do what towers without do where that token comes first.
+    plain, x = sleep2vec.read(path)[0], np.ones((2, 5, 120), np.float32)
+    x[:, 1:] = np.random.default_rng(0).standard_normal((2, 4, 120))
+    valid = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
+    network, variables = towers_of(plain)
+    i = network.index(sleep2vec.NAMES["heartbeat"])
+    tokens = network.apply(variables, x, i, method="tokenize")
+    expected, none = network.apply(variables, tokens, valid, method="contextualize")
+    projected = tokens[0, 0] @ tensors["embedding_projection.weight"].T
+    first = np.asarray(projected + tensors["embedding_projection.bias"])
+    safetensors.numpy.save_file({**tensors, sleep2vec.CLS: first}, tmp_path / "cls.safetensors")
+    with_cls = sleep2vec.read(tmp_path / "cls.safetensors")[0]
+    network, variables = towers_of(with_cls)
+    hidden, cls = network.apply(variables, tokens[:, 1:], valid[:, 1:], method="contextualize")
+    assert none is None and with_cls.objective["model"]["cls"]
+    close(cls, expected[:, 0])
+    close(hidden[valid[:, 1:]], expected[:, 1:][valid[:, 1:]])
+
+
+def towers_of(part):
+    variables = {name: tree["towers"] for name, tree in part.variables.items()}
+    return sleep2vec.ModalityTowers(**configs.frozen(part.objective["model"])), variables
+
+
+@pytest.mark.parametrize("cls", [False, True])
+def test_what_is_written_is_what_was_read(tensors, tmp_path, cls):
+    extra = {sleep2vec.CLS: np.arange(48, dtype=np.float32)} if cls else {}
+    safetensors.numpy.save_file(tensors | extra, tmp_path / "towers.safetensors")
+    part, _ = sleep2vec.read(tmp_path / "towers.safetensors")
     sleep2vec.write(tmp_path / "again.safetensors", part)
     again = safetensors.numpy.load_file(tmp_path / "again.safetensors")
-    assert again.keys() == tensors.keys()
-    for name, x in tensors.items():
+    assert again.keys() == (tensors | extra).keys()
+    for name, x in (tensors | extra).items():
         np.testing.assert_array_equal(again[name], x)
 
 
@@ -160,7 +188,11 @@ def test_every_tensor_must_have_its_place(tensors, tmp_path, change, reason):
 def test_what_the_format_does_not_have_is_not_written(path, tmp_path):
     part, _ = sleep2vec.read(path)
     rows = [{"name": "snore", "rate_hz": 4, "frames": 120}]
-    for change, reason in (({"cls": True}, "model.cls=True"), ({"modalities": rows}, "'snore' is")):
+    changes = (
+        ({"projection_depth": 3}, "model.projection_depth=3"),
+        ({"modalities": rows}, "'snore' is"),
+    )
+    for change, reason in changes:
         objective = {**part.objective, "model": {**part.objective["model"], **change}}
         with pytest.raises(sleep2vec.StateDictError, match=reason):
             sleep2vec.write(tmp_path / "x", formats.Part(objective, part.variables))

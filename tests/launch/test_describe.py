@@ -1,6 +1,7 @@
 """A recording described: the files agree, say what is missing, and name nobody."""
 
 import csv
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -31,7 +32,8 @@ def described(tmp_path_factory):
     events = [Event("arousal", 28.0, 5.0), Event("apnea_central", 100.0, 15.0)]
     scored = folder / "stages.annot"
     write_scoring(scored, Scoring(np.array([0, 1, 2, 3, 4, -1], np.int8), events, "made"))
-    done = describe(f"--input={recording}", f"--output={folder / 'out'}", f"--scoring={scored}")
+    options = [f"--input={recording}", f"--output={folder / 'out'}", f"--scoring={scored}"]
+    done = describe(*options, "--micro_events")
     assert done.returncode == 0, done.stderr
     return folder / "out", done.stdout
 
@@ -55,6 +57,26 @@ def test_the_table_the_document_and_the_page_say_the_same(described):
         assert read["eeg_c3.delta"] == pytest.approx(facts["numbers"]["eeg_c3.delta"], abs=0.006)
     assert document["night"]["total_sleep_time"]["value"] == 2.0
     assert "data:image/png;base64," in page and "6 epochs described" in said
+
+
+def test_spindles_and_slow_waves_have_a_number_or_a_reason(described):
+    folder, said = described
+    page = (folder / "night.html").read_text()
+    with open(folder / "epochs.csv", newline="") as file:
+        found = [row["eeg_c3.spindles"] for row in csv.DictReader(file)]
+    assert not any(found[k] for k in (0, 4, 5))  # wake, REM and what nobody scored
+    if importlib.util.find_spec("yasa") is None:
+        told = "slow waves were not looked for: YASA is not installed"
+        assert not any(found)
+    else:
+        told = "slow waves are those of yasa"
+        assert all(found[1:4])
+    assert told in said and told in page
+
+
+def test_captions_of_no_model_are_not_kept_to_a_grammar(tmp_path):
+    done = describe("--input=x.edf", f"--output={tmp_path / 'out'}", "--constrained")
+    assert done.returncode != 0 and "none is given" in done.stdout + done.stderr
 
 
 def test_nothing_of_the_files_text_or_name_is_in_what_is_written(described):

@@ -49,3 +49,22 @@ def test_nights_of_one_eeg_lie_on_their_grid_beside_their_scoring(test_data, tmp
     found, _ = read_beside(folder / "ucddb018.edf", recording=night, code_book="ucddb")
     assert len(found.stages) == 822
     assert found.events and found.events[0].onset_s > 0
+
+
+def test_ecgs_are_gathered_in_millivolts_with_whose_they_are(test_data, tmp_path):
+    for files in (
+        ["mitdb-lead1/201.npz", "mitdb-lead1/202.npz"],
+        ["bidmc/bidmc20.npz", "bidmc/bidmc21.npz"],
+    ):
+        for file in files:
+            (tmp_path / "public" / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "public" / file).symlink_to(test_data / file)
+    folder = tmp_path / "recordings"
+    gather("--which=ecg", f"--input={tmp_path / 'public'}", f"--output={folder}")
+    rows = dict(row.split(",") for row in (folder / "participants.csv").read_text().split()[1:])
+    assert set(rows) == {"mitdb201", "mitdb202", "bidmc20", "bidmc21"}
+    assert rows["mitdb201"] == rows["mitdb202"] != rows["bidmc20"] == rows["bidmc21"]
+    record = open_recording(folder / "mitdb201.edf")
+    with np.load(test_data / "mitdb-lead1/201.npz") as file:
+        wanted_mv = (file["ecg"][3600:7200].astype(float) - 1024) / 200
+    np.testing.assert_allclose(record.read(0, 10, 20) / 1000, wanted_mv, atol=1e-3)  # read in uV

@@ -221,9 +221,9 @@ def test_what_a_pipeline_does_not_take_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"unexpected keyword argument 'night'; it takes .*nights"):
         load_pipeline(demo, {"night": 3})
     with pytest.raises(ValueError, match="missing a required argument: 'data'"):
-        load_pipeline("configs/pipelines/demo_real.py:ecg", {})
-    with pytest.raises(ValueError, match="no recordings 'eeg'; use ecg or psg"):
-        load_pipeline("configs/pipelines/demo_real.py:eeg", {"data": "x"})
+        load_pipeline("configs/pipelines/demo_real.py", {})
+    with pytest.raises(ValueError, match="no design 'none'; there are"):
+        load_pipeline("configs/pipelines/real_af.py:none", {"data": "x"})
     twice = tmp_path / "twice.py"
     step = 'Step("one", "toy", {}, "a")'
     twice.write_text(f"from configs.pipelines import Step\nget_pipeline = lambda: [{step}] * 2\n")
@@ -233,9 +233,12 @@ def test_what_a_pipeline_does_not_take_is_named(tmp_path):
 
 def every_pipeline():
     """Each file as its docstring's users call it."""
-    given = {"demo_real.py:ecg": {"data": "PUBLIC"}, "demo_real.py:psg": {"data": "PUBLIC"}}
+    given = {"demo_real.py": {"data": "PUBLIC"}, "real_af.py": {"data": "PUBLIC", "test": "MORE"}}
+    given |= {"real_af.py:mixed": {"data": "PUBLIC"}}
+    given |= {name: {"data": "PUBLIC"} for name in ("real_apnea_rr.py", "real_stages_psd.py")}
     given |= {"demo.py": {}, "demo.py:test": {"data": "RECORDINGS"}}
     given |= {"compare.py": {}, "compare.py:test": {"seeds": 1, "steps": 3, "hypnos": False}}
+    given |= {"compare_families.py": {}, "compare_families.py:test": {"labels": "SCORING"}}
     edf = {"data": "RECORDINGS", "recipe": "sleep_edfx", "tasks": "stage5", "protocol": "probe"}
     given |= {"synthsleepnet.py": {}, "synthsleepnet.py:test": edf}
     few = {"rows": "c4,six", "fractions": 0.05, "random_fractions": 1, "seeds": 2}
@@ -243,6 +246,19 @@ def every_pipeline():
     given |= {"sleeplm.py": {}, "sleeplm.py:test,ten": {"data": "RECORDINGS", "steps": 3}}
     assert {name.partition(":")[0] for name in given} == {path.name for path in PIPELINES}
     return given
+
+
+def test_ecgs_that_are_judged_enter_no_training():
+    """What is trained, and what tokenizers see, is below nights; probes alone read the others."""
+    steps = load_pipeline("configs/pipelines/real_af.py", {"data": "PUBLIC", "test": "MORE"})
+    judged = {step.output for step in steps if "cinc2017" in str(step.arguments.get("input"))}
+    assert judged == {"judged", "test"}
+    for step in steps:
+        if step.command == "train":
+            path = step.arguments["config.data.path"].removeprefix("{output}/")
+            assert path in ("nights", "tokens/nights")
+    (prepared,) = (step for step in steps if step.output == "nights")
+    assert prepared.arguments["input"] == "{output}/recordings"
 
 
 @pytest.mark.parametrize("name, options", every_pipeline().items())

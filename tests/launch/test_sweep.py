@@ -182,7 +182,8 @@ def test_a_signal_ends_all_saved_and_the_same_command_goes_on(tmp_path, number):
     for name in "ab":
         assert (tmp_path / f"runs/{name}/checkpoints/1").exists()
         codes = json.loads((tmp_path / f"runs/{name}/ended.json").read_text())
-        assert codes == {"train": 75, "evaluate": 75}
+        assert codes["train"] == 75
+        assert codes["evaluate"] in (75, -signal.SIGTERM)  # the latter before it listens
     code, said = launch(tmp_path, {**plans, "c": {"train": "0"}})
     assert code == 0 and "3 done" in said
 

@@ -15,7 +15,7 @@ from launch_commands import ROOT
 from tiny_recordings import write_edf, write_hypnogram
 
 from hypnos_jax import checkpoint
-from hypnos_jax.runtime import seals
+from hypnos_jax.runtime import orbax_files, seals
 
 STAGES = ("encoders/ecg", "model", "tasks/stage5")
 PEOPLE = (0, 1, 2, 3, 8, 20, 49, 59)  # by their names four train, two validate, two are tested
@@ -72,10 +72,10 @@ def test_one_command_goes_on_after_kills_in_each_stage_as_if_there_were_none(rec
     said = run(recordings, broken)
     assert "stage 1 ecg: done" in said and "stage 2: done" in said
     for stage in STAGES:
-        ours, theirs = (checkpoint.restore_variables(x / stage) for x in (broken, whole))
+        ours, theirs = (checkpoint.restore_variables(x / stage, "newest") for x in (broken, whole))
         assert ours[1] == theirs[1] == 20
         jax.tree.map(np.testing.assert_array_equal, ours[2], theirs[2])
-    begun = checkpoint._load_meta(broken / "model/checkpoints/20")["init_from"]
+    begun = orbax_files.load_meta(broken / "model/checkpoints/20")["init_from"]
     assert [entry["source"].rsplit("/")[-1] for entry in begun] == ["eeg", "ecg"]
     results = json.loads((broken / "tasks/stage5/downstream_test.json").read_text())
     assert results["step"] in (10, 20) and results["modalities"] == ["eeg_c4", "ecg"]

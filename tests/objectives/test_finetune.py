@@ -591,9 +591,11 @@ def configs_of(name):
 
 def test_the_configs_choose_checkpoints_as_the_tasks_say():
     module = configs_of("finetune")
-    assert {
-        name: (task.metric, task.best) for name, task in TASKS.items() if name not in OF_EVENTS
-    } == {name: own[:2] for name, own in module.TASKS.items()}
+    assert {name: own[:2] for name, own in module.TASKS.items()} == {
+        name: (task.metric, task.best)
+        for name, task in TASKS.items()
+        if name not in OF_EVENTS or name == "apnea"
+    }
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_contexts_of_hypnos_are_averaged_by_epoch_side_by_side(tmp_path):
     model, store = load_model(tmp_path / "run"), NightStore(tmp_path / "tokens")
     found = night_features(model, store)
     assert {name: x.shape for name, x in found.items()} == {"n0": (3, 32), "n1": (3, 32)}
-    window = read_window(store, store.nights[1], ["eeg_c3", "ecg"], 0, seconds)
+    window = read_window(store, store.nights[1], own, 0, seconds)
     whole = {name: np.asarray(x)[None] for name, x in window.items()}
     rows = model.objective.apply(model.variables, whole, method="embed").rows
     expected = np.asarray(rows)[0].reshape(3, 30, 32).mean(1)

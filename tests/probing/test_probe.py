@@ -11,6 +11,7 @@ from hypnos_jax.probing.probe import (
     agreement,
     confusion,
     cross_predict,
+    few_of_each,
     fit_predict,
     in_blocks,
     nested_subsets,
@@ -133,6 +134,16 @@ def test_label_efficiency_subsets_are_nested(count, fractions, seed):
         nested_subsets(subjects, [0.01], seed)[0.01]
         == nested_subsets(subjects, fractions + [0.01], seed)[0.01]
     )
+
+
+@given(st.integers(1, 12), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_few_of_each_class_are_nested(shots, seed):
+    labels = np.random.default_rng(seed).integers(0, 4, 30)
+    few, more = few_of_each(labels, shots, seed), few_of_each(labels, shots + 1, seed)
+    counts = np.bincount(labels, minlength=4)
+    np.testing.assert_array_equal(np.bincount(labels[few], minlength=4), np.minimum(counts, shots))
+    assert set(few) <= set(more)
 
 
 def test_fewer_labels_are_worse():

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines.captions import measures, side_file, store_facts
+from data_pipelines.captions import measures, micro_events, side_file, store_facts
 from data_pipelines.captions.facts import Interval, PositionChange
 from data_pipelines.captions.measures import night_facts
 from data_pipelines.captions.side_file import DamagedFactsError, FactsFile
@@ -90,6 +90,22 @@ def test_damage_and_what_is_missing_are_told(store, monkeypatch):
     monkeypatch.undo()
     anew = dataclasses.replace(night, qc={"scaling": night.qc["scaling"] | {"ecg": [0.0, 1.0]}})
     assert not FactsFile(store).has(anew)
+
+
+def test_nights_are_measured_anew_for_micro_events_and_kept_without(store, monkeypatch):
+    count = np.arange(6.0)
+    found = {"eeg_c3.spindles": count, "eeg_c3.slow_wave_s": np.full(6, np.nan)}
+    monkeypatch.setattr(micro_events, "measure", lambda signals, stages: found)
+    assert len(store_facts.measure_store(store).added) == 3
+    night = store.nights[0]
+    assert "eeg_c3.spindles" not in FactsFile(store).night(night).numbers
+    for version, added in (("yasa 1", 3), ("yasa 1", 0), ("yasa 2", 3), (None, 0)):
+        assert len(store_facts.measure_store(store, micro_events=version).added) == added
+        assert FactsFile(store).has(night, micro_events="yasa 1") == (version == "yasa 1")
+    facts = FactsFile(store).facts(night, 5)
+    assert facts.numbers["eeg_c3.spindles"] == 5 and "eeg_c3.slow_wave_s" not in facts.numbers
+    assert "eeg_c3.spindles" not in facts.printed().numbers  # no caption says it
+    assert store_facts.gated(store)["eeg_c4.spindles"].nights == 0
 
 
 def test_a_store_is_measured_to_the_same_bytes_after_an_interruption(store, tmp_path):

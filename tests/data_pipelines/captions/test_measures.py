@@ -14,6 +14,7 @@ from data_pipelines.captions import (
     measures_breathing,
     measures_heart,
     measures_muscle,
+    micro_events,
     trends,
 )
 from data_pipelines.captions.epoch_signals import NightSignals, band_power, welch
@@ -70,6 +71,25 @@ def test_a_tone_is_in_its_band(hz, band):
     assert set(found) == {f"eeg_c3.{name}" for name in measures_brain.EEG_BANDS}
     for name, values in found.items():
         assert values == pytest.approx(100.0 if name == f"eeg_c3.{band}" else 0.0, abs=0.5)
+
+
+def test_a_spindle_and_slow_waves_are_found_where_they_are():
+    pytest.importorskip("yasa")
+    rng = np.random.default_rng(0)
+    eeg = 5 * rng.standard_normal(len(TIMES)) + tone(10, 3.0)
+    for at in (40.0, 50.0):  # s
+        eeg += 40 * np.exp(-0.5 * ((TIMES - at) / 0.35) ** 2) * np.sin(2 * np.pi * 13.5 * TIMES)
+    eeg += np.where((TIMES > 70) & (TIMES < 80), tone(0.9, 60.0), 0)
+    found = micro_events.measure(signals_of(eeg_c3=eeg), np.array([0, 2, 3]))
+    assert {name: np.isnan(x).tolist() for name, x in found.items()} == dict.fromkeys(
+        found, [True, False, False]
+    )
+    assert found["eeg_c3.spindles"][1:].tolist() == [2, 0]
+    assert 1 < found["eeg_c3.spindle_s"][1] < 4
+    assert found["eeg_c3.slow_waves"][1] == 0 and 7 <= found["eeg_c3.slow_waves"][2] <= 10
+    # In a night without light and deep sleep nobody looked.
+    awake = micro_events.measure(signals_of(eeg_c3=eeg), np.array([0, 4, -1]))
+    assert all(np.isnan(x).all() for x in awake.values())
 
 
 def test_two_tones_share_the_power_by_their_squares():
@@ -308,7 +328,8 @@ def of_epochs(times, epochs):
 
 def test_facts_of_a_simulated_night_are_those_that_were_simulated(simulated):
     made, night, facts = simulated
-    assert set(facts.numbers) == set(SLOTS) and facts.epochs == len(made.plan.stages)
+    asked_for = {name for name in SLOTS if "spindle" in name or "slow_wave" in name}
+    assert set(facts.numbers) == set(SLOTS) - asked_for and facts.epochs == len(made.plan.stages)
     beats = of_epochs(made.beats, facts.epochs)
     rates = [60 / np.median(np.diff(own)) for own in beats]
     assert np.nanmedian(np.abs(facts.numbers["ecg.rate"] - rates)) < 0.2

@@ -44,15 +44,16 @@ def lab(tmp_path, monkeypatch):
 
 def test_every_file_holds_a_whole_recipe():
     assert plugins.names("data_pipelines.recipes") == [
-        *("hypnos", "sleep2vec", "sleep_edfx", "sleeplm"),
+        *("arrays", "hypnos", "sleep2vec", "sleep_edfx", "sleeplm"),
         *("synthsleepnet", "synthsleepnet_epochwise"),
     ]
     for name in plugins.names("data_pipelines.recipes"):
         recipe = recipes.find_recipe(name)
         assert pickle.loads(pickle.dumps(recipe)).identity == recipe.identity
-        assert recipe.identity == {"name": name, "version": recipe.version}
+        assert recipe.identity == {"name": name, "version": recipe.version} | recipe.declared
+        assert recipes.recipe_of(recipe.identity, "a store").rows == recipe.rows
         for key, row in recipe.rows.items():
-            assert row.name == key and row.rate_hz > 0 and row.made_of
+            assert row.name == key and row.rate_hz > 0 and (row.made_of or recipe.declared)
             assert row.scaling in ("robust_z", "robust_iqr", "z", "rolling_z", "fixed", "code")
         for names in recipe.sets.values():
             assert recipe.wanted(",".join(reversed(names))) == names

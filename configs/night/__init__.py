@@ -1,0 +1,1 @@
+"""Models over the epochs of a night, of all channels together."""

@@ -1,0 +1,1 @@
+"""Heads on frozen embeddings, and the guard before them: read, written and applied in NumPy."""

@@ -1,0 +1,1 @@
+"""Scored nights: what a model answers about one night, its files and its indices; without JAX."""

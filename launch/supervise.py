@@ -23,8 +23,8 @@ import time
 from absl import app, flags, logging
 
 from hypnos_jax.jobs.progress import newest_step
-from hypnos_jax.runtime.distributed import free_port
 from hypnos_jax.runtime.exit_codes import DONE, FAILED, STOPPED_EARLY
+from hypnos_jax.runtime.ports import free_port
 from launch.children import end_with_parent
 
 PROCESSES = flags.DEFINE_integer("processes", 1, "processes on this machine", lower_bound=1)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from hypnos_jax.runtime import distributed
+from hypnos_jax.runtime.ports import free_port
 
 TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent
@@ -135,7 +135,7 @@ def run(
         deadline_s: seconds until a process that still runs shows its stacks and ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = distributed.free_port()
+    port = free_port()
     results = [folder / f"result_{i}.json" for i in range(count)]
     commands = [
         [
@@ -193,7 +193,7 @@ def start_training(
         before: Python that runs before the training, with ``index`` the process's number.
     """
     count = len(configs)
-    coordinator = f"127.0.0.1:{distributed.free_port()}" if count > 1 else ""
+    coordinator = f"127.0.0.1:{free_port()}" if count > 1 else ""
     commands = [
         [sys.executable, "-c", TRAIN, coordinator, str(count), str(i)]
         + [json.dumps(config), str(workdir)]

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.store import EPOCH_S, ChannelSignal
 

@@ -8,7 +8,7 @@ than 0.5 uV and span no more than 500 uV; windows that touch another second are 
 from __future__ import annotations
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.captions.epoch_signals import (
     EpochSignal,

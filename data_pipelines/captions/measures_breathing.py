@@ -11,7 +11,7 @@ The flow's polarity is taken as AASM montages have it: inspiration is up.
 from __future__ import annotations
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.captions.epoch_signals import (
     EpochSignal,

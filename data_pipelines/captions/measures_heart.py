@@ -9,7 +9,7 @@ for the rate; 10 beats, and 80 % of the intervals, for RMSSD; neither where the 
 from __future__ import annotations
 
 import numpy as np
-import scipy.ndimage
+import scipy
 
 from data_pipelines.captions.epoch_signals import EpochSignal, NightSignals
 from data_pipelines.signals.heartbeats import find_r_peaks

@@ -6,7 +6,7 @@ The EMG is that of 10-31 Hz; its envelope is the absolute value below 2 Hz, at 8
 from __future__ import annotations
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.captions.epoch_signals import (
     EpochSignal,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import scipy.ndimage
+import scipy
 
 from data_pipelines.captions.facts import EPOCH_S, TREND_STEP_S, Interval
 

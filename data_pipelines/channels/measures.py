@@ -5,9 +5,7 @@ Thresholds that turn these numbers into decisions are in :mod:`data_pipelines.ch
 """
 
 import numpy as np
-import scipy.fft
-import scipy.ndimage
-import scipy.signal
+import scipy
 
 _EPS = 1e-30
 

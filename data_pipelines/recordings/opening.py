@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.recordings.base import Recording, RecordingError
 from data_pipelines.recordings.edf import EdfRecording

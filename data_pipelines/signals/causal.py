@@ -26,7 +26,7 @@ import functools
 import math
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.signals.resampling import resample
 from data_pipelines.signals.rolling_scale import BLOCK, normalize

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import scipy.signal
+import scipy
 
 LENGTH = 3.3  # of a Hamming window, in periods of the transition's width
 NARROWEST = 0.02  # ours: an upper corner nearer to the Nyquist frequency, relative, is left open

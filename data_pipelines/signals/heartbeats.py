@@ -18,8 +18,7 @@ Moorman, Am. J. Physiol. Heart 300, 2011), turning points, histogram of successi
 from __future__ import annotations
 
 import numpy as np
-import scipy.ndimage
-import scipy.signal
+import scipy
 
 BAND_HZ = (5.0, 20.0)
 REFRACTORY_S = 0.25

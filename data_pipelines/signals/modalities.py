@@ -34,7 +34,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.channels.table import POSITIONS
 from data_pipelines.findings import Finding

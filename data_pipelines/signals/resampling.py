@@ -4,7 +4,7 @@ import fractions
 import functools
 
 import numpy as np
-import scipy.signal
+import scipy
 
 # OpenBLAS wakes its threads for a product of more multiplications than this; channels and nights
 # are spread over the cores instead.

@@ -5,7 +5,7 @@ import functools
 import math
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.store import ChannelSignal
 

@@ -25,7 +25,7 @@ import dataclasses
 import fractions
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.signals import causal
 from data_pipelines.signals.causal import SMALL_STD

@@ -21,7 +21,7 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.signal
+import scipy
 
 INTERVAL_BINS = 40
 SLOT_LEVELS = 16

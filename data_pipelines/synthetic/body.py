@@ -13,7 +13,7 @@ Trans Biomed Eng 50:289). All sizes by stage are ours.
 import dataclasses
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.scoring import Event
 from data_pipelines.synthetic.brain import arousal_track, stage_weights

@@ -10,8 +10,7 @@ table of spectra are ours.
 """
 
 import numpy as np
-import scipy.ndimage
-import scipy.signal
+import scipy
 
 from data_pipelines.synthetic.noise import (
     LATENT_HZ,

@@ -1,7 +1,7 @@
 """Signals from numbers: noise of a given spectrum, and templates added at given times."""
 
 import numpy as np
-import scipy.fft
+import scipy
 
 HOP_S = 2
 WINDOW_S = 2 * HOP_S

@@ -26,7 +26,7 @@ import pathlib
 import types
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.builders.night_builder import write_store
 from data_pipelines.recipes.sleep2vec import NINE, RECIPE, ROWS, TOKEN_S

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-import scipy.signal
+import scipy
 from jax.experimental import multihost_utils
 
 from hypnos_jax.runtime import distributed

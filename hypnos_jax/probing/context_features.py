@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
-from scipy.ndimage import correlate1d
+import scipy
 
 from data_pipelines.store import NightEntry, NightStore
 from hypnos_jax.probing import hand_features
@@ -36,7 +36,9 @@ def with_context(rows: np.ndarray) -> np.ndarray:
     filled = np.nan_to_num(rows)
     for span in SPANS:
         triangle = np.bartlett(span + 2)[1:-1].astype(np.float32)
-        total, weight = (correlate1d(x, triangle, axis=0, mode="constant") for x in (filled, known))
+        total, weight = (
+            scipy.ndimage.correlate1d(x, triangle, axis=0, mode="constant") for x in (filled, known)
+        )
         parts.append(np.where(weight > 1e-6, total / np.maximum(weight, 1e-6), np.nan))
     share = places / max(count - 1, 1)
     parts.append(np.stack([places / 120, share, share**2], axis=1))

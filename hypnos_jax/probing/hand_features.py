@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.channels.table import CHANNELS
 from data_pipelines.recipes.hypnos import EIGHT

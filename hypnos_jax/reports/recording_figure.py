@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from data_pipelines.channels.quality import PLAUSIBLE_UV, ChannelQuality, RecordingQuality
 from data_pipelines.channels.table import CHANNELS

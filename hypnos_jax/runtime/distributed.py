@@ -19,7 +19,6 @@ import json
 import logging as python_logging
 import os
 import pathlib
-import socket
 import sys
 import time
 import traceback
@@ -32,6 +31,7 @@ from absl import logging
 from data_pipelines import plugins
 from hypnos_jax.runtime import preemption
 from hypnos_jax.runtime.exit_codes import CRASHED, FAILED
+from hypnos_jax.runtime.ports import free_port
 
 TIMEOUT_S = 300.0
 SLICE_S = 1.0  # between two looks at whether another process has failed
@@ -129,13 +129,6 @@ def _is_alone_on_its_node() -> bool:
         return os.environ["OMPI_COMM_WORLD_LOCAL_SIZE"] == "1"
     nodes = os.environ.get("SLURM_STEP_NUM_NODES")
     return nodes is not None and nodes == os.environ.get("SLURM_NTASKS")
-
-
-def free_port() -> int:
-    """Return a TCP port of this machine that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def is_first() -> bool:

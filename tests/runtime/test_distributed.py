@@ -8,6 +8,7 @@ import pytest
 from processes import Group
 
 from hypnos_jax.runtime import distributed, exit_codes
+from hypnos_jax.runtime.ports import free_port
 
 TALK = """
 import json, sys, time
@@ -57,14 +58,14 @@ def check(found):
 
 
 def test_processes_that_are_told_where_they_are(tmp_path):
-    port = distributed.free_port()
+    port = free_port()
     check(talk(tmp_path, [(f"127.0.0.1:{port}", 2, i) for i in range(2)], [{}, {}]))
 
 
 @pytest.mark.parametrize("nodes, gpus", [(1, ["0", "1"]), (2, ["all", "all"])])
 def test_processes_that_slurm_has_started(tmp_path, nodes, gpus):
     common = {
-        "SLURM_JOB_ID": str(distributed.free_port()),  # jax takes the port from it
+        "SLURM_JOB_ID": str(free_port()),  # jax takes the port from it
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": "2",
         "SLURM_STEP_NUM_NODES": str(nodes),
@@ -88,7 +89,7 @@ with distributed.telling_others():
 
 
 def test_all_end_with_the_code_of_the_process_that_failed_first(tmp_path):
-    port = distributed.free_port()
+    port = free_port()
     commands = [
         [sys.executable, "-c", FAIL, json.dumps((f"127.0.0.1:{port}", 2, i))] for i in range(2)
     ]

@@ -4,9 +4,9 @@ r"""Compare scored nights with scorers, consensus and each other: ``python -m la
     python -m launch.agreement --scorings=FOLDER --code_book=dod --output=DIR
 
 ``--scored`` is a folder of ``launch.score``; without it, the scorers alone are compared.
-``--nights`` is a store: its test people are compared (opening them is counted beside the store),
-with the stages of every scorer that the recording's file has. ``--scorings`` is a folder of
-scorings instead: FOLDER/<scorer>/<night>.<suffix>, or FOLDER/<night>.<suffix>.
+``--nights`` is a store: its test people are compared (``launch.open_test`` opens them where they
+are locked), with the stages of every scorer that the recording's file has. ``--scorings`` is a
+folder of scorings instead: FOLDER/<scorer>/<night>.<suffix>, or FOLDER/<night>.<suffix>.
 
 Writes ``agreement.json``, ``agreement.csv``, ``agreement.png`` and ``agreement.html``: kappa,
 accuracy and F1 by stage with intervals over people, subgroups by age, sex, AHI and site,
@@ -31,6 +31,7 @@ def main(argv):
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     if bool(NIGHTS.value) == bool(SCORINGS.value):
         raise app.UsageError("give one of --nights and --scorings")
+    from data_pipelines import held_out
     from data_pipelines.store import NightStore
     from hypnos_jax.probing import agreement_report, scorer_agreement
 
@@ -39,6 +40,9 @@ def main(argv):
         found = scorer_agreement.read_scored(SCORED.value) if SCORED.value else {}
         says, left = [], []
         if NIGHTS.value:
+            if held_out.is_locked(NIGHTS.value):
+                opened = len(held_out.openings(NIGHTS.value))
+                says.append(f"the test nights are locked; they were opened {opened} times so far")
             nights = scorer_agreement.nights_of_store(NightStore(NIGHTS.value), found)
         else:
             book = CODE_BOOK.value

@@ -3,12 +3,16 @@
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
 from data_pipelines.scoring import Event
+from data_pipelines.store import NightStore
+from data_pipelines.synthetic.tiny import write_tiny_nights
 from hypnos_jax.probing import agreement_report
 from hypnos_jax.probing.scorer_agreement import (
     agreement_of,
@@ -142,6 +146,41 @@ def test_differences_are_those_of_yasa_and_the_agreement_of_nights_is_its_own(tm
     by_night = result["pairs"][0]["by_night"]
     assert by_night["kappa"] == pytest.approx(difference["epochs"]["kappa"], abs=1e-6)
     assert 100 * by_night["accuracy"] == pytest.approx(difference["epochs"]["accuracy"], abs=1e-6)
+
+
+@pytest.mark.slow  # three commands
+def test_a_locked_test_split_is_opened_for_one_command(tmp_path):
+    store, scored = tmp_path / "nights", tmp_path / "scored"
+    write_tiny_nights(store, minutes=3.6)
+    opened = NightStore(store)
+    for night in opened.nights:
+        stages = opened.stages(night)
+        probabilities = np.eye(5, dtype="f4")[np.maximum(stages, 0)]
+        uncertain = np.zeros(len(stages), bool)
+        (scored / night.recording).mkdir(parents=True)
+        made = ScoredNight(night.recording, 216.0, stages, probabilities, uncertain)
+        made.save(scored / night.recording / "night.npz")
+
+    def run(*arguments):
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    judge = [
+        "launch.agreement", f"--scored={scored}", f"--nights={store}",
+        f"--output={tmp_path / 'out'}",
+    ]  # fmt: skip
+    assert (
+        "1 test nights are locked" in run("launch.open_test", f"--nights={store}", "--lock").stdout
+    )
+    refused = run(*judge)
+    assert refused.returncode == 1 and "is a test night, and these are locked" in refused.stderr
+    judged = run("launch.open_test", f"--nights={store}", "--", *judge)
+    assert judged.returncode == 0, judged.stderr
+    assert "opening 1 of its test nights" in judged.stdout and "accuracy 1.000" in judged.stdout
+    result = json.loads((tmp_path / "out" / "agreement.json").read_text())
+    assert result["nights"] == 1 and "opened 1 times" in result["says"][0]
+    listed = run("launch.open_test", f"--nights={store}").stdout
+    assert "launch.agreement --scored" in listed and "opened 1 times" in listed
 
 
 # Guillot et al. 2020 report a mean weighted F1 of 86.8 % and 84.8 % for the scorers of all 25 and

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -126,11 +127,20 @@ def write(folder: pathlib.Path, config: dict, run: dict | None, *, name: str) ->
     (folder / CARD).write_text(card(config, run, name=name))
 
 
-def card(config: dict, run: dict | None, *, name: str) -> str:
+def rewrite(folder: str | os.PathLike) -> None:
+    """Write the card of an export again, as its heads (``heads/*/head.json``) have changed."""
+    folder = pathlib.Path(folder)
+    heads = [json.loads(path.read_text()) for path in sorted(folder.glob("heads/*/head.json"))]
+    config, run = _read_json(folder / "config.json"), _read_json(folder / RUN)
+    (folder / CARD).write_text(card(config, run, name=folder.name, heads=heads))
+
+
+def card(config: dict, run: dict | None, *, name: str, heads: Sequence[dict] = ()) -> str:
     """Return a model card: YAML that hubs read, then Markdown; arguments as for ``write``.
 
-    Of ``config`` the keys ``title`` (what the model is, in words) and ``embedding`` {token_s,
-    causal, fused, seen} may be missing, as in exports of earlier versions.
+    ``heads`` are what the ``head.json`` of its heads hold. Of ``config`` the keys ``title`` (what
+    the model is, in words) and ``embedding`` {token_s, causal, fused, seen} may be missing, as in
+    exports of earlier versions.
     """
     missing = [f"{key}: {why}" for key, why in config.get("programs_missing", {}).items()]
     tokens = [row for row in config["modalities"] if "group" in row]
@@ -159,6 +169,7 @@ def card(config: dict, run: dict | None, *, name: str) -> str:
         manifest=(run or {}).get("manifest"),
         metrics=(run or {}).get("metrics"),
         licence=licence,
+        heads=heads,
     )
 
 

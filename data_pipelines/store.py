@@ -183,7 +183,8 @@ class NightStore:
         self._records = functools.lru_cache(OPEN_READERS)(_open_records)
         self._index = functools.cache(self._load_index)
         self._checked: dict[tuple, str | None] = {}  # record -> what is wrong with it
-        self._closed = () if held_out.may_read(self.path) else ("test",)  # splits
+        # Splits whose nights this process may not read; see data_pipelines.held_out.
+        self.closed: tuple[str, ...] = () if held_out.may_read(self.path) else ("test",)
 
     def __getstate__(self):
         return {"path": self.path}
@@ -336,7 +337,7 @@ class NightStore:
 
     def _allow(self, night):
         """Refuse a night of a locked split: all reading of signals and of scorings passes here."""
-        if night.split in self._closed:
+        if night.split in self.closed:
             raise StoreError(
                 f"{self.path}: {night.recording!r} is a test night, and these are locked; python -m"
                 " launch.open_test opens them for one command, and writes it down"

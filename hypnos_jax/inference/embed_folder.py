@@ -1,23 +1,14 @@
-"""Embed a folder of recordings: prepared in parallel, embedded one after the other, resumable.
-
-Worker processes read and filter recordings (NumPy alone); the model runs in this process, so that
-one process holds the accelerator and its memory. A bounded number of prepared nights waits.
-"""
+"""Embed a folder of recordings: prepared in parallel, embedded one after the other, resumable."""
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
-import itertools
 import json
-import multiprocessing
 import os
 import pathlib
-import traceback
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import tqdm
 
@@ -28,9 +19,8 @@ from data_pipelines.recipes import recipe_of_model
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import NightStore
 from hypnos_jax.inference.embed import open_embedder
+from hypnos_jax.inference.prepared import prepared, unchanged
 from hypnos_jax.models.token_chunks import CHUNK_S
-
-AHEAD = 2  # ours: prepared nights that may wait beyond those in hand, 120 MB each for 8 h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +85,11 @@ def embed_folder(
     todo = {name: item for name, item in items.items() if name not in done}
     added, rejected = [], []
     with tqdm.tqdm(total=len(todo), desc="embed", unit="night", disable=not progress) as bar:
-        for name, prepared in _prepared(prepare, todo, jobs):
+        for name, made in prepared(prepare, todo, jobs):
             try:
                 path = output / f"{name}.npz"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                dataclasses.replace(embed(prepared()), recording=name).save(path, comment=comment)
+                dataclasses.replace(embed(made()), recording=name).save(path, comment=comment)
                 added.append(name)
             except RecordingError as error:
                 rejected.append((name, str(error)))
@@ -113,7 +103,7 @@ def _plan(source, names, mains_hz, aliases, cohort, embedder):
     if (source / "manifest.json").is_file():
         store = NightStore(source)
         items = {night.recording: night for night in store.nights}
-        return items, _unchanged, functools.partial(embedder.embed_night, store, names=names)
+        return items, unchanged, functools.partial(embedder.embed_night, store, names=names)
     if (source / arrays_folder.DECLARED).is_file():
         items, _ = arrays_folder.find_nights(source)
         # The model's own series: another declaration would be another scaling.
@@ -127,50 +117,6 @@ def _plan(source, names, mains_hz, aliases, cohort, embedder):
         items = {name: dataclasses.replace(item, scoring=False) for name, item in found.items()}
     prepare = embedder.prepare(names, mains_hz=mains_hz, aliases=aliases)
     return items, prepare, lambda night: embedder.embed_signals(night.channels)
-
-
-def _unchanged(night):
-    """A stored night needs no preparation."""
-    return night
-
-
-def _prepared(prepare: Callable, items: dict, jobs: int) -> Iterator[tuple[str, Callable]]:
-    """Yield name -> a function that returns the prepared item, or raises what preparing raised."""
-    if jobs == 1 or len(items) < 2 or prepare is _unchanged:
-        for name, item in items.items():
-            yield name, functools.partial(_try, prepare, item)
-        return
-    # spawn: a fork would copy this process's jax threads and their locks.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(min(jobs, len(items)), mp_context=context)
-    with pool:
-        waiting = collections.deque()
-        rest = iter(items.items())
-        try:
-            for name, item in itertools.chain(rest, [(None, None)]):
-                if name is not None:
-                    waiting.append((name, pool.submit(_try, prepare, item)))
-                while waiting and (name is None or len(waiting) >= jobs + AHEAD):
-                    first, future = waiting.popleft()
-                    yield first, future.result
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _try(prepare, item):
-    """Prepare; an error of reading or preparing becomes the one that means: reject this one."""
-    try:
-        return prepare(item)
-    except OSError as error:
-        raise RecordingError(f"cannot be read: {error.strerror or type(error).__name__}") from None
-    except ValueError as error:
-        raise RecordingError(str(error)) from None
-    except Exception as error:
-        # One odd file must not end a run over thousands. Its own text might quote the file's
-        # header, so only the kind and the place are told.
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{pathlib.Path(at.filename).name}:{at.lineno}"
-        raise RecordingError(f"unexpected {type(error).__name__} at {place}") from None
 
 
 def _comment(path: pathlib.Path) -> str | None:

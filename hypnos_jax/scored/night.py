@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import zipfile
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.files import atomic_write
-from data_pipelines.scoring import EPOCH_S, Event, Scoring
+from data_pipelines.labels import BREATHING
+from data_pipelines.scoring import EPOCH_S, STAGES, Event, Scoring
+from data_pipelines.scoring.words import written_words
 
 FORMAT = "hypnos_jax.scored_night/1"
 VERDICTS = ("ok", "doubtful", "refused")
+_YASA = {0: "WAKE", 1: "N1", 2: "N2", 3: "N3", 4: "REM", -1: "UNS"}
 
 
 class ScoredNightError(ValueError):
@@ -99,11 +103,57 @@ class ScoredNight:
     @property
     def scoring(self) -> Scoring:
         """The night as a scoring, which ``data_pipelines.scoring.writing`` writes in any form."""
-        kinds = tuple(dict.fromkeys(event.kind for event in self.events))
-        return Scoring(self.stages, list(self.events), "model", events_scored=kinds or False)
+        asked = tuple(self.event_probabilities)
+        return Scoring(self.stages, list(self.events), "model", events_scored=asked or False)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write all of it as one ``.npz`` (no pickle), whole or not at all."""
+    def probability(self, event: Event) -> float:
+        """Return the mean probability of an event's cells; NaN where no head told of it."""
+        task = "arousal" if event.kind == "arousal" else "apnea"
+        rows, cell_s = self.event_probabilities.get(task), self.cell_s.get(task)
+        if rows is None or event.kind not in (*BREATHING, "arousal"):
+            return float("nan")
+        first = int(event.onset_s // cell_s)
+        own = rows[first : max(first + 1, math.ceil((event.onset_s + event.duration_s) / cell_s))]
+        return float(np.nanmean(own)) if np.isfinite(own).any() else float("nan")
+
+    def to_yasa(self):
+        """Return ``yasa.Hypnogram``, with the probabilities; needs the extra ``yasa``.
+
+        Raises:
+            ImportError: YASA is not installed.
+        """
+        import pandas
+        import yasa
+
+        names = [_YASA[int(stage)] for stage in self.stages]
+        given = {}
+        if len(self.stage_probabilities) == len(names) and (self.stages >= 0).any():
+            columns = [_YASA[code] for code in range(len(STAGES))]
+            given["proba"] = pandas.DataFrame(self.stage_probabilities, columns=columns)
+        return yasa.Hypnogram(names, freq=f"{EPOCH_S}s", scorer="hypnos_jax", **given)
+
+    def to_mne(self):
+        """Return ``mne.Annotations`` of stages and events, with EDF+'s standard texts.
+
+        Raises:
+            ImportError: MNE is not installed (the extra ``prepare``).
+        """
+        import mne
+
+        rows = [
+            (epoch * EPOCH_S, EPOCH_S, written_words.EDF_STAGES[int(stage)])
+            for epoch, stage in enumerate(self.stages)
+        ]
+        rows += [(e.onset_s, e.duration_s, written_words.edf_text(e)) for e in self.events]
+        return mne.Annotations(*zip(*(row for row in rows if row[2])))
+
+    def save(self, path: str | os.PathLike, *, comment: str = "") -> None:
+        """Write all of it as one ``.npz`` (no pickle), whole or not at all.
+
+        Args:
+            path: the file.
+            comment: kept as the archive's comment, which readers of arrays do not see.
+        """
         arrays, fields = {}, {"format": FORMAT}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -119,6 +169,8 @@ class ScoredNight:
                 fields[field.name] = value
         with atomic_write(path, "w+b") as file:
             np.savez_compressed(file, **arrays, fields=np.array(json.dumps(fields)))
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.comment = comment.encode()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> ScoredNight:

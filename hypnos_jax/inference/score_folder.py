@@ -1,0 +1,104 @@
+"""Score a folder of recordings: prepared in parallel, scored one after the other, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import zipfile
+
+import tqdm
+
+from data_pipelines.builders import folder
+from data_pipelines.builders.recording_night import Pending
+from data_pipelines.recordings.base import RecordingError
+from hypnos_jax.inference.embed_folder import Summary
+from hypnos_jax.inference.prepared import prepared
+from hypnos_jax.inference.score import Scorer
+from hypnos_jax.scored import files
+from hypnos_jax.scored.night import ScoredNight
+
+
+def score_folder(
+    model: str | os.PathLike | Scorer,
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    mains_hz: int | None = None,
+    aliases: dict[str, list] | None = None,
+    cohort: str | None = None,
+    jobs: int = 1,
+    progress: bool = True,
+) -> Summary:
+    """Score every recording of a folder; see ``scored.files`` for what is written of each.
+
+    Args:
+        model: an export with heads.
+        source: a recording, or a folder of recordings.
+        output: folder; nights in it that were scored by the same model and heads are kept.
+        mains_hz, aliases, cohort: as for ``embed_folder``.
+        jobs: processes that read and prepare.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        Who was scored, was there, or was rejected and why; ``cohort.csv`` says the same.
+
+    Raises:
+        ModelError: no model, or one without heads.
+        ValueError: nothing to score.
+    """
+    scorer = model if isinstance(model, Scorer) else Scorer(model)
+    source, output = pathlib.Path(source), pathlib.Path(output)
+    if source.is_file():
+        items = {source.stem: Pending(name=source.stem, path=source, scoring=False, cohort=cohort)}
+    else:
+        found, _ = folder.find_recordings(source, cohort=cohort)
+        items = {
+            name: Pending(name=name, path=item.path, scoring=False, cohort=cohort or item.cohort)
+            for name, item in found.items()
+        }
+    if not items:
+        raise ValueError(f"{source} holds no recordings ({', '.join(folder.SUFFIXES)})")
+    output.mkdir(parents=True, exist_ok=True)
+    heads = {
+        task: hashlib.sha256(repr((head.layers, head.threshold, head.confidence)).encode())
+        for task, head in scorer.heads.items()
+    }
+    settings = {
+        "model": scorer.embedder.checksum,
+        "heads": {task: digest.hexdigest()[:16] for task, digest in heads.items()},
+        "mains_hz": mains_hz,
+        "aliases": aliases,
+        "cohort": cohort,
+    }
+    comment = json.dumps(settings, sort_keys=True)
+
+    def file_of(name: str) -> pathlib.Path:
+        return output / f"{name}{files.SUFFIXES[-1]}"
+
+    done = {name for name in items if _comment(file_of(name)) == comment}
+    todo = {name: item for name, item in items.items() if name not in done}
+    read = scorer.reader(mains_hz=mains_hz, aliases=aliases)
+    added, rejected = [], []
+    with tqdm.tqdm(total=len(todo), desc="score", unit="night", disable=not progress) as bar:
+        for name, made in prepared(read, todo, jobs):
+            try:
+                files.write_night(output, scorer.score(made()), comment=comment)
+                added.append(name)
+            except RecordingError as error:
+                rejected.append((name, str(error)))
+            bar.update()
+    scored = [name for name in items if name in done or name in set(added)]
+    rows = [files.row_of(ScoredNight.load(file_of(name))) for name in scored]
+    files.write_table(output / files.COHORT, [*rows, *files.rejected_rows(rejected)])
+    return Summary(added, sorted(done), rejected)
+
+
+def _comment(path: pathlib.Path) -> str | None:
+    """The settings that a night was scored with, or None where it is not there whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment.decode()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None

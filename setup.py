@@ -59,7 +59,8 @@ setup(
             "sacrebleu>=2.4",  # BLEU and chrF
             "rouge-score>=0.1.2",  # ROUGE-L
         ],
-        "yasa": ["yasa>=0.7"],  # spindles and slow waves of the EEG, as facts beside the captions
+        # spindles and slow waves of the EEG, as facts beside the captions; Bland-Altman statistics
+        "yasa": ["yasa>=0.8"],
         # eval jobs on runs behind a URL; beside it the package of your store, such as gcsfs or s3fs
         "remote": ["fsspec>=2024.12"],
         "slurm": ["submitit>=1.5.4"],  # sweeps on Slurm: arrays, requeueing when preempted

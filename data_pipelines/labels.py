@@ -108,6 +108,7 @@ EVENT_LABELS: dict[str, EventLabel] = {
     "apnea_unstaged": EventLabel(BREATHING, "overlap", asleep=False),  # nobody scored stages
     "apnea_more_than_10s": EventLabel(BREATHING, "more_than_10s"),  # as NeuroAtlas asks it
     "arousal": EventLabel(AROUSALS, "overlap"),
+    "arousal_more_than_3s": EventLabel(AROUSALS, "more_than_3s"),  # as NeuroAtlas asks it
     **{
         f"{name}_only{suffix}": EventLabel(kinds, rule, asleep)
         for suffix, rule, asleep in (

@@ -4,7 +4,10 @@ All nights of a person fall into one split, whatever is added or taken away late
 pure function of the subject's name (and a salt), not of who else is in the folder.
 """
 
+import csv
 import hashlib
+import os
+import pathlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +16,8 @@ import numpy as np
 from data_pipelines.shuffle import mix, permute
 
 SPLITS = ("train", "validation", "test")
+WORDS = {**{name: name for name in SPLITS}, "val": "validation", "valid": "validation"}
+WORDS |= {"dev": "validation", "training": "train", "testing": "test"}
 
 
 def split_of(subject: str, *, fractions: Sequence[float] = (0.8, 0.1, 0.1), salt: str = "") -> str:
@@ -44,6 +49,52 @@ def split_of(subject: str, *, fractions: Sequence[float] = (0.8, 0.1, 0.1), salt
     return "test"
 
 
+def read_splits(path: str | os.PathLike, fold: str | None = None) -> dict[str, str]:
+    """Read a published split: a CSV or TSV file of ``recording,split`` or ``recording,fold``.
+
+    Args:
+        path: the file. The suffix of a recording's name may stand or not.
+        fold: of a list of folds, the one that is tested; the next one in their order (the first
+            after the last) is for validation, and the others for training.
+
+    Returns:
+        Recording -> ``train``, ``validation`` or ``test``.
+
+    Raises:
+        ValueError: the file lacks a column, has an unknown word or a recording twice, or a fold is
+            asked for and there is none of this name.
+    """
+    text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    mark = "\t" if "\t" in text.partition("\n")[0] else ","
+    rows = list(csv.DictReader(text.splitlines(), delimiter=mark))
+    column = "split" if fold is None else "fold"
+    if not rows or not {"recording", column} <= set(rows[0]):
+        hint = "; --fold=NAME takes a list of folds" if rows and "fold" in rows[0] else ""
+        raise ValueError(f"{path}: expected the columns recording,{column}{hint}")
+    told = [(clean_recording(row["recording"]), (row[column] or "").strip()) for row in rows]
+    named = WORDS
+    if fold is not None:
+        folds = sorted({word for _, word in told}, key=lambda word: (len(word), word))
+        if fold not in folds or len(folds) < 3:
+            raise ValueError(f"{path}: no fold {fold!r} among three or more; there are {folds}")
+        named = dict.fromkeys(folds, "train")
+        named[folds[(folds.index(fold) + 1) % len(folds)]] = "validation"
+        named[fold] = "test"
+    found: dict[str, str] = {}
+    for number, (name, word) in enumerate(told, 2):
+        word = word if fold is not None else word.lower()
+        if not name or word not in named:
+            raise ValueError(f"{path}: line {number}: {name!r}, {word!r}; known are {[*named]}")
+        if found.setdefault(name, named[word]) != named[word]:
+            raise ValueError(f"{path}: line {number}: {name!r} is in two splits")
+    return found
+
+
+def clean_recording(name: str) -> str:
+    """Return a recording's name as lists and stores share it: without folders and file suffix."""
+    return _SUFFIX.sub("", name.strip().replace("\\", "/").rpartition("/")[2])
+
+
 def few_people(people: Iterable[str], count: int, seed: int) -> list[str]:
     """Return a number of people, chosen by a seed; 0 and more than there are return all, sorted.
 
@@ -60,6 +111,8 @@ def few_people(people: Iterable[str], count: int, seed: int) -> list[str]:
     key = np.repeat(mix(mix(seed) + np.uint64(2)), len(names))
     return [names[place] for place in permute(np.arange(len(names)), len(names), key)[:count]]
 
+
+_SUFFIX = re.compile(r"\.(edf|bdf|rec|hea|mat|npz|h5|parquet|xml)$", re.I)
 
 # Cohorts whose file names say which person several nights are of.
 _SUBJECT_RULES = (

@@ -29,6 +29,7 @@ import typing
 
 import numpy as np
 
+from data_pipelines import held_out
 from data_pipelines.record_bytes import read_bytes, read_into
 
 if typing.TYPE_CHECKING:  # sampling crops needs no scoring parsers
@@ -182,6 +183,8 @@ class NightStore:
         self._records = functools.lru_cache(OPEN_READERS)(_open_records)
         self._index = functools.cache(self._load_index)
         self._checked: dict[tuple, str | None] = {}  # record -> what is wrong with it
+        # Splits whose nights this process may not read; see data_pipelines.held_out.
+        self.closed: tuple[str, ...] = () if held_out.may_read(self.path) else ("test",)
 
     def __getstate__(self):
         return {"path": self.path}
@@ -332,11 +335,20 @@ class NightStore:
         values = self._read(night, shard, row, field, 0, night.duration_s)
         return values, self._index(shard)["scale"][row]
 
+    def _allow(self, night):
+        """Refuse a night of a locked split: all reading of signals and of scorings passes here."""
+        if night.split in self.closed:
+            raise StoreError(
+                f"{self.path}: {night.recording!r} is a test night, and these are locked; python -m"
+                " launch.open_test opens them for one command, and writes it down"
+            )
+
     def _row(self, night, channel):
         """The shard of a night, and the row of its record; None where it has no such channel."""
         kind = "tokens" if channel is None else "signals"
         if kind != self.kind:
             raise StoreError(f"{self.path} holds {self.kind}, not {kind}")
+        self._allow(night)
         paths, starts = self._shards[night.split]
         shard = bisect.bisect_right(starts, night.first_record) - 1  # a night lies in one
         row = night.first_record - starts[shard]
@@ -393,6 +405,7 @@ class NightStore:
 
     def scoring_line(self, night: NightEntry) -> dict:
         """The stored line: ``stages`` as a string, ``events`` as rows of Event's fields."""
+        self._allow(night)
         start, size = night.scoring_span
         with open(inside(self.path, self.manifest["scoring"]), "rb") as file:
             file.seek(start)

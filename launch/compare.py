@@ -5,7 +5,9 @@ nights, beside the same networks with random weights and hand-crafted features. 
 or an export; a ``NAME`` that comes again is another seed of the same. ``--nights`` has the same
 nights in each form that a model reads, such as a store of modalities and one of tokens; each model
 reads the first that it can. Probes are fitted on the training and validation people of all sites
-but ``--unseen_sites``, and tested on the others.
+but ``--unseen_sites``, and tested on the others. ``--small_cnn`` adds a network of ten thousand
+numbers that is trained on the same labels from scratch, and the most frequent stage: a table of
+probes without them says little.
 
 Writes ``comparison.md``, ``comparison.json`` and ``comparison.png``, and prints the table. A result
 of each model is kept in ``--output``, so that the same command goes on where it was. Exit codes: 0
@@ -23,6 +25,9 @@ MODELS = flags.DEFINE_list("models", None, "NAME=PATH of each; the first is comp
 NIGHTS = flags.DEFINE_list("nights", None, "stores of the same nights; the first has the stages")
 OUTPUT = flags.DEFINE_string("output", None, "folder for the comparison")
 UNSEEN_SITES = flags.DEFINE_list("unseen_sites", [], "sites that nothing was trained on")
+SMALL_CNN = flags.DEFINE_bool(
+    "small_cnn", False, "train a small published network on the labels, as one more row"
+)
 TITLE = flags.DEFINE_string("title", "", "of the comparison")
 
 
@@ -44,6 +49,7 @@ def main(argv):
             pathlib.Path(OUTPUT.value),
             unseen=UNSEEN_SITES.value,
             title=TITLE.value,
+            small_cnn=SMALL_CNN.value,
         )
     except (ValueError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)

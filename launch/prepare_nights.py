@@ -15,7 +15,7 @@ import sys
 
 from absl import app, flags, logging
 
-from data_pipelines import findings, participants, recipes, scoring, store
+from data_pipelines import findings, participants, recipes, scoring, splits, store
 from data_pipelines.builders import (
     arrays,
     arrays_folder,
@@ -59,6 +59,13 @@ CHANNELS = flags.DEFINE_string(
 MODALITIES = flags.DEFINE_string("modalities", None, "Short for --recipe=sleep2vec --channels=...")
 ALIASES = flags.DEFINE_string("aliases", None, "JSON or TOML file of further channel labels.")
 SUBJECTS = flags.DEFINE_string("subjects", None, "CSV or TSV file of recording,subject.")
+SPLIT_LIST = flags.DEFINE_string(
+    "split_list",
+    None,
+    "CSV or TSV file of recording,split, such as a published one, or of recording,fold with --fold;"
+    " recordings that it lacks are left out. By default the person's name decides.",
+)
+FOLD = flags.DEFINE_string("fold", None, "Of a list of folds, the one that is tested.")
 STRICT = flags.DEFINE_bool(
     "strict",
     False,
@@ -125,6 +132,36 @@ def with_people(items: dict[str, recording_night.Pending], people: participants.
     }
 
 
+def with_splits(items: dict[str, recording_night.Pending], make_night):
+    """The recordings of ``--split_list`` with its splits, and the others, with the reason.
+
+    Raises:
+        ValueError: The list is wrong, fits no recording or two, or parts a person's nights.
+    """
+    if BUILDER.value in INDEXED:
+        raise ValueError(f"--split_list: the index.csv of {BUILDER.value} says the splits")
+    listed = splits.read_splits(SPLIT_LIST.value, FOLD.value)
+    found, left, of_person, named = {}, [], {}, {}
+    for name, item in items.items():
+        key = splits.clean_recording(name)
+        if key not in listed:
+            left.append((name, f"not in {pathlib.Path(SPLIT_LIST.value).name}"))
+            continue
+        if named.setdefault(key, name) != name:
+            raise ValueError(f"--split_list: {key!r} could be {named[key]} or {name}")
+        person, split = make_night.subject_of(item), listed[key]
+        if of_person.setdefault(person, split) != split:
+            raise ValueError(
+                f"--split_list: nights of {person} are in {of_person[person]} and in {split}; a"
+                " person's nights belong in one split"
+            )
+        found[name] = dataclasses.replace(item, split=split)
+    if not found:
+        raise ValueError(f"--split_list: none of the {len(items)} recordings is in it")
+    logging.info("split list: %d of its %d recordings are here", len(found), len(listed))
+    return found, left
+
+
 def check_store(items, make_night):
     """Refuse to add to a store whose nights count as other people's: splits would overlap."""
     if not (pathlib.Path(OUTPUT.value) / "manifest.json").is_file():
@@ -136,6 +173,11 @@ def check_store(items, make_night):
             raise ValueError(
                 f"{OUTPUT.value}: {night.recording} was prepared as a night of {night.subject}, "
                 f"and is now one of {make_night.subject_of(item)}; choose another folder"
+            )
+        if item is not None and getattr(item, "split", None) not in (None, night.split):
+            raise ValueError(
+                f"{OUTPUT.value}: {night.recording} was prepared for {night.split}, and is now for"
+                f" {item.split}; choose another folder"
             )
     doubtful = [night for night in nights if night.qc.get("findings")]
     if STRICT.value and doubtful:
@@ -238,6 +280,11 @@ def main(argv):
         if STRICT.value and of_run:
             notes = "\n  ".join(finding.note for finding in of_run)
             raise ValueError(f"--strict: there is something to look at\n  {notes}")
+        if FOLD.value is not None and SPLIT_LIST.value is None:
+            raise ValueError("--fold is a fold of --split_list=FILE")
+        if SPLIT_LIST.value is not None:
+            items, others_left = with_splits(items, make_night)
+            doubles = [*doubles, *others_left]
         check_store(items, make_night)
         run_all = None
         if BEAM.value is not None:

@@ -38,6 +38,7 @@ def test_probes_are_asked_of_apneas_and_hypopneas_together_and_apart():
         "apnea": [-1, 1, 1, 1, -1],
         "apnea_unstaged": [0, 1, 1, 1, 0],
         "arousal": [-1, 0, 0, 1, -1],
+        "arousal_more_than_3s": [-1, 0, 0, 1, -1],
         "rhythm": [1],
         "apnea_only": [-1, 0, 1, 0, -1],
         "hypopnea_only": [-1, 1, 0, 1, -1],

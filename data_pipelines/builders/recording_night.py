@@ -28,6 +28,7 @@ class Pending:
         path: The file, or what else ``open_recording`` takes.
         scoring: Its scoring; None looks for one beside it, False takes it as unscored.
         subject: The person; None derives it from the name (:func:`splits.subject_of`).
+        split: Of a published list; None derives it from the person (:func:`splits.split_of`).
         cohort: Whose generic labels its labels are, or None.
         labels: Labels of the whole recording, such as its rhythm.
         metadata: Facts of the person that may be kept, such as age and sex.
@@ -37,6 +38,7 @@ class Pending:
     path: pathlib.Path
     scoring: pathlib.Path | None | typing.Literal[False] = None
     subject: str | None = None
+    split: str | None = None
     cohort: str | None = None
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     metadata: dict = dataclasses.field(default_factory=dict)
@@ -137,7 +139,7 @@ class PrepareRecording:
         return Night(
             recording=pending.name,
             subject=subject,
-            split=splits.split_of(subject),
+            split=pending.split or splits.split_of(subject),
             channels=signals,
             stages=stages,
             events=events,

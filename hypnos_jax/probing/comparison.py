@@ -27,7 +27,7 @@ from data_pipelines.recipes.hypnos import EIGHT
 from data_pipelines.store import Night, NightEntry, NightStore, sha256
 from hypnos_jax.export.model import LoadedModel, load_model
 from hypnos_jax.probing import hand_features as features
-from hypnos_jax.probing import probe
+from hypnos_jax.probing import probe, small_network
 from hypnos_jax.probing.comparison_report import SITES, draw, make_report, write_table
 from hypnos_jax.probing.frozen_features import night_features, random_features
 from hypnos_jax.runtime.files import write_json
@@ -39,6 +39,7 @@ DRAWS = 1000
 # The modalities that are channels of Hypnos too; the others come at 4 Hz, too slow for it.
 AS_CHANNELS = {"eeg": "eeg_c3", "eog": "eog_e1", "emg": "emg_chin", "ecg": "ecg"}
 HAND = "hand-made features"
+TRAINED, MAJORITY = "small CNN, trained on the labels", "most frequent stage"
 
 Features = dict[str, np.ndarray]  # recording -> [E, D]
 
@@ -50,6 +51,7 @@ def compare(
     *,
     unseen: Sequence[str] = (),
     title: str = "",
+    small_cnn: bool = False,
 ) -> str:
     """Judge models; return the table, and write ``comparison.md``, ``.json`` and ``.png``.
 
@@ -63,6 +65,8 @@ def compare(
         folder: gets everything.
         unseen: names of the sites that nothing was trained on.
         title: of the comparison.
+        small_cnn: train ``small_network`` on the same labels, and say the most frequent stage, as
+            two more rows.
 
     Raises:
         ModelError: a path without a model.
@@ -83,6 +87,8 @@ def compare(
     methods |= dict(untrained.values())
     hand = results.of_hand()
     methods |= {HAND: [hand]} if hand else {}
+    if small_cnn:
+        methods |= {TRAINED: [results.of_trained()], MAJORITY: [results.of_majority()]}
     scores = judge(stores[0], methods, unseen)
     report = make_report(stores[0], methods, scores, title, unseen)
     report["seconds"] = time.monotonic() - begin
@@ -148,17 +154,62 @@ class Results:
             return None
         return self._make(HAND, [str(store.path)], lambda: (store, hand_features(store)))
 
+    def of_trained(self) -> dict:
+        """Return the result of ``small_network``, trained as the probes are, from scratch.
+
+        Raises:
+            ValueError: no store has channels of EEG.
+        """
+        own = [x for x in self.stores if x.kind == "signals" and small_network.channels_of(x)]
+        if not own:
+            raise ValueError("a small CNN needs a store of signals with EEG among --nights")
+        store = max(own, key=lambda x: len(small_network.channels_of(x)))
+
+        def counts():
+            nights = [night for night in store.nights if night.recording in self.shared]
+            seen = [x for x in nights if not self._unseen(x)]
+            parts = [[x for x in seen if x.split == split] for split in SPLITS[:2]]
+            tested = [x for x in nights if x.split == "test" or self._unseen(x)]
+            said, told = small_network.train_and_answer(store, *parts, tested)
+            labels = stage_examples(self.stores[0], {"said": said})
+            rows = zip(labels.recordings, labels.labels, labels.features["said"])
+            return {r: confusion_of(y, x.argmax(1)) for r, y, x in rows}, told
+
+        return self._keep(TRAINED, [str(store.path)], store, counts)
+
+    def of_majority(self) -> dict:
+        """Return the result of always saying the stage that the probes' people have most."""
+        store = self.stores[0]
+
+        def counts():
+            nights = [(x, store.stages(x)) for x in store.nights if x.recording in self.shared]
+            learnt = [y[y >= 0] for x, y in nights if x.split != "test" and not self._unseen(x)]
+            most = np.bincount(np.concatenate(learnt), minlength=CLASSES).argmax()
+            return {x.recording: confusion_of(y, np.full(len(y), most)) for x, y in nights}, {}
+
+        return self._keep(MAJORITY, [], store, counts)
+
+    def _unseen(self, night):
+        return night.metadata.get("site") in self.unseen
+
     def _make(self, name: str, of: list, features) -> dict:
+        def counts():
+            store, own = features()
+            own = {recording: own[recording] for recording in own if recording in self.shared}
+            told = {"store": store.path.name, "width": next(iter(own.values())).shape[-1]}
+            return stage_counts(self.stores[0], own, self.unseen), told
+
+        return self._keep(name, of, None, counts)
+
+    def _keep(self, name: str, of: list, store: NightStore | None, counts) -> dict:
         path = self.folder / f"{re.sub('[^A-Za-z0-9]+', '-', name)}.json"
         of = [*self._of, *of]
         if path.is_file() and (found := json.loads(path.read_text()))["of"] == of:
             return found
         begin = time.monotonic()
-        store, own = features()
-        own = {recording: own[recording] for recording in own if recording in self.shared}
-        counts = stage_counts(self.stores[0], own, self.unseen)
-        found = {"of": of, "store": store.path.name, "counts": counts}
-        found["width"] = next(iter(own.values())).shape[-1]
+        rows, told = counts()
+        found = {"of": of, "store": store.path.name if store else "", "width": 0}
+        found |= told | {"counts": rows}
         write_json(path, found | {"seconds": time.monotonic() - begin})
         logging.info("%s: %.0f s", name, time.monotonic() - begin)
         return found
@@ -241,6 +292,12 @@ def stage_examples(store: NightStore, sets: Mapping[str, Features]) -> probe.Exa
         features={name: [own[night.recording] for night in nights] for name, own in sets.items()},
         classes=("W", "N1", "N2", "N3", "R"),
     )
+
+
+def confusion_of(truth: np.ndarray, said: np.ndarray) -> list:
+    """Return the confusion counts [5][5] of the labelled epochs."""
+    known = truth >= 0
+    return probe.confusion(truth[known], said[known], CLASSES).tolist()
 
 
 def stage_counts(store: NightStore, own: Features, unseen: Sequence[str]) -> dict[str, list]:

@@ -63,6 +63,8 @@ def fit_heads(
                 write_head(output, head)
     embedder = open_embedder(loaded)
     made, left = head_fitting.embed_store(embedder, store, embeddings)
+    if store.closed:
+        logging.info("%s: the test nights are locked; validation people are told", nights)
     for name, reason in left:
         logging.warning("left out %s: %s", name, reason)
     if not made:

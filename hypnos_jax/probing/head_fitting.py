@@ -101,7 +101,7 @@ def embed_store(
         embedder: of ``open_embedder``.
         store: of nights that the model reads.
         kept: folder of embeddings; those of the same model and store are not made again.
-        splits: of the nights wanted.
+        splits: of the nights wanted; a locked one is left out.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -109,7 +109,8 @@ def embed_store(
     """
     kept = pathlib.Path(kept)
     kept.mkdir(parents=True, exist_ok=True)
-    entries = [night for night in store.nights if night.split in splits]
+    readable = set(splits) - set(store.closed)
+    entries = [night for night in store.nights if night.split in readable]
     manifest = hashlib.sha256((store.path / "manifest.json").read_bytes()).hexdigest()
     comment = f"{embedder.checksum} {manifest}".encode()
     nights, left = [], []

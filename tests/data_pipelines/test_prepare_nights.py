@@ -347,6 +347,24 @@ def test_subjects_map_keeps_a_person_in_one_split(recordings, tmp_path):
     assert len({night.split for night in nights}) == 1
 
 
+def test_a_published_list_of_splits_is_kept_to(recordings, tmp_path):
+    listed = tmp_path / "split.csv"
+    listed.write_text("recording,split\nSC4001E0-PSG.edf,test\nSC4011E0-PSG,val\nelsewhere,train\n")
+    made = run(recordings, tmp_path / "out", f"--split_list={listed}")
+    assert made.returncode == 0, made.stderr
+    nights = store.NightStore(tmp_path / "out").nights
+    splits = {night.recording: night.split for night in nights}
+    assert splits == {"SC4001E0-PSG": "test", "SC4011E0-PSG": "validation"}
+    assert "not in split.csv" in (tmp_path / "out" / "rejects.jsonl").read_text()
+    subjects = tmp_path / "subjects.csv"
+    names = [f"SC40{n}1E0-PSG" for n in range(3)]
+    subjects.write_text("recording,subject\n" + "".join(f"{name},anna\n" for name in names))
+    parted = run(recordings, tmp_path / "two", f"--split_list={listed}", f"--subjects={subjects}")
+    assert (
+        parted.returncode == 1 and "nights of anna are in test and in validation" in parted.stderr
+    )
+
+
 NSRR_XML = """<?xml version="1.0" encoding="UTF-8"?>
 <PSGAnnotation><SoftwareVersion>Compumedics</SoftwareVersion><EpochLength>30</EpochLength>
 <ScoredEvents>

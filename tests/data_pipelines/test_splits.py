@@ -82,3 +82,34 @@ def test_impossible_shares_are_refused(fractions):
 )
 def test_cohort_names_tell_the_person(recording, subject):
     assert splits.subject_of(recording) == subject
+
+
+def test_a_published_list_is_read_as_it_is(tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("\ufeffrecording,split,note\na.edf,Train,x\nfolder/b,val,\nc.BDF,test,\n")
+    assert splits.read_splits(path) == {"a": "train", "b": "validation", "c": "test"}
+    folds = tmp_path / "folds.tsv"
+    folds.write_text("recording\tfold\n" + "".join(f"n{i}\t{i % 5 + 1}\n" for i in range(10)))
+    found = splits.read_splits(folds, fold="5")
+    assert [name for name, split in found.items() if split == "test"] == ["n4", "n9"]
+    assert [name for name, split in found.items() if split == "validation"] == ["n0", "n5"]
+    assert sum(split == "train" for split in found.values()) == 6
+
+
+@pytest.mark.parametrize(
+    "text, fold, message",
+    [
+        ("recording,part\na,train\n", None, "expected the columns recording,split"),
+        ("recording,fold\na,1\n", None, "--fold=NAME"),
+        ("recording,split\na,trian\n", None, "line 2: 'a', 'trian'"),
+        ("recording,split\na,train\na.edf,test\n", None, "line 3: 'a' is in two splits"),
+        ("recording,fold\na,1\nb,2\nc,3\n", "4", "no fold '4'"),
+        ("recording,fold\na,1\nb,2\n", "1", "three or more"),
+        ("", None, "expected the columns"),
+    ],
+)
+def test_a_list_that_says_no_split_is_refused(tmp_path, text, fold, message):
+    path = tmp_path / "splits.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        splits.read_splits(path, fold)

@@ -160,7 +160,7 @@ def pairs_of(nights: Sequence[JudgedNight]) -> list[tuple[str, str]]:
     several = len(scorers) > 1
     pairs = [(MODEL, CONSENSUS)] * (several and MODEL in names)
     pairs += [(MODEL, who) for who in scorers if MODEL in names]
-    pairs += [(who, OTHERS) for who in scorers if len(scorers) > 2]
+    pairs += [(who, OTHERS) for who in scorers if len(scorers) > 3]  # two others have no majority
     return pairs + list(itertools.combinations(scorers, 2))
 
 

@@ -265,7 +265,8 @@ def subgroups(nights: Sequence[JudgedNight], who: str, truth: str) -> list[dict]
             groups.setdefault(str(group_of(night) or "unknown"), []).append(night)
         if set(groups) == {"unknown"}:
             continue
-        for group, own in sorted(groups.items()):
+        order = [*ages, *levels, *sorted(groups)]
+        for group, own in sorted(groups.items(), key=lambda x: order.index(x[0])):
             found = agreement_of(own, who, truth)
             if found:
                 rows.append({"by": kind, "group": group, **found})

@@ -172,14 +172,8 @@ def fit_head(
         ValueError: no task of this name; or the nights of ``train`` or ``validation`` have no
             labels of it, or of one class alone.
     """
-    cell_s = cell_of(task, token_s)
-    asked, split = TASKS[task], {"train": [], "validation": [], "test": []}
-    for night in nights:
-        cells = cells_of(night.modalities, names, token_s, cell_s)
-        truth = asked.labels(store, night.entry, cell_s)
-        count = min(len(cells), len(truth))
-        if count and (truth[:count] >= 0).any():
-            split[night.entry.split].append((night.entry, cells[:count], truth[:count]))
+    split = labelled(task, nights, store, names, token_s)
+    asked = TASKS[task]
     for name in ("train", "validation"):
         found = np.unique(np.concatenate([t[t >= 0] for _, _, t in split[name]] or [[]]))
         if len(found) < 2:
@@ -193,7 +187,7 @@ def fit_head(
         kind="binary" if asked.kinds else "classes",
         classes=asked.classes,
         names=tuple(names),
-        cell_s=cell_s,
+        cell_s=cell_of(task, token_s),
         spans=SPANS if context else (),
         mean=np.zeros(0),
         scale=np.ones(0),
@@ -220,6 +214,21 @@ def fit_head(
 
 
 Labelled = tuple[NightEntry, np.ndarray, np.ndarray]  # a night, its cells [N, F], labels int8 [N]
+
+
+def labelled(
+    task: str, nights: Sequence[Night], store: NightStore, names: Sequence[str], token_s: float
+) -> dict[str, list[Labelled]]:
+    """Return split -> its nights that have labels of a task, with the cells of their embeddings."""
+    cell_s = cell_of(task, token_s)
+    split = {"train": [], "validation": [], "test": []}
+    for night in nights:
+        cells = cells_of(night.modalities, names, token_s, cell_s)
+        truth = TASKS[task].labels(store, night.entry, cell_s)
+        count = min(len(cells), len(truth))
+        if count and (truth[:count] >= 0).any():
+            split[night.entry.split].append((night.entry, cells[:count], truth[:count]))
+    return split
 
 
 def _fit(head, train, validation, context, seed):

@@ -1,0 +1,226 @@
+"""A folder of recordings to stages, events and numbers: heads fitted, stored, used, refused."""
+
+import csv
+import dataclasses
+import datetime
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from tiny_models import random_variables, rq_config, token_batch, write_run, write_tokenizers
+
+from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
+from data_pipelines.scoring import read_scoring
+from data_pipelines.store import NightStore
+from data_pipelines.synthetic.tiny import write_tiny_nights
+from hypnos_jax.export.model import ModelError, load_model
+from hypnos_jax.export.write import export
+from hypnos_jax.heads.head import load_heads, write_head
+from hypnos_jax.inference.score import Scorer, events_of, score_recording
+from hypnos_jax.inference.score_folder import score_folder
+from hypnos_jax.probing import head_fitting
+from hypnos_jax.probing.head_export import fit_heads
+from hypnos_jax.scored.night import ScoredNight, ScoredNightError
+
+TASKS = ("stage5", "apnea", "arousal")
+CANARIES = (b"Zebulon", b"QUAGMIRE", b"02-MAY-1951", b"tripped over")
+
+
+def write_night(path, seconds=240):
+    """Noise and beats, with a person's name in the header and in an annotation's file name."""
+    rng = np.random.default_rng(0)
+    signals = []
+    for label, size in {"C3-M2": 20, "C4-M1": 20, "ECG": 300}.items():
+        samples = size * rng.standard_normal(seconds * 128)
+        if label == "ECG":
+            samples = 20 * rng.standard_normal(seconds * 128)
+            samples += 1000 * (np.mod(np.arange(seconds * 128) / 128, 0.9) < 0.03)
+        signals.append(EdfSignal(label, "uV", 128, samples, -20 * size, 20 * size))
+    saturation = np.repeat([96.0, 96.0, 91.0, 96.0], seconds // 4)
+    signals.append(EdfSignal("SpO2", "%", 1, saturation, 0, 100))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_edf(path, signals, datetime.datetime(1985, 1, 1, 22))
+    content = bytearray(path.read_bytes())
+    content[8:88] = b"Q-QUAGMIRE M 02-MAY-1951 Zebulon".ljust(80)
+    content[88:168] = b"Startdate 01-JAN-1985 X tripped over X".ljust(80)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """An export of a tiny model without heads, and a store of scored nights."""
+    folder = tmp_path_factory.mktemp("plain")
+    config = rq_config()
+    write_run(folder / "run", config, random_variables(config, token_batch()))
+    write_tokenizers(folder / "tokenizers")
+    export(folder / "run", folder / "export", tokenizers=folder / "tokenizers", programs=False)
+    write_tiny_nights(folder / "nights")
+    manifest = json.loads((folder / "nights" / "manifest.json").read_text())
+    for night in manifest["nights"]:
+        night["metadata"]["events_scored"] = True
+    (folder / "nights" / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def headed(plain):
+    """The same with heads."""
+    fit_heads(
+        plain / "export",
+        plain / "nights",
+        plain / "headed",
+        tasks=TASKS[:1],
+        context=True,
+        embeddings=plain / "kept",
+    )
+    fit_heads(
+        plain / "headed",
+        plain / "nights",
+        plain / "headed",
+        tasks=TASKS[2:],
+        embeddings=plain / "kept",
+    )
+    return plain / "headed"
+
+
+@pytest.fixture(scope="module")
+def scorer(headed):
+    return Scorer(headed)
+
+
+def test_heads_are_part_of_the_export_and_the_model_stays_the_same(plain, headed):
+    heads = load_heads(headed)
+    assert sorted(heads) == ["arousal", "stage5"]
+    assert load_model(headed).checksum == load_model(plain / "export").checksum
+    assert (heads["stage5"].cell_s, heads["arousal"].cell_s) == (30.0, 5.0)
+    assert heads["stage5"].spans and not heads["arousal"].spans
+    facts = heads["stage5"].facts
+    assert [facts[name]["people"] for name in ("fitted", "chosen_on", "judged_on")] == [6, 1, 1]
+    assert facts["sites"]["tiny"]["people"] == 1
+    card = (headed / "README.md").read_text()
+    assert "| `stage5` (context, cells of 30.0 s) | 6 people" in card
+    assert "tiny-0-0" not in card + json.dumps(facts)  # nobody's name
+
+
+def test_people_of_the_test_split_choose_nothing(plain, headed, scorer):
+    store = NightStore(plain / "nights")
+    nights, left = head_fitting.embed_store(
+        scorer.embedder, store, plain / "kept", splits=("train", "validation"), progress=False
+    )
+    head = head_fitting.fit_head(
+        "arousal",
+        nights,
+        store,
+        model=scorer.embedder.checksum,
+        names=load_heads(headed)["arousal"].names,
+        token_s=1.0,
+    )
+    known = load_heads(headed)["arousal"]
+    assert not left and "test" not in head.facts
+    np.testing.assert_array_equal(head.layers[0][0], known.layers[0][0])
+    assert (head.temperature, head.threshold, head.confidence) == (
+        known.temperature,
+        known.threshold,
+        known.confidence,
+    )
+
+
+def test_wrong_heads_are_refused(plain, headed, tmp_path):
+    head = load_heads(headed)["stage5"]
+    with pytest.raises(ModelError, match="is a head of the model 000"):
+        write_head(headed, dataclasses.replace(head, model="0" * 64))
+    with pytest.raises(ModelError, match="--overwrite replaces it"):
+        again = {"tasks": ["stage5"], "embeddings": plain / "kept"}
+        fit_heads(headed, plain / "nights", headed, **again)
+    with pytest.raises(ValueError, match="--task=stage6: there is no such head; there are"):
+        fit_heads(headed, plain / "nights", tmp_path / "x", tasks=["stage6"], embeddings=tmp_path)
+    with pytest.raises(ModelError, match="has no heads: fit them .* launch.fit_head"):
+        Scorer(plain / "export")
+    copy = tmp_path / "copy"
+    export(plain / "export", copy, programs=False)
+    write_head(copy, head)
+    weights = copy / "heads" / "stage5" / "head.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match=r"stage5 holds no head .* head.safetensors was changed"):
+        load_heads(copy)
+
+
+def test_a_folder_is_scored_resumed_and_names_nobody(scorer, tmp_path):
+    write_night(tmp_path / "in" / "one.edf")
+    (tmp_path / "in" / "broken.edf").write_bytes(b"no EDF")
+    out = tmp_path / "out"
+    summary = score_folder(scorer, tmp_path / "in", out, progress=False)
+    assert (summary.added, [name for name, _ in summary.rejected]) == (["one"], ["broken"])
+    night = ScoredNight.load(out / "one_scored.npz")
+    assert len(night.stages) == 8 and (night.stages >= 0).all()
+    np.testing.assert_allclose(night.stage_probabilities.sum(1), 1, atol=1e-5)
+    assert len(night.fine_stages) == 48 and len(night.event_probabilities["arousal"]) == 48
+    # A fine cell that begins 10 s into an epoch has the answer of that epoch.
+    np.testing.assert_allclose(night.fine_stages[2::6], night.stage_probabilities, atol=1e-5)
+    assert night.summary["oximetry"]["nadir"] == pytest.approx(91, abs=0.1)
+
+    for name in ("one_events.tsv", "one.annot", "one_annotations.edf"):
+        scored = read_scoring(out / name)
+        np.testing.assert_array_equal(scored.stages, night.stages)
+        assert scored.events_scored == ("arousal",)
+    with open(out / "one_events.tsv") as file:
+        rows = [*csv.DictReader(file, delimiter="\t")]
+    stages = [row for row in rows if row["trial_type"].startswith("Sleep stage")]
+    assert len(stages) == 8 and {row["uncertain"] for row in stages} <= {"true", "false"}
+    assert float(stages[0]["probability"]) == pytest.approx(
+        night.stage_probabilities[0].max(), abs=1e-3
+    )
+    with open(out / "cohort.csv") as file:
+        table = {row["recording"]: row for row in csv.DictReader(file)}
+    assert table["one"]["status"] == "scored" and table["one"]["ahi_aasm_4pct"] == ""
+    assert table["broken"]["status"] == "rejected" and "EDF" in table["broken"]["reason"]
+
+    before = (out / "one_scored.npz").stat().st_mtime_ns
+    again = score_folder(scorer, tmp_path / "in", out, progress=False)
+    assert again.kept == ["one"] and (out / "one_scored.npz").stat().st_mtime_ns == before
+
+    for path in filter(lambda path: path.is_file(), out.rglob("*")):
+        content = [path.read_bytes(), str(path).encode()]
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                content += [archive.read(name) for name in archive.namelist()]
+        assert not [word for word in CANARIES for part in content if word in part], path
+
+
+def test_a_missing_modality_is_no_obstacle_and_the_night_goes_on_to_other_programs(scorer):
+    rng = np.random.default_rng(1)
+    night = score_recording(scorer, {"C3-M2": (20 * rng.standard_normal(128 * 90), 128)})
+    assert len(night.stages) == 3 and (night.stages >= 0).all()
+    mne = pytest.importorskip("mne")
+    annotations = night.to_mne()
+    assert isinstance(annotations, mne.Annotations)
+    assert sum(text.startswith("Sleep stage") for text in annotations.description) == 3
+
+
+def test_events_are_runs_of_cells_in_sleep_that_last_long_enough(headed):
+    head = dataclasses.replace(load_heads(headed)["arousal"], threshold=0.5)
+    probability = np.zeros(24, np.float32)
+    probability[[0, 7, 8, 13, 23]] = 0.9
+    probability[3] = np.nan
+    stages = np.array([0, 2, 2, -1], np.int8)
+    found = events_of(probability, head, stages)
+    assert [(e.kind, e.onset_s, e.duration_s) for e in found] == [
+        ("arousal", 35.0, 10.0),
+        ("arousal", 65.0, 5.0),
+    ]
+    breaths = dataclasses.replace(head, task="apnea")
+    assert [e.onset_s for e in events_of(probability, breaths, stages)] == [35.0]  # 10 s at least
+    assert len(events_of(probability, head, None)) == 4
+    epochs = dataclasses.replace(breaths, cell_s=30.0)
+    found = events_of(np.array([0.9, 0.9, 0.1, 0.9]), epochs, stages)
+    assert [(e.onset_s, e.duration_s, e.value) for e in found] == [(30.0, 30.0, "epoch")]
+
+
+def test_a_damaged_file_of_a_scored_night_is_named(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 no more")
+    with pytest.raises(ScoredNightError, match=r"x\.npz holds no scored night"):
+        ScoredNight.load(tmp_path / "x.npz")

@@ -160,7 +160,7 @@ def pairs_of(nights: Sequence[JudgedNight]) -> list[tuple[str, str]]:
     several = len(scorers) > 1
     pairs = [(MODEL, CONSENSUS)] * (several and MODEL in names)
     pairs += [(MODEL, who) for who in scorers if MODEL in names]
-    pairs += [(who, OTHERS) for who in scorers if len(scorers) > 2]
+    pairs += [(who, OTHERS) for who in scorers if len(scorers) > 3]  # two others have no majority
     return pairs + list(itertools.combinations(scorers, 2))
 
 
@@ -265,7 +265,8 @@ def subgroups(nights: Sequence[JudgedNight], who: str, truth: str) -> list[dict]
             groups.setdefault(str(group_of(night) or "unknown"), []).append(night)
         if set(groups) == {"unknown"}:
             continue
-        for group, own in sorted(groups.items()):
+        order = [*ages, *levels, *sorted(groups)]
+        for group, own in sorted(groups.items(), key=lambda x: order.index(x[0])):
             found = agreement_of(own, who, truth)
             if found:
                 rows.append({"by": kind, "group": group, **found})

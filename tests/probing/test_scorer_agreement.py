@@ -123,9 +123,9 @@ def test_subgroups_are_told_where_they_are_known(judged):
         for night, age, ahi in zip(judged[0], (17, 40, 64, 90), (0, 5, 29.9, 30))
     ]
     rows = [(x["by"], x["group"], x["nights"]) for x in subgroups(nights, "model", "consensus")]
-    assert [row[1:] for row in rows if row[0] == "age"] == [("40-64", 2), ("< 18", 1), (">= 65", 1)]
+    assert [row[1:] for row in rows if row[0] == "age"] == [("< 18", 1), ("40-64", 2), (">= 65", 1)]
     assert [row[1:] for row in rows if row[0].startswith("AHI")] == [
-        ("15-30", 1), ("5-15", 1), ("< 5", 1), (">= 30", 1),
+        ("< 5", 1), ("5-15", 1), ("15-30", 1), (">= 30", 1),
     ]  # fmt: skip
     assert ("site", "a", 4) in rows and not any(row[0] == "sex" for row in rows)
 

@@ -11,7 +11,7 @@ setup(
     packages=find_packages(include=["hypnos_jax*", "data_pipelines*", "launch*", "configs*"]),
     package_data={
         "hypnos_jax.export": ["templates/*.md"],
-        "hypnos_jax.reports": ["templates/*.html"],
+        "hypnos_jax.reports": ["templates/*.html", "templates/*.js", "templates/*.css"],
         "data_pipelines.scoring.words": ["*.csv"],
     },
     install_requires=[

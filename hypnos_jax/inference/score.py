@@ -16,10 +16,12 @@ from data_pipelines.scoring import EPOCH_S, Event
 from data_pipelines.store import Night
 from hypnos_jax.export.model import ModelError
 from hypnos_jax.heads.cells import cells_of
+from hypnos_jax.heads.guard import Guard, load_guard
 from hypnos_jax.heads.head import Head, load_heads
+from hypnos_jax.heads.measures import measure
 from hypnos_jax.inference.embed import Embedder, WindowEmbedder, name_of, open_embedder
 from hypnos_jax.inference.embedding import RecordingEmbedding
-from hypnos_jax.scored.night import ScoredNight
+from hypnos_jax.scored.night import ScoredNight, Trust
 from hypnos_jax.scored.summary import summarise
 
 FINE_S = 5  # ours: how often stages are told where the model's rows are that short
@@ -79,6 +81,7 @@ class Scorer:
     Attributes:
         embedder: of ``open_embedder``.
         heads: task -> head.
+        guard: judges a night before its answers are given; None where the export has none.
         token_s: seconds of a row of the embedding.
     """
 
@@ -95,6 +98,7 @@ class Scorer:
             )
         self.embedder: Embedder | WindowEmbedder = open_embedder(model)
         self.token_s: float = self.embedder.model.config["embedding"]["token_s"]
+        self.guard: Guard | None = load_guard(model, self.embedder.checksum)
 
     def reader(
         self, *, mains_hz: int | None = None, aliases: dict[str, list] | None = None
@@ -135,6 +139,11 @@ class Scorer:
             probabilities[task] = self._answers(head, embedding.modalities, count)[:, 0]
             cell_s[task] = head.cell_s
             events += events_of(probabilities[task], head, staged)
+        trust = self._trust(read, embedding, stages)
+        if trust.verdict == "refused":
+            stages, uncertain, events = np.full(epochs, -1, np.int8), uncertain & False, []
+            for rows in (told, fine, *probabilities.values()):
+                rows[:] = np.nan
         events.sort(key=lambda event: event.onset_s)
         return ScoredNight(
             recording=night.recording,
@@ -146,11 +155,21 @@ class Scorer:
             event_probabilities=probabilities,
             cell_s=cell_s,
             fine_stages=fine,
+            trust=trust,
             summary=summarise(stages, events, read.spo2, events_scored=tuple(probabilities)),
             model=self.embedder.checksum,
             start_of_day_s=night.metadata.get("start_of_day_s"),
             findings=tuple(finding["note"] for finding in night.qc.get("findings", ())),
         )
+
+    def _trust(self, read, embedding, stages) -> Trust:
+        if self.guard is None:
+            return Trust()
+        night, names = read.night, {row["name"] for row in self.embedder.modalities}
+        channels = {name: x for name, x in night.channels.items() if name in names}
+        refused = {x: why for x, why in night.qc.get("refused", {}).items() if x in names}
+        measures = measure(channels, embedding.modalities, self.token_s)
+        return self.guard.judge(measures, stages, refused)
 
     def _answers(self, head: Head, modalities: Mapping[str, np.ndarray], count: int) -> np.ndarray:
         """Probabilities [count, C]; NaN where the embedding ends before the recording."""

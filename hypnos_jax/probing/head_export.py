@@ -6,13 +6,16 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+import tqdm
 from absl import logging
 
 from data_pipelines.store import NightStore
 from hypnos_jax.export import card
 from hypnos_jax.export.model import ModelError, is_export, load_model
 from hypnos_jax.export.write import export
+from hypnos_jax.heads.guard import FEWEST_PEOPLE, Guard, scoring_reason, write_guard
 from hypnos_jax.heads.head import Head, load_heads, write_head
+from hypnos_jax.heads.measures import measure
 from hypnos_jax.inference.embed import open_embedder
 from hypnos_jax.probing import head_fitting
 
@@ -83,10 +86,48 @@ def fit_heads(
             risk=risk,
         )
         head.facts["left_out"] = len(left)
+        if task == "stage5":
+            head.facts["scorings_in_doubt"] = _doubt(head, made, store, loaded.objective.token_s)
         write_head(output, head)
         found.append(head)
+    guard = _guard(made, store, loaded)
+    if guard is not None:
+        write_guard(output, guard)
     card.rewrite(output)
     return table(found)
+
+
+def _doubt(head, nights, store, token_s) -> int:
+    """Warn of nights whose scoring does not fit their signals, and return how many there are."""
+    count = 0
+    split = head_fitting.labelled(head.task, nights, store, head.names, token_s)
+    for entry, cells, truth in (row for rows in split.values() for row in rows):
+        reason = scoring_reason(head(cells), truth)
+        if reason is not None:
+            logging.warning("%s: %s; look at it, or leave it out", entry.recording, reason.note)
+            count += 1
+    return count
+
+
+def _guard(nights, store, loaded) -> Guard | None:
+    """Fit the guard on the nights that heads were fitted and chosen on."""
+    own = [night for night in nights if night.entry.split != "test"]
+    people = [night.entry.subject for night in own]
+    if len(set(people)) < FEWEST_PEOPLE:
+        logging.warning("no guard: %d people are too few to tell what is usual", len(set(people)))
+        return None
+    token_s, measures = loaded.objective.token_s, []
+    names = [row["name"] for row in loaded.config["modalities"]] if store.kind == "signals" else []
+    for night in tqdm.tqdm(own, desc="guard", unit="night"):
+        there = [name for name in names if name in night.entry.channels]
+        channels = {name: store.channel(night.entry, name) for name in there}
+        measures.append(measure(channels, night.modalities, token_s))
+    rates = {name: float(store.rate_hz(name)) for name in names if _stored(store, name)}
+    return Guard.fit(measures, people, rates=rates, model=loaded.checksum)
+
+
+def _stored(store, name) -> bool:
+    return any(name in night.channels for night in store.nights)
 
 
 def table(heads: Sequence[Head]) -> str:

@@ -13,6 +13,8 @@ from tiny_models import random_variables, rq_config, token_batch, write_run, wri
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.scoring import read_scoring
 from data_pipelines.store import NightStore
+from data_pipelines.synthetic.night import simulate_night
+from data_pipelines.synthetic.subjects import draw_subject
 from data_pipelines.synthetic.tiny import write_tiny_nights
 from hypnos_jax.export.model import ModelError, load_model
 from hypnos_jax.export.write import export
@@ -21,23 +23,28 @@ from hypnos_jax.inference.score import Scorer, events_of, score_recording
 from hypnos_jax.inference.score_folder import score_folder
 from hypnos_jax.probing import head_fitting
 from hypnos_jax.probing.head_export import fit_heads
+from hypnos_jax.scored import files
 from hypnos_jax.scored.night import ScoredNight, ScoredNightError
 
 TASKS = ("stage5", "apnea", "arousal")
 CANARIES = (b"Zebulon", b"QUAGMIRE", b"02-MAY-1951", b"tripped over")
 
 
-def write_night(path, seconds=240):
-    """Noise and beats, with a person's name in the header and in an annotation's file name."""
-    rng = np.random.default_rng(0)
-    signals = []
-    for label, size in {"C3-M2": 20, "C4-M1": 20, "ECG": 300}.items():
-        samples = size * rng.standard_normal(seconds * 128)
-        if label == "ECG":
-            samples = 20 * rng.standard_normal(seconds * 128)
-            samples += 1000 * (np.mod(np.arange(seconds * 128) / 128, 0.9) < 0.03)
-        signals.append(EdfSignal(label, "uV", 128, samples, -20 * size, 20 * size))
-    saturation = np.repeat([96.0, 96.0, 91.0, 96.0], seconds // 4)
+LABELS = {"eeg_c3": "C3-M2", "eeg_c4": "C4-M1", "ecg": "ECG", "resp_abd": "ABD"}
+
+
+def write_night(path, *, noise=False):
+    """A simulated person's six minutes, or noise, with a name in the header."""
+    subject = draw_subject(0, 77, name="x")
+    made = simulate_night(0, 0.1, subject=subject, channels=[*LABELS])
+    signals, rng = [], np.random.default_rng(0)
+    for name, label in LABELS.items():
+        samples, rate_hz = np.asarray(made.signals[name], np.float64), int(made.rates[name])
+        if noise:
+            samples = samples.std() * rng.standard_normal(len(samples))
+        unit, most = "" if name == "resp_abd" else "uV", np.abs(samples).max() * 1.01
+        signals.append(EdfSignal(label, unit, rate_hz, samples, -most, most))
+    saturation = np.repeat([96.0, 96.0, 91.0, 96.0], 90)
     signals.append(EdfSignal("SpO2", "%", 1, saturation, 0, 100))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_edf(path, signals, datetime.datetime(1985, 1, 1, 22))
@@ -156,9 +163,10 @@ def test_a_folder_is_scored_resumed_and_names_nobody(scorer, tmp_path):
     summary = score_folder(scorer, tmp_path / "in", out, progress=False)
     assert (summary.added, [name for name, _ in summary.rejected]) == (["one"], ["broken"])
     night = ScoredNight.load(out / "one_scored.npz")
-    assert len(night.stages) == 8 and (night.stages >= 0).all()
+    assert len(night.stages) == 12 and (night.stages >= 0).all()
+    assert night.trust.verdict != "refused", night.trust
     np.testing.assert_allclose(night.stage_probabilities.sum(1), 1, atol=1e-5)
-    assert len(night.fine_stages) == 48 and len(night.event_probabilities["arousal"]) == 48
+    assert len(night.fine_stages) == 72 and len(night.event_probabilities["arousal"]) == 72
     # A fine cell that begins 10 s into an epoch has the answer of that epoch.
     np.testing.assert_allclose(night.fine_stages[2::6], night.stage_probabilities, atol=1e-5)
     assert night.summary["oximetry"]["nadir"] == pytest.approx(91, abs=0.1)
@@ -170,7 +178,7 @@ def test_a_folder_is_scored_resumed_and_names_nobody(scorer, tmp_path):
     with open(out / "one_events.tsv") as file:
         rows = [*csv.DictReader(file, delimiter="\t")]
     stages = [row for row in rows if row["trial_type"].startswith("Sleep stage")]
-    assert len(stages) == 8 and {row["uncertain"] for row in stages} <= {"true", "false"}
+    assert len(stages) == 12 and {row["uncertain"] for row in stages} <= {"true", "false"}
     assert float(stages[0]["probability"]) == pytest.approx(
         night.stage_probabilities[0].max(), abs=1e-3
     )
@@ -191,14 +199,33 @@ def test_a_folder_is_scored_resumed_and_names_nobody(scorer, tmp_path):
         assert not [word for word in CANARIES for part in content if word in part], path
 
 
-def test_a_missing_modality_is_no_obstacle_and_the_night_goes_on_to_other_programs(scorer):
-    rng = np.random.default_rng(1)
-    night = score_recording(scorer, {"C3-M2": (20 * rng.standard_normal(128 * 90), 128)})
-    assert len(night.stages) == 3 and (night.stages >= 0).all()
+def test_noise_is_refused_before_any_answer(scorer, tmp_path):
+    path = write_night(tmp_path / "noise.edf", noise=True)
+    night = score_recording(scorer, path)
+    assert night.trust.verdict == "refused"
+    assert any("is unlike that of the fitting nights" in x.note for x in night.trust.reasons)
+    assert (night.stages == -1).all() and not night.events
+    assert np.isnan(night.stage_probabilities).all() and np.isnan(night.fine_stages).all()
+    assert night.summary["indices"]["arousal_index"]["value"] is None
+    files.write_night(tmp_path, night)
+    told = json.loads((tmp_path / "noise_summary.json").read_text())["trust"]
+    assert told["verdict"] == "refused" and told["reasons"]
+
+
+def test_one_channel_is_told_to_be_too_little_and_goes_to_other_programs(scorer, headed):
+    made = simulate_night(0, 0.1, subject=draw_subject(0, 77, name="x"), channels=["eeg_c3"])
+    raw = {"C3-M2": (made.signals["eeg_c3"], made.rates["eeg_c3"])}
+    night = score_recording(scorer, raw)
+    names = [reason.name for reason in night.trust.reasons]
+    assert names[0] == "too_little_signal" and names.count("missing_modality") == 3
+    open_door = Scorer(headed)
+    open_door.guard = None
+    night = score_recording(open_door, raw)
+    assert (night.stages >= 0).all()  # a missing modality alone is no obstacle
     mne = pytest.importorskip("mne")
     annotations = night.to_mne()
     assert isinstance(annotations, mne.Annotations)
-    assert sum(text.startswith("Sleep stage") for text in annotations.description) == 3
+    assert sum(text.startswith("Sleep stage") for text in annotations.description) == 12
 
 
 def test_events_are_runs_of_cells_in_sleep_that_last_long_enough(headed):

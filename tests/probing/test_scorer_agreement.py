@@ -5,6 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data_pipelines.scoring import Event
 from data_pipelines.store import NightStore
 from data_pipelines.synthetic.tiny import write_tiny_nights
 from hypnos_jax.probing import agreement_report
+from hypnos_jax.probing.head_fitting import embed_store
 from hypnos_jax.probing.scorer_agreement import (
     agreement_of,
     confidence,
@@ -174,6 +176,10 @@ def test_a_locked_test_split_is_opened_for_one_command(tmp_path):
     )
     refused = run(*judge)
     assert refused.returncode == 1 and "is a test night, and these are locked" in refused.stderr
+    rows = types.SimpleNamespace(modalities={"eeg": np.zeros((7, 2))})
+    embedder = types.SimpleNamespace(checksum="1", embed_night=lambda store, night: rows)
+    made, _ = embed_store(embedder, NightStore(store), tmp_path / "kept", progress=False)
+    assert {night.entry.split for night in made} == {"train", "validation"}
     judged = run("launch.open_test", f"--nights={store}", "--", *judge)
     assert judged.returncode == 0, judged.stderr
     assert "opening 1 of its test nights" in judged.stdout and "accuracy 1.000" in judged.stdout

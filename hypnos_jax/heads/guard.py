@@ -32,6 +32,7 @@ FEWEST_PEOPLE = 5  # fewer tell nothing of what is usual
 MARGIN, REFUSED = 1.15, 2.0  # ours: times the farthest that was usual; times that again
 SHARE = 0.25  # of a night's pieces that are far before the night is doubtful
 USUAL = 0.9  # share of the fitting nights that have a modality for it to be missed
+LEAST_SPREAD = 0.1  # ours: of a measure of signals, which are logarithms or shares
 LONG_S, ONE_STAGE = 2 * 3600, 0.97
 
 
@@ -115,10 +116,10 @@ class Guard:
             rows, folds = rows[known], folds[known]
             if len(np.unique(folds)) < 2:
                 continue
-            far = [0.0]
+            floor, far = (LEAST_SPREAD if kind == "signal" else 1e-3), [0.0]
             for k in np.unique(folds):
-                far += _block(rows[folds != k]).distance(rows[folds == k]).tolist()
-            blocks[name] = dataclasses.replace(_block(rows), limit=MARGIN * max(far))
+                far += _block(rows[folds != k], floor).distance(rows[folds == k]).tolist()
+            blocks[name] = dataclasses.replace(_block(rows, floor), limit=MARGIN * max(far))
         facts = {"nights": len(nights), "people": count}
         return cls(blocks, dict(rates), present, model, facts)
 
@@ -199,10 +200,10 @@ class Guard:
         return f": {names[at]} is {'high' if z[at] > 0 else 'low'}"
 
 
-def _block(rows: np.ndarray) -> Block:
+def _block(rows: np.ndarray, floor: float) -> Block:
     from sklearn.covariance import LedoitWolf
 
-    mean, scale = rows.mean(0), np.maximum(rows.std(0), 1e-3)
+    mean, scale = rows.mean(0), np.maximum(rows.std(0), floor)
     precision = LedoitWolf(assume_centered=True).fit((rows - mean) / scale).precision_
     return Block(*(x.astype(np.float32) for x in (mean, scale, precision)), limit=0.0)
 

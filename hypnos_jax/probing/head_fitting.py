@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Sequence
 
@@ -269,6 +270,7 @@ def _with_holes(cells, count, rng):
 
 def _layers(x, y, head, strength, context, seed):
     """Numbers of the layers: logistic regression, or one hidden layer."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
 
@@ -279,7 +281,9 @@ def _layers(x, y, head, strength, context, seed):
         layers = [*zip(network.coefs_, network.intercepts_)]
         present = network.classes_
     else:
-        model = LogisticRegression(C=1 / strength, max_iter=300).fit(x, y)
+        with warnings.catch_warnings():  # an early end is one more penalty, chosen by validation
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=1 / strength, max_iter=300).fit(x, y)
         layers, present = [(model.coef_.T, model.intercept_)], model.classes_
     weights, biases = layers[-1]
     if head.kind == "classes":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fractions
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +63,8 @@ def panels_of(night: ScoredNight, recording: Recording | None, scored: Scoring |
 
 
 def _hypnogram(name: str, stages: np.ndarray, uncertain: np.ndarray | None = None) -> Panel:
-    rows = [HYPNOGRAM.index(["W", "N1", "N2", "N3", "R"][s]) if s >= 0 else None for s in stages.tolist()]
+    place = {code: HYPNOGRAM.index(stage) for stage, code in CODES.items()}
+    rows = [place.get(stage) for stage in stages.tolist()]
     marks = [] if uncertain is None else np.flatnonzero(uncertain).tolist()
     counts = ", ".join(f"{x} {int((stages == CODES[x]).sum())}" for x in HYPNOGRAM)
     return {
@@ -142,11 +144,10 @@ def _spectrogram(recording, channels) -> Panel | None:
 def _picture(shades: np.ndarray) -> str:
     """A PNG as a data URI, in cividis, which people with and without red-green vision read."""
     import matplotlib
+    import matplotlib.image
 
     file = io.BytesIO()
     colours = (matplotlib.colormaps["cividis"](shades)[..., :3] * 255).astype(np.uint8)
-    import matplotlib.image
-
     matplotlib.image.imsave(file, colours, format="png")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
@@ -224,9 +225,7 @@ def _heart(recording, binding) -> Panel | None:
 
 
 def _ratio(x: float) -> tuple[int, int]:
-    from fractions import Fraction
-
-    found = Fraction(x).limit_denominator(1000)
+    found = fractions.Fraction(x).limit_denominator(1000)
     return found.numerator, found.denominator
 
 

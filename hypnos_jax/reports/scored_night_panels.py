@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fractions
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import scipy
 
 from data_pipelines.channels import resolve
 from data_pipelines.channels.quality import check_quality
-from data_pipelines.recordings.base import Recording, RecordingError
+from data_pipelines.recordings.base import Recording
 from data_pipelines.recordings.opening import read_channel
 from data_pipelines.scoring import EPOCH_S, Event, Scoring
 from data_pipelines.signals.heartbeats import find_r_peaks
@@ -22,7 +21,7 @@ from hypnos_jax.scored.night import ScoredNight
 HYPNOGRAM = ("W", "R", "N1", "N2", "N3")  # from top to bottom
 CODES = {"W": 0, "N1": 1, "N2": 2, "N3": 3, "R": 4}
 MOST_HZ, COLUMNS = 30, 1500  # of a spectrogram
-ECG_HZ = 128
+LEAST_ECG_HZ = 60
 LANES = {
     "apnea_obstructive": "apnea", "apnea_central": "apnea", "apnea_mixed": "apnea",
     "hypopnea": "hypopnea", "apnea_hypopnea": "apnea or hypopnea", "arousal": "arousal",
@@ -202,31 +201,20 @@ def _saturation(recording, binding) -> Panel | None:
 
 
 def _heart(recording, binding) -> Panel | None:
-    try:
-        samples, rate_hz = read_channel(recording, binding)
-    except RecordingError:
+    samples, rate_hz = read_channel(recording, binding)
+    rate = round(float(rate_hz))
+    if rate < LEAST_ECG_HZ:
         return None
-    if float(rate_hz) < 60:
-        return None
-    count = int(len(samples) / float(rate_hz) * ECG_HZ)
-    resampled = scipy.signal.resample_poly(
-        np.nan_to_num(samples), *_ratio(ECG_HZ / float(rate_hz))
-    )[:count]
-    peaks = find_r_peaks(resampled.astype(np.float32), ECG_HZ) / ECG_HZ
-    seconds = int(count / ECG_HZ)
-    edges = np.arange(0, seconds, 5)
+    # Beats are found at a whole rate; of another one, times are scaled back.
+    peaks = find_r_peaks(np.nan_to_num(samples), rate) * rate / float(rate_hz)
     gaps, at = np.diff(peaks), peaks[1:]
     good = (gaps > 0.3) & (gaps < 2)
+    edges = np.arange(0, int(len(samples) / float(rate_hz)), 5)
     values = np.full(len(edges), np.nan)
     for place, (first, stop) in enumerate(zip(edges, edges + 10)):
         own = gaps[(at >= first) & (at < stop) & good]
         values[place] = 60 / np.median(own) if len(own) > 3 else np.nan
     return _line("heart rate", "1/min", 5.0, values, "Heart rate, median of 10 s of beats.")
-
-
-def _ratio(x: float) -> tuple[int, int]:
-    found = fractions.Fraction(x).limit_denominator(1000)
-    return found.numerator, found.denominator
 
 
 def _position(recording, binding) -> Panel | None:

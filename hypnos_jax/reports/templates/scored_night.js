@@ -100,7 +100,7 @@ function axis(svg, height) {
   const span = view[1] - view[0], steps = [10, 30, 60, 300, 600, 1800, 3600, 7200];
   const step = steps.find((s) => span / s <= 12) || 7200, begin = data.start_of_day_s || 0;
   for (let s = Math.ceil((view[0] + begin) / step) * step - begin; s <= view[1]; s += step)
-    add(svg, "text", { x: x(s), y: height - 2, "text-anchor": "middle" }, clock(s));
+    if (x(s) < WIDTH - 22) add(svg, "text", { x: x(s), y: height - 2, "text-anchor": "middle" }, clock(s));
 }
 function render() {
   host.replaceChildren();
@@ -163,4 +163,9 @@ if (data.map) {
   for (const [a, b, stage] of data.map) if (stage >= 0) add(svg, "path", { d: marks[SHAPES[stage]], fill: COLOURS[STAGES[stage]], opacity: 0.7, transform: `translate(${150 + 140 * a} ${150 - 140 * b})` });
   STAGES.forEach((name, k) => { add(svg, "path", { d: marks[SHAPES[k]], fill: COLOURS[name], transform: `translate(312 ${20 + 18 * k})` }); add(svg, "text", { x: 322, y: 24 + 18 * k }, name); });
 }
-render();
+function fromAddress() {  // night.html#600-1200 shows these seconds
+  const found = location.hash.match(/^#(\d+)-(\d+)$/);
+  if (found && +found[2] > +found[1]) show(+found[1], +found[2]); else render();
+}
+window.addEventListener("hashchange", fromAddress);
+fromAddress();

@@ -49,7 +49,8 @@ def main(argv):
             nights, left = scorer_agreement.nights_of_folder(SCORINGS.value, found, book)
         judged = {night.recording for night in nights}
         if missing := len([name for name in found if name not in judged]):
-            says.append(f"{missing} of {len(found)} scored nights have no scoring here")
+            people = ", or are not of its test people, who alone judge a model" * bool(NIGHTS.value)
+            says.append(f"{missing} of {len(found)} scored nights have no scoring here{people}")
         refused = sum(x.trust.verdict == "refused" for x in found.values())
         if refused:
             says.append(f"{refused} of {len(found)} scored nights were refused: no stages to judge")

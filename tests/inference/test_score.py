@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import random_variables, rq_config, token_batch, write_run, write_tokenizers
 
+from data_pipelines.builders.recording_night import Pending
 from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.scoring import read_scoring
 from data_pipelines.store import NightStore
@@ -19,8 +20,10 @@ from data_pipelines.synthetic.tiny import write_tiny_nights
 from hypnos_jax.export.model import ModelError, load_model
 from hypnos_jax.export.write import export
 from hypnos_jax.heads.head import load_heads, write_head
+from hypnos_jax.inference.live_answers import LiveAnswers
 from hypnos_jax.inference.score import Scorer, events_of, score_recording
 from hypnos_jax.inference.score_folder import score_folder
+from hypnos_jax.inference.stream import StreamRow
 from hypnos_jax.probing import head_fitting
 from hypnos_jax.probing.head_export import fit_heads
 from hypnos_jax.scored import files
@@ -226,6 +229,24 @@ def test_one_channel_is_told_to_be_too_little_and_goes_to_other_programs(scorer,
     annotations = night.to_mne()
     assert isinstance(annotations, mne.Annotations)
     assert sum(text.startswith("Sleep stage") for text in annotations.description) == 12
+
+
+def test_a_stream_gets_the_answers_of_the_file_as_it_goes(scorer, headed):
+    heads = load_heads(headed)
+    made = simulate_night(0, 0.1, subject=draw_subject(0, 77, name="x"), channels=[*LABELS])
+    recording = {LABELS[name]: (made.signals[name], made.rates[name]) for name in LABELS}
+    read = scorer.reader()(Pending(name="x", path=recording, scoring=False))
+    rows = scorer.embedder.embed_signals(read.night.channels).modalities
+    whole = scorer.score(read).event_probabilities["arousal"]
+    live, found = LiveAnswers(heads["arousal"], 1.0), []
+    for second in range(100):
+        row = {name: x[second].astype(np.float32) for name, x in rows.items()}
+        valid = {name: bool(x.any()) for name, x in row.items()}
+        found.append(live.push([StreamRow(second, row, row["ecg"], valid)]))
+        assert len(found[-1]) == ((second + 1) % 5 == 0)
+    np.testing.assert_allclose(np.concatenate(found)[:, 0], whole[:20], atol=1e-6)
+    with pytest.raises(ModelError, match="a stream needs a linear head"):
+        LiveAnswers(heads["stage5"], 1.0)
 
 
 def test_events_are_runs_of_cells_in_sleep_that_last_long_enough(headed):

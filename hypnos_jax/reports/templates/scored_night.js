@@ -5,6 +5,7 @@ const LEFT = 130, RIGHT = 12, WIDTH = 1160, INNER = WIDTH - LEFT - RIGHT;
 const HEIGHTS = { steps: 92, stack: 80, image: 92, lanes: 60, line: 70 };
 // Okabe and Ito's colours, told apart with every kind of colour vision; W R N1 N2 N3.
 const COLOURS = { W: "#e69f00", R: "#d55e00", N1: "#56b4e9", N2: "#0072b2", N3: "#1b1b1b" };
+const LANES = { apnea: "#1b1b1b", hypopnea: "#0072b2", "apnea or hypopnea": "#0072b2", arousal: "#d55e00", desaturation: "#009e73", RERA: "#cc79a7" };
 const STAGES = ["W", "N1", "N2", "N3", "R"], SHAPES = ["circle", "square", "up", "cross", "diamond"];
 const whole = [0, Math.max(data.duration_s, 30)];
 let view = whole.slice(), cursor = null, drag = null;
@@ -79,7 +80,7 @@ const draw = {
       add(g, "text", { x: LEFT - 6, y: gap * (k + 0.5) + 4, "text-anchor": "end" }, label);
       for (const [onset, length] of panel.rows[k]) {
         const a = Math.max(x(onset), LEFT), b = Math.min(x(onset + length), WIDTH - RIGHT);
-        if (b > LEFT && a < WIDTH - RIGHT) add(g, "rect", { x: a, y: gap * k + 3, width: Math.max(b - a, 1), height: gap - 6, fill: ["#0072b2", "#d55e00", "#1b1b1b", "#009e73"][k % 4] });
+        if (b > LEFT && a < WIDTH - RIGHT) add(g, "rect", { x: a, y: gap * k + 3, width: Math.max(b - a, 1), height: gap - 6, fill: LANES[label] || "#777" });
       }
     });
   },

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import scipy
 
 from data_pipelines.store import EPOCH_S, ChannelSignal
 
 PIECE_S = 900  # ours: pieces long enough to hold several stages and many breaths
 SEGMENT_S = 4
 BANDS = 8  # of equal width in the logarithm, from 0.5 Hz to 0.9 of half the rate
+WIDTH = 2 * (BANDS + 3) + 1  # measures of a signal
 LEAST_VALID = 0.2  # of the seconds of a piece; below that it has no measures
 
 Measures = dict[str, np.ndarray]  # block -> float64 [pieces, F]; NaN rows where there is no signal
@@ -32,8 +32,8 @@ def feature_names(block: str, rate_hz: float, width: int) -> list[str]:
         ]
     edges = _edges(rate_hz)
     bands = [f"power from {a:.3g} to {b:.3g} Hz" for a, b in zip(edges, edges[1:])]
-    own = [*bands, "amplitude", "mean level", "heaviness of tails", "flat seconds"]
-    return [f"{kind}{name}" for kind in ("", "spread of ") for name in own]
+    own = [*bands, "amplitude", "mean level", "heaviness of tails"]
+    return [*own, "the share of flat seconds", *(f"spread of {name}" for name in own)]
 
 
 def measure(
@@ -47,7 +47,7 @@ def measure(
         token_s: seconds of a row.
 
     Returns:
-        ``signal/<name>`` [pieces, 24]: of segments of 4 s the shares of power in bands, and by the
+        ``signal/<name>`` [pieces, 23]: of segments of 4 s the shares of power in bands, and by the
         second, in physical units, amplitude and level: medians and interquartile ranges;
         ``embedding/<name>`` [pieces, 2 D]: mean and deviation of the rows.
     """
@@ -71,13 +71,13 @@ def _signal(channel, first, stop):
     rate = int(channel.rate_hz)
     valid, tracks = channel.valid[first:stop], channel.tracks[first:stop].astype(np.float64)
     if valid.mean() < LEAST_VALID:
-        return np.full(2 * (BANDS + 4), np.nan)
+        return np.full(WIDTH, np.nan)
     count = (stop - first) // SEGMENT_S
     x = channel.samples[first * rate : (first + count * SEGMENT_S) * rate].astype(np.float64)
     x = x.reshape(count, SEGMENT_S * rate)
     x = x[valid[: count * SEGMENT_S].reshape(count, SEGMENT_S).all(1)]
     if not len(x):
-        return np.full(2 * (BANDS + 4), np.nan)
+        return np.full(WIDTH, np.nan)
     x = x - x.mean(1, keepdims=True)
     power = np.abs(np.fft.rfft(x * np.hanning(x.shape[1]), axis=1)) ** 2
     at = np.searchsorted(_edges(rate), np.fft.rfftfreq(x.shape[1], 1 / rate), "right") - 1
@@ -86,15 +86,19 @@ def _signal(channel, first, stop):
     spread = np.sqrt((x**2).mean(1))
     tails = np.log((x**4).mean(1) / np.maximum(spread, 1e-6) ** 4 + 1e-3)
     level, amplitude = tracks[valid, 0], tracks[valid, 1]
-    flat = (amplitude < np.median(amplitude) - 5).astype(np.float64)
     # Levels have any size: their logarithm, with the sign kept, is compared.
-    parts = [*bands.T, amplitude, np.arcsinh(level), tails, flat]
-    middle = [np.median(part) if part is not flat else part.mean() for part in parts]
-    return np.array([*middle, *(scipy.stats.iqr(part) for part in parts)])
+    by_segment = np.concatenate([bands, tails[:, None]], 1)
+    by_second = np.stack([amplitude, np.arcsinh(level)], 1)
+    low, middle, high = np.concatenate(
+        [np.percentile(part, [25, 50, 75], axis=0) for part in (by_segment, by_second)], axis=1
+    )
+    order = [*range(BANDS), BANDS + 1, BANDS + 2, BANDS]  # bands, amplitude, level, tails
+    flat = [(amplitude < np.median(amplitude) - 5).mean()]
+    return np.concatenate([middle[order], flat, (high - low)[order]])
 
 
 def _embedding(rows):
     rows = rows[rows.any(1)]
     if not len(rows):
-        return None if rows.shape[1] == 0 else np.full(2 * rows.shape[1], np.nan)
+        return np.full(2 * rows.shape[1], np.nan)
     return np.concatenate([rows.mean(0), rows.std(0)])

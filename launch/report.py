@@ -16,6 +16,7 @@ recording. ``--embedding``, a file of ``launch.embed``, adds a map of the epochs
 Exit codes: 0 done, 1 an error.
 """
 
+import glob
 import pathlib
 import sys
 
@@ -47,17 +48,29 @@ def report_night() -> None:
 
     from data_pipelines import scoring
     from data_pipelines.recordings.opening import open_recording
+    from data_pipelines.scoring import EPOCH_S
     from hypnos_jax.reports.scored_night_page import write_page
     from hypnos_jax.scored.night import ScoredNight
 
     path = pathlib.Path(RECORDING.value)
-    found = sorted(pathlib.Path(SCORED.value).rglob(f"{path.stem}_scored.npz"))
+    found = sorted(pathlib.Path(SCORED.value).rglob(f"{glob.escape(path.stem)}_scored.npz"))
     if not found:
         raise ValueError(
             f"--scored={SCORED.value} has no {path.stem}_scored.npz: score the recording first"
             " (launch.score)"
         )
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(SCORED.value)) for file in found[:4])
+        raise ValueError(
+            f"--scored={SCORED.value} has {len(found)} nights named {path.stem} ({names}): give the"
+            " folder that holds the one of --recording"
+        )
     night, recording = ScoredNight.load(found[0]), open_recording(path)
+    if abs(night.duration_s - recording.duration_s) > EPOCH_S:
+        raise ValueError(
+            f"{found[0]} is of {night.duration_s:.0f} s, --recording={path} of"
+            f" {recording.duration_s:.0f} s: give the recording that was scored"
+        )
     if SCORING.value is not None:
         scored = scoring.read_scoring(SCORING.value, recording=recording, code_book=CODE_BOOK.value)
     else:

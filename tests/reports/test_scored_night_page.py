@@ -1,5 +1,6 @@
 """The page of a scored night: complete, small, harmless, and alive in a browser."""
 
+import datetime
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from data_pipelines.recordings.edf_writer import EdfSignal, write_edf
 from data_pipelines.recordings.memory import ArrayRecording
 from data_pipelines.scoring import Event, Scoring
 from hypnos_jax.reports.scored_night_page import write_page
@@ -134,17 +136,59 @@ def test_the_command_says_what_it_needs(tmp_path, flags, what):
     assert result.returncode != 0 and what in result.stdout + result.stderr
 
 
+def report(**flags):
+    command = [sys.executable, "-m", "launch.report", *(f"--{k}={v}" for k, v in flags.items())]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_the_answers_of_another_recording_are_not_drawn(tmp_path):
+    recording, output = tmp_path / "night1.edf", tmp_path / "night.html"
+    signal = EdfSignal("C4-M1", "uV", 100, np.zeros(6000), -100.0, 100.0)
+    write_edf(recording, [signal], datetime.datetime(2020, 1, 1))
+    for person in "ab":
+        (tmp_path / "scored" / person).mkdir(parents=True)
+        scored_night(0.1).save(tmp_path / "scored" / person / "night1_scored.npz")
+    code, said = report(scored=tmp_path / "scored", recording=recording, output=output)
+    assert code == 1 and "has 2 nights named night1 (a/night1_scored.npz, b/" in said
+    code, said = report(scored=tmp_path / "scored" / "a", recording=recording, output=output)
+    assert code == 1 and "is of 360 s" in said and "of 60 s" in said
+    assert not output.exists()
+
+
+def in_a_browser(address, profile):
+    flags = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+        *("--disable-background-networking", "--disable-component-update"),
+        *(f"--user-data-dir={profile}", "--enable-logging=stderr", "--dump-dom"),
+    ]
+    result = subprocess.run([CHROMIUM, *flags, address], capture_output=True, text=True)
+    assert "CONSOLE" not in result.stderr, result.stderr  # a refused script or request is told
+    return result.stdout
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_browser_draws_zooms_and_finds_nothing_wrong(page, tmp_path):
     def seen(address):
-        flags = [
-            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-            *("--disable-background-networking", "--disable-component-update"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--dump-dom"),
-        ]
-        result = subprocess.run([CHROMIUM, *flags, address], capture_output=True, text=True)
-        assert "CONSOLE" not in result.stderr, result.stderr  # a refused script or request is told
-        return re.findall(r'data-from="([\d.]+)" data-to="([\d.]+)"', result.stdout)
+        drawn = in_a_browser(address, tmp_path / "profile")
+        return re.findall(r'data-from="([\d.]+)" data-to="([\d.]+)"', drawn)
 
     assert seen(page.as_uri()) == [("0", "28800")] * 8
     assert seen(f"{page.as_uri()}#600-1200") == [("600", "1200")] * 8
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_whole_night_shows_every_desaturation(tmp_path):
+    saturation = np.full(8 * 3600, 96.0)
+    begins = range(100, 28_000, 137)
+    for first in begins:
+        saturation[first : first + 16] = 82
+    recording = ArrayRecording({"SpO2": (saturation, 1)})
+    write_page(tmp_path / "night.html", scored_night(), recording=recording)
+    drawn = in_a_browser((tmp_path / "night.html").as_uri(), tmp_path / "profile")
+    svg = re.search(r'aria-label="SpO2.*?</svg>', drawn, re.DOTALL)[0]
+    path = re.search(r'<path d="([^"]+)" class="line"', svg)[1]
+    x, y = np.array([point.split() for point in re.split("[ML]", path)[1:]], float).T
+    low, per_s = x[y > y.min() + 40], (1160 - 130 - 12) / (8 * 3600)
+    missed = [s for s in begins if np.abs(low - (130 + per_s * (s + 8))).min() > 1.5]
+    assert not missed and len(low) < 2.5 * len(begins)  # neither are there lows without a dip

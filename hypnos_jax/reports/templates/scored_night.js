@@ -88,11 +88,15 @@ const draw = {
     const [low, high] = panel.limits, y = (v) => height - 2 - (height - 4) * (v - low) / (high - low);
     panel.labels.forEach((label, k) => add(g, "text", { x: LEFT - 6, y: k ? height - 2 : 10, "text-anchor": "end" }, label));
     let path = "", open = false;
-    for (const i of shown(panel, panel.rows)[0]) {
-      const value = panel.rows[i];
-      if (value === null) { open = false; continue; }
-      path += (open ? "L" : "M") + x((i + 0.5) * panel.step_s) + " " + y(Math.max(low, Math.min(high, value)));
-      open = true;
+    const [places, step] = shown(panel, panel.rows);
+    for (const i of places) {
+      const own = panel.rows.slice(i, i + step).filter((value) => value !== null);
+      if (!own.length) { open = false; continue; }
+      // Highest and lowest of a pixel: no short desaturation may fall between two pixels.
+      for (const value of step > 1 ? [Math.max(...own), Math.min(...own)] : own) {
+        path += (open ? "L" : "M") + x((i + step / 2) * panel.step_s) + " " + y(Math.max(low, Math.min(high, value)));
+        open = true;
+      }
     }
     add(g, "path", { d: path, class: "line" });
   },

@@ -31,11 +31,11 @@ function shown(panel, rows) {  // places of the rows in view, thinned to about o
   return [out, step];
 }
 const draw = {
-  steps(g, panel, height) {
+  steps(g, panel, height, side) {
     const gap = height / panel.labels.length, y = (row) => gap * (row + 0.5);
     panel.labels.forEach((label, row) => {
       add(g, "line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(row), y2: y(row), class: "grid" });
-      add(g, "text", { x: LEFT - 6, y: y(row) + 4, "text-anchor": "end" }, label);
+      add(side, "text", { x: LEFT - 6, y: y(row) + 4, "text-anchor": "end" }, label);
     });
     let path = "", open = false;
     const [places, step] = shown(panel, panel.rows);
@@ -53,7 +53,7 @@ const draw = {
       if (at > LEFT && at < WIDTH - RIGHT) add(g, "path", { d: `M${at - 2} ${height}h4l-2 -5z`, fill: "#777" });
     }
   },
-  stack(g, panel, height) {
+  stack(g, panel, height, side) {
     const [places] = shown(panel, panel.rows[0]), below = places.map(() => 0);
     panel.labels.forEach((label, k) => {
       let up = "", down = "";
@@ -64,29 +64,28 @@ const draw = {
         below[n] = high;
       });
       if (up) add(g, "path", { d: up + down + "Z", fill: COLOURS[label] });
-      add(g, "rect", { x: LEFT - 44, y: 2 + 15 * k, width: 10, height: 10, fill: COLOURS[label] });
-      add(g, "text", { x: LEFT - 30, y: 11 + 15 * k }, label);
+      add(side, "rect", { x: LEFT - 44, y: 2 + 15 * k, width: 10, height: 10, fill: COLOURS[label] });
+      add(side, "text", { x: LEFT - 30, y: 11 + 15 * k }, label);
     });
   },
-  image(g, panel, height) {
+  image(g, panel, height, side) {
     add(g, "image", { href: panel.image, x: x(0), y: 0, width: x(panel.stop_s) - x(0), height, preserveAspectRatio: "none" });
-    add(g, "rect", { x: 0, y: 0, width: LEFT, height, fill: "#fff" });
-    panel.labels.forEach((label, k) => add(g, "text", { x: LEFT - 6, y: k ? height - 2 : 10, "text-anchor": "end" }, label));
+    panel.labels.forEach((label, k) => add(side, "text", { x: LEFT - 6, y: k ? height - 2 : 10, "text-anchor": "end" }, label));
   },
-  lanes(g, panel, height) {
+  lanes(g, panel, height, side) {
     const gap = height / Math.max(panel.labels.length, 1);
     if (!panel.labels.length) add(g, "text", { x: LEFT + 6, y: 20 }, "none");
     panel.labels.forEach((label, k) => {
-      add(g, "text", { x: LEFT - 6, y: gap * (k + 0.5) + 4, "text-anchor": "end" }, label);
+      add(side, "text", { x: LEFT - 6, y: gap * (k + 0.5) + 4, "text-anchor": "end" }, label);
       for (const [onset, length] of panel.rows[k]) {
         const a = Math.max(x(onset), LEFT), b = Math.min(x(onset + length), WIDTH - RIGHT);
         if (b > LEFT && a < WIDTH - RIGHT) add(g, "rect", { x: a, y: gap * k + 3, width: Math.max(b - a, 1), height: gap - 6, fill: LANES[label] || "#777" });
       }
     });
   },
-  line(g, panel, height) {
+  line(g, panel, height, side) {
     const [low, high] = panel.limits, y = (v) => height - 2 - (height - 4) * (v - low) / (high - low);
-    panel.labels.forEach((label, k) => add(g, "text", { x: LEFT - 6, y: k ? height - 2 : 10, "text-anchor": "end" }, label));
+    panel.labels.forEach((label, k) => add(side, "text", { x: LEFT - 6, y: k ? height - 2 : 10, "text-anchor": "end" }, label));
     let path = "", open = false;
     const [places, step] = shown(panel, panel.rows);
     for (const i of places) {
@@ -115,9 +114,9 @@ function render() {
     const svg = add(host, "svg", { viewBox: `0 0 ${WIDTH} ${total}`, role: "img", "aria-label": panel.name + ". " + panel.note, "data-from": view[0], "data-to": view[1] });
     add(svg, "text", { x: 2, y: 13, class: "name" }, panel.name);
     const id = "clip" + number, clip = add(add(svg, "defs"), "clipPath", { id });
-    add(clip, "rect", { x: 0, y: 0, width: WIDTH - RIGHT, height });
+    add(clip, "rect", { x: LEFT, y: 0, width: INNER, height });
     const g = add(svg, "g", { transform: "translate(0 18)", "clip-path": `url(#${id})` });
-    draw[panel.kind](g, panel, height);
+    draw[panel.kind](g, panel, height, add(svg, "g", { transform: "translate(0 18)" }));  // names stand beside
     for (const [first, stop] of data.doubtful) {
       const a = Math.max(x(first * 30), LEFT), b = Math.min(x(stop * 30), WIDTH - RIGHT);
       if (b > a) add(g, "rect", { x: a, y: 0, width: b - a, height, class: "doubt" });

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import datetime
 import json
+import types
 import zipfile
 
 import numpy as np
@@ -24,7 +25,7 @@ from hypnos_jax.inference.live_answers import LiveAnswers
 from hypnos_jax.inference.score import Scorer, events_of, score_recording
 from hypnos_jax.inference.score_folder import score_folder
 from hypnos_jax.inference.stream import StreamRow
-from hypnos_jax.probing import head_fitting
+from hypnos_jax.probing import head_fitting, site_adaptation
 from hypnos_jax.probing.head_export import fit_heads
 from hypnos_jax.scored import files
 from hypnos_jax.scored.night import ScoredNight, ScoredNightError
@@ -157,6 +158,44 @@ def test_wrong_heads_are_refused(plain, headed, tmp_path):
     weights.write_bytes(content)
     with pytest.raises(ModelError, match=r"stage5 holds no head .* head.safetensors was changed"):
         load_heads(copy)
+
+
+def test_heads_are_adapted_to_a_site_and_judged_before_and_after(plain, headed, tmp_path):
+    nights, output = plain / "nights", tmp_path / "adapted"
+    found = site_adaptation.adapt_model(
+        headed, nights, output, used=(2, 100), old=nights, embeddings=plain / "sites"
+    )
+    assert [(row.task, row.nights) for row in found] == [
+        ("arousal", 2), ("arousal", 6), ("stage5", 2), ("stage5", 6)
+    ]  # fmt: skip
+    for row in found:
+        assert row.way in site_adaptation.WAYS
+        if row.way == "unchanged":
+            assert row.after == row.before
+        # The old store is the site's own here.
+        assert (row.old_before, row.old_after) == (row.before, row.after)
+    heads = load_heads(output)
+    assert heads["arousal"].facts["adapted"] == {"nights": 6, "people": 6, "way": found[1].way}
+    told = json.loads((output / "calibration.json").read_text())
+    assert [row["way"] for row in told] == [row.way for row in found]
+    assert site_adaptation.table(found).count("\n") == 5
+    with pytest.raises(ModelError, match="adapted is there; give a new folder"):
+        site_adaptation.adapt_model(headed, nights, output, embeddings=plain / "sites")
+
+
+def test_a_site_that_answers_otherwise_gets_other_numbers(headed):
+    head, rng = load_heads(headed)["arousal"], np.random.default_rng(0)
+    entry = types.SimpleNamespace(subject="x", recording="x")
+    cells = head.mean + head.scale * rng.normal(size=(400, len(head.mean)))
+    cells = cells.astype(np.float32)
+    # What the head takes for an arousal is none here, and the other way round.
+    logits = head.logits(cells)[:, 0]
+    other = [(entry, cells, (logits < np.median(logits)).astype(np.int8))]
+    made, way = site_adaptation.adapt(head, other, other, risk=0.1)
+    assert way == "numbers"
+    before, after = (head_fitting.log_loss(x, other) for x in (head, made))
+    assert after < 0.7 * before
+    assert site_adaptation.adapt(head, other, other, risk=0.1, ways=())[1] == "unchanged"
 
 
 def test_a_folder_is_scored_resumed_and_names_nobody(scorer, tmp_path):

@@ -123,6 +123,15 @@ class Guard:
         facts = {"nights": len(nights), "people": count}
         return cls(blocks, dict(rates), present, model, facts)
 
+    def digest(self) -> str:
+        """Return SHA-256 over all that its verdicts depend on."""
+        found = hashlib.sha256(json.dumps([self.rates, self.present], sort_keys=True).encode())
+        for name, block in sorted(self.blocks.items()):
+            found.update(f"{name} {block.limit}".encode())
+            for x in (block.mean, block.scale, block.precision):
+                found.update(np.ascontiguousarray(x, np.float32).tobytes())
+        return found.hexdigest()
+
     def judge(
         self, measures: Measures, stages: np.ndarray, refused: Mapping[str, str] = {}
     ) -> Trust:

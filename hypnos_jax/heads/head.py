@@ -61,6 +61,15 @@ class Head:
     confidence: float = 0.0
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def digest(self) -> str:
+        """Return SHA-256 over all that its answers depend on."""
+        arrays = [self.mean, self.scale, *(x for layer in self.layers for x in layer)]
+        rest = (self.names, self.cell_s, self.spans, self.temperature, self.threshold)
+        found = hashlib.sha256(json.dumps([*rest, self.confidence]).encode())
+        for x in arrays:
+            found.update(np.ascontiguousarray(x, np.float32).tobytes())
+        return found.hexdigest()
+
     def features(self, cells: np.ndarray) -> np.ndarray:
         """Return the standardised features float32 [N, F] of a night's cells [N, M D], in order."""
         cells = around(cells, self.spans)

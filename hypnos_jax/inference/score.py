@@ -100,6 +100,13 @@ class Scorer:
         self.token_s: float = self.embedder.model.config["embedding"]["token_s"]
         self.guard: Guard | None = load_guard(model, self.embedder.checksum)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Checksums of the model, of each head and of the guard: scores depend on nothing else."""
+        parts = {"model": self.embedder.checksum}
+        parts |= {f"head {task}": head.digest() for task, head in self.heads.items()}
+        return parts | ({"guard": self.guard.digest()} if self.guard is not None else {})
+
     def reader(
         self, *, mains_hz: int | None = None, aliases: dict[str, list] | None = None
     ) -> ReadRecording:

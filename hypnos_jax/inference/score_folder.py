@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -61,17 +60,7 @@ def score_folder(
     if not items:
         raise ValueError(f"{source} holds no recordings ({', '.join(folder.SUFFIXES)})")
     output.mkdir(parents=True, exist_ok=True)
-    heads = {
-        task: hashlib.sha256(repr((head.layers, head.threshold, head.confidence)).encode())
-        for task, head in scorer.heads.items()
-    }
-    settings = {
-        "model": scorer.embedder.checksum,
-        "heads": {task: digest.hexdigest()[:16] for task, digest in heads.items()},
-        "mains_hz": mains_hz,
-        "aliases": aliases,
-        "cohort": cohort,
-    }
+    settings = {**scorer.identity, "mains_hz": mains_hz, "aliases": aliases, "cohort": cohort}
     comment = json.dumps(settings, sort_keys=True)
 
     def file_of(name: str) -> pathlib.Path:

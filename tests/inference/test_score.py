@@ -1,5 +1,6 @@
 """A folder of recordings to stages, events and numbers: heads fitted, stored, used, refused."""
 
+import copy
 import csv
 import dataclasses
 import datetime
@@ -149,15 +150,15 @@ def test_wrong_heads_are_refused(plain, headed, tmp_path):
         fit_heads(headed, plain / "nights", tmp_path / "x", tasks=["stage6"], embeddings=tmp_path)
     with pytest.raises(ModelError, match="has no heads: fit them .* launch.fit_head"):
         Scorer(plain / "export")
-    copy = tmp_path / "copy"
-    export(plain / "export", copy, programs=False)
-    write_head(copy, head)
-    weights = copy / "heads" / "stage5" / "head.safetensors"
+    other = tmp_path / "other"
+    export(plain / "export", other, programs=False)
+    write_head(other, head)
+    weights = other / "heads" / "stage5" / "head.safetensors"
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1
     weights.write_bytes(content)
     with pytest.raises(ModelError, match=r"stage5 holds no head .* head.safetensors was changed"):
-        load_heads(copy)
+        load_heads(other)
 
 
 def test_heads_are_adapted_to_a_site_and_judged_before_and_after(plain, headed, tmp_path):
@@ -232,6 +233,16 @@ def test_a_folder_is_scored_resumed_and_names_nobody(scorer, tmp_path):
     before = (out / "one_scored.npz").stat().st_mtime_ns
     again = score_folder(scorer, tmp_path / "in", out, progress=False)
     assert again.kept == ["one"] and (out / "one_scored.npz").stat().st_mtime_ns == before
+    # One number of one head is another one: what it scored is scored anew.
+    head = scorer.heads["arousal"]
+    weights, biases = (x.copy() for x in head.layers[0])
+    weights[-1, 0] += 1e-3
+    changed = copy.copy(scorer)
+    changed.heads = {
+        **scorer.heads,
+        "arousal": dataclasses.replace(head, layers=((weights, biases),)),
+    }
+    assert score_folder(changed, tmp_path / "in", out, progress=False).added == ["one"]
 
     for path in filter(lambda path: path.is_file(), out.rglob("*")):
         content = [path.read_bytes(), str(path).encode()]

@@ -227,8 +227,11 @@ def labelled(
         cells = cells_of(night.modalities, names, token_s, cell_s)
         truth = TASKS[task].labels(store, night.entry, cell_s)
         count = min(len(cells), len(truth))
-        if count and (truth[:count] >= 0).any():
-            split[night.entry.split].append((night.entry, cells[:count], truth[:count]))
+        # A cell without any signal says nothing of its label.
+        seen = np.isfinite(cells[:count]).any(1)
+        truth = np.where(seen, truth[:count], np.int8(labels.UNKNOWN))
+        if (truth >= 0).any():
+            split[night.entry.split].append((night.entry, cells[:count], truth))
     return split
 
 
@@ -309,7 +312,7 @@ def log_loss(head: Head, nights: Sequence[Labelled], temperature: float | None =
 
 def _logits(head, nights):
     for _, cells, truth in nights:
-        known = (truth >= 0) & np.isfinite(cells).any(1)
+        known = truth >= 0
         if known.any():
             yield head.logits(cells)[known], truth[known].astype(int)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ from hypnos_jax.inference.embed_folder import Summary
 from hypnos_jax.inference.prepared import prepared
 from hypnos_jax.inference.score import Scorer
 from hypnos_jax.scored import files
-from hypnos_jax.scored.night import ScoredNight
+from hypnos_jax.scored.night import ScoredNight, ScoredNightError
 
 
 def score_folder(
@@ -66,22 +67,28 @@ def score_folder(
     def file_of(name: str) -> pathlib.Path:
         return output / f"{name}{files.SUFFIXES[-1]}"
 
-    done = {name for name in items if _comment(file_of(name)) == comment}
-    todo = {name: item for name, item in items.items() if name not in done}
+    rows = {}
+    for name in items:
+        if _comment(file_of(name)) == comment:
+            with contextlib.suppress(ScoredNightError):  # a damaged one is scored anew
+                rows[name] = files.row_of(ScoredNight.load(file_of(name)))
+    kept = sorted(rows)
+    todo = {name: item for name, item in items.items() if name not in rows}
     read = scorer.reader(mains_hz=mains_hz, aliases=aliases)
     added, rejected = [], []
     with tqdm.tqdm(total=len(todo), desc="score", unit="night", disable=not progress) as bar:
         for name, made in prepared(read, todo, jobs):
             try:
-                files.write_night(output, scorer.score(made()), comment=comment)
+                night = scorer.score(made())
+                files.write_night(output, night, comment=comment)
+                rows[name] = files.row_of(night)
                 added.append(name)
             except RecordingError as error:
                 rejected.append((name, str(error)))
             bar.update()
-    scored = [name for name in items if name in done or name in set(added)]
-    rows = [files.row_of(ScoredNight.load(file_of(name))) for name in scored]
-    files.write_table(output / files.COHORT, [*rows, *files.rejected_rows(rejected)])
-    return Summary(added, sorted(done), rejected)
+    scored = [rows[name] for name in items if name in rows]
+    files.write_table(output / files.COHORT, [*scored, *files.rejected_rows(rejected)])
+    return Summary(added, kept, rejected)
 
 
 def _comment(path: pathlib.Path) -> str | None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,7 @@ class ScoredNight:
                 findings=tuple(fields.pop("findings")),
                 **fields,
             )
-        except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ScoredNightError(f"{path} holds no scored night: {error}") from error
 
     def times_s(self) -> np.ndarray:

@@ -244,6 +244,14 @@ def test_a_folder_is_scored_resumed_and_names_nobody(scorer, tmp_path):
     }
     assert score_folder(changed, tmp_path / "in", out, progress=False).added == ["one"]
 
+    damaged = bytearray((out / "one_scored.npz").read_bytes())
+    damaged[60:120] = bytes(byte ^ 255 for byte in damaged[60:120])
+    (out / "one_scored.npz").write_bytes(damaged)
+    with pytest.raises(ScoredNightError, match=r"one_scored\.npz holds no scored night"):
+        ScoredNight.load(out / "one_scored.npz")
+    assert score_folder(scorer, tmp_path / "in", out, progress=False).added == ["one"]
+    assert len(ScoredNight.load(out / "one_scored.npz").stages) == 12
+
     for path in filter(lambda path: path.is_file(), out.rglob("*")):
         content = [path.read_bytes(), str(path).encode()]
         if path.suffix == ".npz":

@@ -23,7 +23,7 @@ import safetensors.numpy
 from data_pipelines.files import atomic_write
 from data_pipelines.store import EPOCH_S
 from hypnos_jax.export.model import ModelError
-from hypnos_jax.heads.measures import Measures, feature_names
+from hypnos_jax.heads.measures import WIDTH, Measures, feature_names
 from hypnos_jax.scored.night import Reason, Trust
 
 FORMAT, GUARD = "hypnos_jax.guard/1", "guard"
@@ -270,6 +270,12 @@ def load_guard(export: str | os.PathLike, model: str) -> Guard | None:
         guard = Guard(blocks, **told)
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise ModelError(f"{folder} holds no guard that can be read: {error}") from error
+    for name, block in guard.blocks.items():
+        if name.startswith("signal/") and len(block.mean) != WIDTH:
+            raise ModelError(
+                f"{folder} has {len(block.mean)} measures of a signal, and not {WIDTH}: fit"
+                " heads anew (launch.fit_head --overwrite)"
+            )
     if guard.model != model:
         raise ModelError(
             f"{folder} is the guard of another model; fit heads anew (launch.fit_head)"

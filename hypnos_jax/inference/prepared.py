@@ -29,7 +29,7 @@ def prepared(prepare: Callable, items: dict, jobs: int) -> Iterator[tuple[str, C
     """Yield name -> a function that returns the prepared item, or raises what preparing raised."""
     if jobs == 1 or len(items) < 2 or prepare is unchanged:
         for name, item in items.items():
-            yield name, functools.partial(_try, prepare, item)
+            yield name, functools.partial(attempt, prepare, item)
         return
     # spawn: a fork would copy this process's jax threads and their locks.
     context = multiprocessing.get_context("spawn")
@@ -40,7 +40,7 @@ def prepared(prepare: Callable, items: dict, jobs: int) -> Iterator[tuple[str, C
         try:
             for name, item in itertools.chain(rest, [(None, None)]):
                 if name is not None:
-                    waiting.append((name, pool.submit(_try, prepare, item)))
+                    waiting.append((name, pool.submit(attempt, prepare, item)))
                 while waiting and (name is None or len(waiting) >= jobs + AHEAD):
                     first, future = waiting.popleft()
                     yield first, future.result
@@ -48,10 +48,16 @@ def prepared(prepare: Callable, items: dict, jobs: int) -> Iterator[tuple[str, C
             pool.shutdown(cancel_futures=True)
 
 
-def _try(prepare, item):
-    """Prepare; an error of reading or preparing becomes the one that means: reject this one."""
+def attempt(call: Callable, item):
+    """Return ``call(item)``; any error becomes the one that means: reject this recording.
+
+    Raises:
+        RecordingError: whatever went wrong, without a word of the file's own.
+    """
     try:
-        return prepare(item)
+        return call(item)
+    except RecordingError:
+        raise
     except OSError as error:
         raise RecordingError(f"cannot be read: {error.strerror or type(error).__name__}") from None
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -9,12 +10,13 @@ import pathlib
 import zipfile
 
 import tqdm
+from absl import logging
 
 from data_pipelines.builders import folder
 from data_pipelines.builders.recording_night import Pending
 from data_pipelines.recordings.base import RecordingError
 from hypnos_jax.inference.embed_folder import Summary
-from hypnos_jax.inference.prepared import prepared
+from hypnos_jax.inference.prepared import attempt, prepared
 from hypnos_jax.inference.score import Scorer
 from hypnos_jax.scored import files
 from hypnos_jax.scored.night import ScoredNight, ScoredNightError
@@ -76,16 +78,19 @@ def score_folder(
     todo = {name: item for name, item in items.items() if name not in rows}
     read = scorer.reader(mains_hz=mains_hz, aliases=aliases)
     added, rejected = [], []
+    not_held: collections.Counter[str] = collections.Counter()
     with tqdm.tqdm(total=len(todo), desc="score", unit="night", disable=not progress) as bar:
         for name, made in prepared(read, todo, jobs):
             try:
-                night = scorer.score(made())
-                files.write_night(output, night, comment=comment)
+                night = attempt(scorer.score, made())
+                not_held.update(files.write_night(output, night, comment=comment))
                 rows[name] = files.row_of(night)
                 added.append(name)
             except RecordingError as error:
                 rejected.append((name, str(error)))
             bar.update()
+    for line, count in not_held.items():
+        logging.info("not held by %s (%d nights)", line, count)
     scored = [rows[name] for name in items if name in rows]
     files.write_table(output / files.COHORT, [*scored, *files.rejected_rows(rejected)])
     return Summary(added, kept, rejected)

@@ -40,6 +40,37 @@ def cells_of(
     return out.reshape(cells, -1)
 
 
+def silenced(
+    modalities: Mapping[str, np.ndarray], valid: Mapping[str, np.ndarray], token_s: float
+) -> dict[str, np.ndarray]:
+    """Return embeddings with rows of zeros where their modality had no signal.
+
+    A model of tokens gives rows there too, of what it expects from the past: no answer should rest
+    on these alone.
+
+    Args:
+        modalities: name -> [S, D].
+        valid: name -> bool [seconds], where there was signal; a fused embedding, whose name it
+            lacks, has signal where any of them has.
+        token_s: seconds of a row; one that is shorter than a second has that second's.
+    """
+    out = {}
+    for name, rows in modalities.items():
+        own = valid.get(name)
+        if own is None:
+            shortest = min(map(len, valid.values()), default=0)
+            own = np.any([x[:shortest] for x in valid.values()], axis=0) if valid else None
+        if own is None or not len(own):
+            out[name] = rows
+            continue
+        first = (np.arange(len(rows)) * token_s).astype(int)
+        stop = np.maximum((first + token_s).astype(int), first + 1)
+        count = np.append(0, np.cumsum(own))
+        heard = count[np.minimum(stop, len(own))] > count[np.minimum(first, len(own))]
+        out[name] = rows * heard[:, None].astype(rows.dtype)
+    return out
+
+
 def around(cells: np.ndarray, spans: Sequence[int]) -> np.ndarray:
     """Return [N, F (1 + spans)]: each cell, and means over as many cells around it.
 

@@ -15,7 +15,7 @@ from data_pipelines.recordings.opening import open_recording, read_channel
 from data_pipelines.scoring import EPOCH_S, Event
 from data_pipelines.store import Night
 from hypnos_jax.export.model import ModelError
-from hypnos_jax.heads.cells import cells_of
+from hypnos_jax.heads.cells import cells_of, silenced
 from hypnos_jax.heads.guard import Guard, load_guard
 from hypnos_jax.heads.head import Head, load_heads
 from hypnos_jax.heads.measures import measure
@@ -127,6 +127,9 @@ class Scorer:
     def score_embedding(self, embedding: RecordingEmbedding, read: ReadNight) -> ScoredNight:
         """Score a night whose embedding is there already."""
         night, epochs = read.night, int(read.duration_s // EPOCH_S)
+        valid = {name: channel.valid for name, channel in night.channels.items()}
+        rows = silenced(embedding.modalities, valid, self.token_s)
+        embedding = dataclasses.replace(embedding, modalities=rows)
         stages = np.full(epochs, -1, np.int8)
         told, uncertain = np.zeros((epochs, 0), "f4"), np.zeros(epochs, bool)
         fine, cell_s = np.zeros((0, 5), "f4"), {}

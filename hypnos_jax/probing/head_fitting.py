@@ -21,7 +21,7 @@ from data_pipelines import labels
 from data_pipelines.files import atomic_write
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import EPOCH_S, NightEntry, NightStore
-from hypnos_jax.heads.cells import around, cells_of
+from hypnos_jax.heads.cells import around, cells_of, silenced
 from hypnos_jax.heads.head import Head, probabilities
 from hypnos_jax.inference.embed import Embedder, WindowEmbedder
 from hypnos_jax.probing import probe
@@ -34,6 +34,7 @@ STRENGTHS = (1.0, 100.0, 10_000.0)  # of the L2 penalty
 MOST_CELLS = 40_000  # that numbers are fitted on, of any length of store
 DROPPED = 0.1  # share of training cells in which a modality is missing, each for itself
 RISK = 0.1
+KEPT = 2  # version of the kept embeddings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ def embed_store(
     readable = set(splits) - set(store.closed)
     entries = [night for night in store.nights if night.split in readable]
     manifest = hashlib.sha256((store.path / "manifest.json").read_bytes()).hexdigest()
-    comment = f"{embedder.checksum} {manifest}".encode()
+    comment = f"{KEPT} {embedder.checksum} {manifest}".encode()
     nights, left = [], []
     for entry in tqdm.tqdm(entries, desc="embed", unit="night", disable=not progress):
         # Names of recordings may have folders, and are not to be read off the kept files.
@@ -122,6 +123,7 @@ def embed_store(
         if rows is None:
             try:
                 rows = embedder.embed_night(store, entry).modalities
+                rows = silenced(rows, _valid(store, entry), embedder.model.objective.token_s)
             except RecordingError as error:
                 left.append((entry.recording, str(error)))
                 continue
@@ -131,6 +133,13 @@ def embed_store(
                     archive.comment = comment
         nights.append(Night(entry, rows))
     return nights, left
+
+
+def _valid(store, entry) -> dict[str, np.ndarray]:
+    """Where the signals of a night are; of tokens, whose rows are silent by themselves, nothing."""
+    if store.kind != "signals":
+        return {}
+    return {name: store.valid(entry, name, 0, entry.duration_s) for name in entry.channels}
 
 
 def _read_kept(path, comment):

@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from hypnos_jax.heads.cells import around, cells_of
+from hypnos_jax.heads.cells import around, cells_of, silenced
 
 
 @hypothesis.given(st.integers(1, 40), st.sampled_from([1, 3, 9, 31]), st.integers(0, 2**31))
@@ -40,3 +40,13 @@ def test_cells_that_are_no_whole_rows_are_refused(options, what):
         cells_of({"a": np.ones((7, 2))}, ("a",), *options)
     with pytest.raises(ValueError, match="none of"):
         cells_of({"a": np.ones((7, 2))}, ("b",), 1.0, 3.0)
+
+
+def test_rows_without_signal_are_silent():
+    rows = np.ones((4, 2), np.float16)
+    valid = {"a": np.array([1, 0, 1, 1], bool), "b": np.array([0, 0, 1, 0], bool)}
+    found = silenced({"a": rows, "b": rows, "fused": rows}, valid, 1.0)
+    assert [x[:, 0].tolist() for x in found.values()] == [[1, 0, 1, 1], [0, 0, 1, 0], [1, 0, 1, 1]]
+    longer = {"a": np.repeat([False, True, False], 30)}
+    assert silenced({"a": np.ones((4, 1))}, longer, 30.0)["a"][:, 0].tolist() == [0, 1, 0, 0]
+    assert silenced({"a": rows}, {}, 1.0)["a"] is rows

@@ -274,6 +274,19 @@ def test_noise_is_refused_before_any_answer(scorer, tmp_path):
     assert told["verdict"] == "refused" and told["reasons"]
 
 
+def test_epochs_without_signal_have_no_answer(scorer, headed):
+    made = simulate_night(0, 0.1, subject=draw_subject(0, 77, name="x"), channels=[*LABELS])
+    recording = {}
+    for name, label in LABELS.items():
+        samples, rate = np.array(made.signals[name], np.float64), int(made.rates[name])
+        samples[90 * rate : 150 * rate] = np.nan
+        recording[label] = (samples, rate)
+    open_door = Scorer(headed)
+    open_door.guard = None
+    stages = score_recording(open_door, recording).stages
+    assert (stages[3:5] == -1).all() and (np.delete(stages, [3, 4]) >= 0).all()
+
+
 def test_one_channel_is_told_to_be_too_little_and_goes_to_other_programs(scorer, headed):
     made = simulate_night(0, 0.1, subject=draw_subject(0, 77, name="x"), channels=["eeg_c3"])
     raw = {"C3-M2": (made.signals["eeg_c3"], made.rates["eeg_c3"])}
@@ -304,6 +317,7 @@ def test_a_stream_gets_the_answers_of_the_file_as_it_goes(scorer, headed):
         found.append(live.push([StreamRow(second, row, row["ecg"], valid)]))
         assert len(found[-1]) == ((second + 1) % 5 == 0)
     np.testing.assert_allclose(np.concatenate(found)[:, 0], whole[:20], atol=1e-6)
+    # The scorer has no rows where there was no signal, and neither has a stream.
     with pytest.raises(ModelError, match="a stream needs a linear head"):
         LiveAnswers(heads["stage5"], 1.0)
 

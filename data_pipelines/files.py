@@ -8,6 +8,7 @@ import errno
 import os
 import pathlib
 import uuid
+import zipfile
 from collections.abc import Iterator
 from typing import IO
 
@@ -174,3 +175,12 @@ def _sync_folder(folder: pathlib.Path) -> None:
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
             raise
+
+
+def archive_comment(path: str | os.PathLike) -> str | None:
+    """Return the comment of a zip archive, such as ``.npz``; None where it is not there whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment.decode()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None

@@ -7,14 +7,13 @@ import functools
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import tqdm
 
 from data_pipelines.builders import arrays, arrays_folder, folder
 from data_pipelines.builders.recording_night import Pending
-from data_pipelines.files import atomic_write
+from data_pipelines.files import archive_comment, atomic_write
 from data_pipelines.recipes import recipe_of_model
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import NightStore
@@ -81,7 +80,7 @@ def embed_folder(
         **({"surprise": True} if surprise else {}),
     }
     comment = json.dumps({**settings, "aliases": aliases, "cohort": cohort}, sort_keys=True)
-    done = {name for name in items if _comment(output / f"{name}.npz") == comment}
+    done = {name for name in items if archive_comment(output / f"{name}.npz") == comment}
     todo = {name: item for name, item in items.items() if name not in done}
     added, rejected = [], []
     with tqdm.tqdm(total=len(todo), desc="embed", unit="night", disable=not progress) as bar:
@@ -117,15 +116,6 @@ def _plan(source, names, mains_hz, aliases, cohort, embedder):
         items = {name: dataclasses.replace(item, scoring=False) for name, item in found.items()}
     prepare = embedder.prepare(names, mains_hz=mains_hz, aliases=aliases)
     return items, prepare, lambda night: embedder.embed_signals(night.channels)
-
-
-def _comment(path: pathlib.Path) -> str | None:
-    """The settings that a file was made with, or None where there is no complete file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.comment.decode()
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return None
 
 
 def _write_rejects(path: pathlib.Path, rejected: list[tuple[str, str]]) -> None:

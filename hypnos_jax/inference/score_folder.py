@@ -7,13 +7,13 @@ import contextlib
 import json
 import os
 import pathlib
-import zipfile
 
 import tqdm
 from absl import logging
 
 from data_pipelines.builders import folder
 from data_pipelines.builders.recording_night import Pending
+from data_pipelines.files import archive_comment
 from data_pipelines.recordings.base import RecordingError
 from hypnos_jax.inference.embed_folder import Summary
 from hypnos_jax.inference.prepared import attempt, prepared
@@ -71,7 +71,7 @@ def score_folder(
 
     rows = {}
     for name in items:
-        if _comment(file_of(name)) == comment:
+        if archive_comment(file_of(name)) == comment:
             with contextlib.suppress(ScoredNightError):  # a damaged one is scored anew
                 rows[name] = files.row_of(ScoredNight.load(file_of(name)))
     kept = sorted(rows)
@@ -94,12 +94,3 @@ def score_folder(
     scored = [rows[name] for name in items if name in rows]
     files.write_table(output / files.COHORT, [*scored, *files.rejected_rows(rejected)])
     return Summary(added, kept, rejected)
-
-
-def _comment(path: pathlib.Path) -> str | None:
-    """The settings that a night was scored with, or None where it is not there whole."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.comment.decode()
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return None

@@ -18,7 +18,7 @@ import numpy as np
 import tqdm
 
 from data_pipelines import labels
-from data_pipelines.files import atomic_write
+from data_pipelines.files import archive_comment, atomic_write
 from data_pipelines.recordings.base import RecordingError
 from data_pipelines.store import EPOCH_S, NightEntry, NightStore
 from hypnos_jax.heads.cells import around, cells_of, silenced
@@ -114,7 +114,7 @@ def embed_store(
     readable = set(splits) - set(store.closed)
     entries = [night for night in store.nights if night.split in readable]
     manifest = hashlib.sha256((store.path / "manifest.json").read_bytes()).hexdigest()
-    comment = f"{KEPT} {embedder.checksum} {manifest}".encode()
+    comment = f"{KEPT} {embedder.checksum} {manifest}"
     nights, left = [], []
     for entry in tqdm.tqdm(entries, desc="embed", unit="night", disable=not progress):
         # Names of recordings may have folders, and are not to be read off the kept files.
@@ -130,7 +130,7 @@ def embed_store(
             with atomic_write(path, "w+b") as file:
                 np.savez(file, **rows)
                 with zipfile.ZipFile(file, "a") as archive:
-                    archive.comment = comment
+                    archive.comment = comment.encode()
         nights.append(Night(entry, rows))
     return nights, left
 
@@ -143,10 +143,9 @@ def _valid(store, entry) -> dict[str, np.ndarray]:
 
 
 def _read_kept(path, comment):
+    if archive_comment(path) != comment:
+        return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.comment != comment:
-                return None
         with np.load(path) as file:
             return dict(file)
     except (OSError, ValueError, zipfile.BadZipFile):

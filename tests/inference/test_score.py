@@ -322,6 +322,18 @@ def test_a_stream_gets_the_answers_of_the_file_as_it_goes(scorer, headed):
         LiveAnswers(heads["stage5"], 1.0)
 
 
+@pytest.mark.slow  # importing YASA takes seconds
+def test_a_night_is_a_hypnogram_of_yasa(scorer):
+    pytest.importorskip("yasa")
+    made = simulate_night(0, 0.1, subject=draw_subject(0, 77, name="x"), channels=[*LABELS])
+    recording = {LABELS[name]: (made.signals[name], made.rates[name]) for name in LABELS}
+    night = score_recording(scorer, recording)
+    hypnogram = night.to_yasa()
+    assert hypnogram.n_epochs == 12
+    assert hypnogram.sleep_statistics()["TST"] == night.summary["sleep"]["tst_min"]
+    np.testing.assert_allclose(hypnogram.proba.to_numpy(), night.stage_probabilities, atol=1e-6)
+
+
 def test_events_are_runs_of_cells_in_sleep_that_last_long_enough(headed):
     head = dataclasses.replace(load_heads(headed)["arousal"], threshold=0.5)
     probability = np.zeros(24, np.float32)
